@@ -1,0 +1,3 @@
+"""The Embercache sidecar."""
+
+__version__ = "0.1.0"
