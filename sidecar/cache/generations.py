@@ -1,0 +1,233 @@
+"""What is still valid: epochs of namespaces and generations of tags.
+
+Both are numbers that only grow, taken from a clock in microseconds, so that two states that were
+apart are merged by taking the larger. A namespace's epoch is part of every key in it. An entry
+carries the generation that each of its tags had when it was computed, and is valid while all of
+them are current; invalidating a tag moves its generation and touches no entry. A tag that was
+never invalidated has the namespace's *base* as its generation: when a store loses its state, the
+new base differs from the old one and every tagged entry is invalid, rather than valid again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+MAX_NAMESPACES = 10_000
+MAX_KNOWN_TAGS = 100_000
+
+_NO_BASE = 0
+_stamps = itertools.count(1)
+
+
+class InvalidationNotSharedError(Exception):
+    """An invalidation is in force here, but other sidecars could not be told."""
+
+
+class NamespaceState:
+    """What this sidecar knows of one namespace.
+
+    ``stamp`` is a number that no state had before and that changes with every invalidation in
+    the namespace: what was valid under the present stamp still is.
+    """
+
+    __slots__ = ("_tags", "base", "epoch", "name", "stamp")
+
+    def __init__(self, name: str, epoch: int, base: int) -> None:
+        self.name = name
+        self.epoch = epoch
+        self.base = base
+        self.stamp = next(_stamps)
+        self._tags: OrderedDict[bytes, int] = OrderedDict()
+
+    def generation(self, tag: bytes) -> int | None:
+        """The generation of a tag by its digest, None if this sidecar does not know it."""
+        return self._tags.get(tag)
+
+    def is_current(self, tags: Iterable[tuple[bytes, int]]) -> bool:
+        """Whether every tag is known and still at the generation given."""
+        known = self._tags
+        return all(known.get(tag) == generation for tag, generation in tags)
+
+    def learn(self, generations: Mapping[bytes, int]) -> None:
+        """Takes note of generations; older ones than those known are ignored."""
+        for tag, generation in generations.items():
+            if generation > self._tags.get(tag, 0):
+                self._tags[tag] = generation
+            self._tags.move_to_end(tag)
+        while len(self._tags) > MAX_KNOWN_TAGS:
+            self._tags.popitem(last=False)
+
+    def invalidate(self, generations: Mapping[bytes, int]) -> None:
+        """Takes note of tags that were invalidated."""
+        self.learn(generations)
+        self.stamp = next(_stamps)
+
+    def merge(self, epoch: int, base: int) -> None:
+        """Takes note of the shared state. Another base makes every tag unknown."""
+        if base != self.base:
+            self.base = base
+            self._tags.clear()
+            self.stamp = next(_stamps)
+        if epoch > self.epoch:
+            self.epoch = epoch
+            self.stamp = next(_stamps)
+
+    def restamp(self) -> None:
+        """Makes everything that was found valid so far be looked at again."""
+        self.stamp = next(_stamps)
+
+    def forget_tags(self) -> None:
+        """Makes every tag unknown: some invalidations may have been missed."""
+        self._tags.clear()
+        self.restamp()
+
+
+class GenerationStore(Protocol):
+    """Where epochs and generations are kept. Raises `StoreUnavailableError` if it is down."""
+
+    async def load(self, namespace: str, epoch: int) -> tuple[int, int]:
+        """Epoch and base of a namespace, the epoch raised to the one given if it is less."""
+        ...
+
+    async def generations(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
+        """The generation of each tag."""
+        ...
+
+    async def bump_tags(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
+        """Moves each tag to a new generation, tells all other sidecars, and returns them."""
+        ...
+
+    async def bump_epoch(self, namespace: str) -> int:
+        """Moves the namespace to a new epoch, tells all other sidecars, and returns it."""
+        ...
+
+    async def announce_removal(self, namespace: str, keys: Sequence[bytes]) -> None:
+        """Tells all other sidecars to remove these entries from their own tiers."""
+        ...
+
+
+class StoreUnavailableError(Exception):
+    """The store of epochs and generations cannot be reached."""
+
+
+class Generations:
+    """The states of all namespaces in use, kept in agreement with a store."""
+
+    def __init__(self, store: GenerationStore, now_us: Callable[[], int] | None = None) -> None:
+        self._store = store
+        self._now_us = now_us or (lambda: time.time_ns() // 1000)
+        self._states: OrderedDict[str, NamespaceState] = OrderedDict()
+        self._unshared: set[str] = set()
+
+    def states(self) -> list[NamespaceState]:
+        """All states in memory."""
+        return list(self._states.values())
+
+    async def state(self, namespace: str) -> NamespaceState:
+        """The state of a namespace.
+
+        While the store is down, a namespace that was not in use before gets an epoch that
+        nobody else has: its entries are good for this sidecar, until the store is back.
+        """
+        state = self._states.get(namespace)
+        if state is not None and namespace not in self._unshared:
+            return state
+        try:
+            epoch, base = await self._store.load(namespace, _agreed_epoch(state))
+        except StoreUnavailableError:
+            if state is None:
+                # Below any epoch that a clock gives, so that the shared one replaces it.
+                state = self._remember(NamespaceState(namespace, secrets.randbits(40), _NO_BASE))
+            self._unshared.add(namespace)
+            return state
+        self._unshared.discard(namespace)
+        state = self._states.get(namespace)
+        if state is None:
+            return self._remember(NamespaceState(namespace, epoch, base))
+        state.merge(epoch, base)
+        return state
+
+    async def resolve(self, state: NamespaceState, tags: Iterable[bytes]) -> None:
+        """Makes the generations of tags known, where the store can be asked."""
+        unknown = [tag for tag in dict.fromkeys(tags) if state.generation(tag) is None]
+        if not unknown:
+            return
+        base = state.base
+        try:
+            found = await self._store.generations(state.name, unknown)
+        except StoreUnavailableError:
+            return
+        if state.base == base:
+            state.learn(found)
+
+    async def invalidate_tags(self, namespace: str, tags: Sequence[bytes]) -> None:
+        """Invalidates every entry that carries one of the tags.
+
+        Raises `InvalidationNotSharedError` if it is in force on this sidecar alone.
+        """
+        state = await self.state(namespace)
+        try:
+            state.invalidate(await self._store.bump_tags(namespace, tags))
+        except StoreUnavailableError as error:
+            now = self._now_us()
+            state.invalidate({tag: max(now, (state.generation(tag) or 0) + 1) for tag in tags})
+            raise InvalidationNotSharedError(str(error)) from error
+
+    async def invalidate_namespace(self, namespace: str) -> None:
+        """Invalidates every entry of a namespace.
+
+        Raises `InvalidationNotSharedError` if it is in force on this sidecar alone.
+        """
+        state = await self.state(namespace)
+        try:
+            state.merge(await self._store.bump_epoch(namespace), state.base)
+        except StoreUnavailableError as error:
+            state.merge(max(self._now_us(), state.epoch + 1), state.base)
+            self._unshared.add(namespace)
+            raise InvalidationNotSharedError(str(error)) from error
+
+    async def announce_removal(self, state: NamespaceState, keys: Sequence[bytes]) -> None:
+        """Tells other sidecars that entries were removed by key.
+
+        Raises `InvalidationNotSharedError` if they could not be told.
+        """
+        state.restamp()
+        try:
+            await self._store.announce_removal(state.name, keys)
+        except StoreUnavailableError as error:
+            raise InvalidationNotSharedError(str(error)) from error
+
+    async def synchronise(self) -> None:
+        """Compares every state in memory with the store.
+
+        Raises `StoreUnavailableError`.
+        """
+        for state in self.states():
+            epoch, base = await self._store.load(state.name, _agreed_epoch(state))
+            self._unshared.discard(state.name)
+            state.merge(epoch, base)
+
+    def forget_tags(self) -> None:
+        """Makes every tag unknown: some invalidations may have been missed."""
+        for state in self._states.values():
+            state.forget_tags()
+
+    def _remember(self, state: NamespaceState) -> NamespaceState:
+        self._states[state.name] = state
+        if len(self._states) > MAX_NAMESPACES:
+            name, forgotten = self._states.popitem(last=False)
+            # It hears of no invalidation any more, so nothing may be valid under it.
+            forgotten.restamp()
+            self._unshared.discard(name)
+        return state
+
+
+def _agreed_epoch(state: NamespaceState | None) -> int:
+    return 0 if state is None or state.base == _NO_BASE else state.epoch

@@ -1,0 +1,433 @@
+"""The path of an item through the cache: hot, disk, warm, compute, write back.
+
+An item that is not hot becomes a *flight*: however many calls want it at once, the lower tiers
+are asked once and the model computes it once. A flight runs in a task of its own, so a call that
+goes away neither fails nor delays the others; when the last one is gone the flight is abandoned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sidecar.cache.codec import MAX_TAGS, CorruptValueError, Entry, Value, pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sidecar.cache.generations import Generations, NamespaceState
+    from sidecar.cache.hot import HotTier
+
+
+class Tier(Enum):
+    """What answered for an item."""
+
+    HOT = "hot"
+    DISK = "disk"
+    WARM = "warm"
+    COMPUTED = "computed"
+    COALESCED = "coalesced"
+
+
+class CacheMode(Enum):
+    """How a call uses the cache: see ``CacheMode`` in common.proto."""
+
+    DEFAULT = "default"
+    REFRESH = "refresh"
+    BYPASS = "bypass"
+    NO_STORE = "no_store"
+    ONLY_IF_CACHED = "only_if_cached"
+
+    @property
+    def reads(self) -> bool:
+        """Whether what is stored may answer."""
+        return self not in (CacheMode.REFRESH, CacheMode.BYPASS)
+
+    @property
+    def stores(self) -> bool:
+        """Whether what is computed is stored."""
+        return self in (CacheMode.DEFAULT, CacheMode.REFRESH)
+
+
+class NotCachedError(Exception):
+    """The item is not in any tier, and the call did not want it computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a call asks of the cache. ``ttl`` in seconds, None for ever; ``tags`` are digests."""
+
+    mode: CacheMode
+    ttl: float | None
+    tags: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One item that is asked for.
+
+    ``content`` is the digest of what the key does not cover, else empty; ``source`` is what the
+    model needs to compute it.
+    """
+
+    key: bytes
+    content: bytes
+    source: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An entry and what it came from."""
+
+    entry: Entry
+    tier: Tier
+
+
+class Loader(Protocol):
+    """Computes what no tier has."""
+
+    def submit(self, sources: Sequence[Any], /) -> Sequence[asyncio.Future[Any]]:
+        """Starts the computation of each source and returns at once.
+
+        Cancelling a future tells that nobody wants it. Raises what every item shall fail with
+        if none can be computed.
+        """
+        ...
+
+    def value(self, result: Any, /) -> Value:
+        """What to store of a future's result."""
+        ...
+
+
+class LowerTier(Protocol):
+    """A tier below memory. It never fails: an outage looks like absence here, and is counted there."""
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The bytes under each key."""
+        ...
+
+    def put(self, key: bytes, value: bytes, expires_ms: int, *, replace: bool) -> None:
+        """Queues a write; without ``replace`` an entry that is there stays."""
+        ...
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Queues a removal."""
+        ...
+
+
+@dataclass(slots=True)
+class ReadThroughCounters:
+    """Items since start-up, by what answered them; and values refused as corrupt, by tier."""
+
+    answered: dict[Tier, int]
+    corrupt: dict[Tier, int]
+    failed: int = 0
+
+
+class _Flight:
+    """One item on its way. ``done`` holds its answer, or the error, as a plain result."""
+
+    __slots__ = ("done", "name", "replace", "stores", "waiters", "want", "work")
+
+    def __init__(self, name: object, want: Want, mode: CacheMode) -> None:
+        self.name = name
+        self.want = want
+        self.stores = mode.stores
+        self.replace = mode is CacheMode.REFRESH
+        self.waiters = 0
+        self.done: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
+        self.work: asyncio.Future[Any] | None = None
+
+    def land(self, result: Answer | Exception) -> None:
+        if not self.done.done():
+            self.done.set_result(result)
+
+
+class ReadThrough:
+    """Answers items from the tiers, in order, and computes what is missing."""
+
+    def __init__(
+        self,
+        hot: HotTier[Any],
+        generations: Generations,
+        *,
+        disk: LowerTier | None,
+        warm: LowerTier | None,
+        ttl_jitter: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.counters = ReadThroughCounters(dict.fromkeys(Tier, 0), dict.fromkeys(Tier, 0))
+        self._hot = hot
+        self._generations = generations
+        self._lower = [(t, s) for t, s in ((Tier.DISK, disk), (Tier.WARM, warm)) if s is not None]
+        self._ttl_jitter = ttl_jitter
+        self._clock = clock
+        self._flights: dict[object, _Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def fetch(
+        self, state: NamespaceState, wants: Sequence[Want], policy: Policy, loader: Loader
+    ) -> list[Answer | Exception]:
+        """Answers every item in order, each on its own: with an entry, or with its error."""
+        results: list[Answer | Exception | None] = [None] * len(wants)
+        if policy.mode.reads:
+            results = [self._hot_answer(state, want) for want in wants]
+        missing = [index for index, result in enumerate(results) if result is None]
+        if missing:
+            joined = self._join(state, [wants[i] for i in missing], policy, loader)
+            for index, result in zip(missing, await self._wait(joined), strict=True):
+                results[index] = result
+        answers = [result for result in results if result is not None]
+        for result in answers:
+            if isinstance(result, Answer):
+                self.counters.answered[result.tier] += 1
+            else:
+                self.counters.failed += 1
+        if policy.tags and policy.mode is not CacheMode.BYPASS:
+            await self._add_tags(state, wants, answers, policy)
+        return answers
+
+    def remove(self, keys: Sequence[bytes]) -> None:
+        """Removes entries from this sidecar's own tiers, and keeps flights from storing them."""
+        doomed = set(keys)
+        for flight in self._flights.values():
+            if flight.want.key in doomed:
+                flight.stores = False
+        for key in keys:
+            self._hot.remove(key)
+        for tier, store in self._lower:
+            if tier is Tier.DISK:
+                store.delete(keys)
+
+    async def close(self) -> None:
+        """Waits for the tasks of flights that are under way."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Hot
+
+    def _hot_answer(self, state: NamespaceState, want: Want) -> Answer | None:
+        held = self._hot.get(want.key)
+        if held is None:
+            return None
+        entry: Entry = held.value
+        if entry.content != want.content:
+            return None
+        if held.stamp != state.stamp:
+            if not state.is_current(entry.tags):
+                return None
+            held.stamp = state.stamp
+        return Answer(entry, Tier.HOT)
+
+    def _keep_hot(self, state: NamespaceState, key: bytes, entry: Entry) -> None:
+        ttl = entry.expires_ms / 1000 - self._clock() if entry.expires_ms else float("inf")
+        size = len(entry.value.payload) + len(entry.tags) * 128
+        self._hot.put(key, entry, size, ttl=ttl, stamp=state.stamp)
+
+    # Flights
+
+    def _join(
+        self, state: NamespaceState, wants: Sequence[Want], policy: Policy, loader: Loader
+    ) -> list[tuple[_Flight, bool]]:
+        """The flight of each item, and whether this call started it for this item."""
+        mode = policy.mode
+        shared = mode in (CacheMode.DEFAULT, CacheMode.NO_STORE, CacheMode.REFRESH)
+        flights = self._flights if shared else {}
+        joined: list[tuple[_Flight, bool]] = []
+        started: list[_Flight] = []
+        for want in wants:
+            name = (want.key, want.content, mode is CacheMode.REFRESH)
+            flight = flights.get(name)
+            first = flight is None
+            if flight is None:
+                flight = flights[name] = _Flight(name, want, mode)
+                started.append(flight)
+            flight.waiters += 1
+            flight.stores |= mode.stores
+            joined.append((flight, first))
+        if started:
+            task = asyncio.ensure_future(self._run(state, started, policy, loader))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return joined
+
+    async def _wait(self, joined: list[tuple[_Flight, bool]]) -> list[Answer | Exception]:
+        try:
+            await asyncio.wait({flight.done for flight, _ in joined})
+        except asyncio.CancelledError:
+            for flight, _ in joined:
+                flight.waiters -= 1
+                if flight.waiters == 0:
+                    self._abandon(flight)
+            raise
+        return [_as_seen(flight.done.result(), first) for flight, first in joined]
+
+    def _abandon(self, flight: _Flight) -> None:
+        self._forget(flight)
+        if flight.work is not None:
+            flight.work.cancel()
+        flight.done.cancel()
+
+    def _forget(self, flight: _Flight) -> None:
+        if self._flights.get(flight.name) is flight:
+            del self._flights[flight.name]
+
+    def _land(self, flight: _Flight, result: Answer | Exception) -> None:
+        self._forget(flight)
+        flight.land(result)
+
+    async def _run(
+        self, state: NamespaceState, flights: list[_Flight], policy: Policy, loader: Loader
+    ) -> None:
+        try:
+            # Before anything is computed: an invalidation that comes meanwhile must count.
+            await self._generations.resolve(state, policy.tags)
+            tags = _stamped(state, policy.tags)
+            if policy.mode.reads:
+                for tier, store in self._lower:
+                    flights = await self._look_up(state, tier, store, flights)
+            wanted = [flight for flight in flights if flight.waiters]
+            if policy.mode is CacheMode.ONLY_IF_CACHED:
+                for flight in wanted:
+                    self._land(flight, NotCachedError())
+            elif wanted:
+                works = loader.submit([flight.want.source for flight in wanted])
+                for flight, work in zip(wanted, works, strict=True):
+                    flight.work = work
+                    work.add_done_callback(
+                        partial(self._computed, state, flight, policy.ttl, tags, loader.value)
+                    )
+        except Exception as error:  # noqa: BLE001 - whatever it is, every caller must hear of it
+            for flight in flights:
+                self._land(flight, error)
+
+    def _computed(
+        self,
+        state: NamespaceState,
+        flight: _Flight,
+        ttl: float | None,
+        tags: tuple[tuple[bytes, int], ...] | None,
+        to_value: Callable[[Any], Value],
+        work: asyncio.Future[Any],
+    ) -> None:
+        if work.cancelled():
+            self._land(flight, asyncio.InvalidStateError("the computation was cancelled"))
+            return
+        try:
+            value = to_value(work.result())
+        except Exception as error:  # noqa: BLE001 - the callers are told
+            self._land(flight, error)
+            return
+        now = self._clock()
+        expires = 0
+        if ttl is not None:
+            expires = int((now + ttl * (1 - self._ttl_jitter * random.random())) * 1000)  # noqa: S311
+        entry = Entry(value, int(now * 1000), expires, flight.want.content, tags or ())
+        # An invalidation may have come while the model was at work.
+        if flight.stores and tags is not None and state.is_current(tags):
+            # What the key does not cover may have changed, so the last writer wins there.
+            replace = flight.replace or bool(flight.want.content)
+            self._keep_hot(state, flight.want.key, entry)
+            self._write_back(flight.want.key, entry, replace=replace, above=None)
+        self._land(flight, Answer(entry, Tier.COMPUTED))
+
+    # Lower tiers
+
+    async def _look_up(
+        self, state: NamespaceState, tier: Tier, store: LowerTier, flights: list[_Flight]
+    ) -> list[_Flight]:
+        """Lands the flights whose entries this tier has; returns the others."""
+        flights = [flight for flight in flights if flight.waiters]
+        if not flights:
+            return []
+        values = await store.get_many([flight.want.key for flight in flights])
+        entries = [
+            None if value is None else self._unpack(tier, store, flight, value)
+            for flight, value in zip(flights, values, strict=True)
+        ]
+        await self._generations.resolve(
+            state, (tag for entry in entries if entry is not None for tag, _ in entry.tags)
+        )
+        missing = []
+        for flight, entry in zip(flights, entries, strict=True):
+            if entry is None:
+                missing.append(flight)
+            elif self._is_valid(state, flight.want, entry):
+                self._keep_hot(state, flight.want.key, entry)
+                self._write_back(flight.want.key, entry, replace=True, above=tier)
+                self._land(flight, Answer(entry, tier))
+            else:
+                flight.replace = True
+                missing.append(flight)
+        return missing
+
+    def _unpack(self, tier: Tier, store: LowerTier, flight: _Flight, value: bytes) -> Entry | None:
+        try:
+            return unpack(value, flight.want.key)
+        except CorruptValueError:
+            self.counters.corrupt[tier] += 1
+            store.delete([flight.want.key])
+            return None
+
+    def _is_valid(self, state: NamespaceState, want: Want, entry: Entry) -> bool:
+        unexpired = entry.expires_ms == 0 or entry.expires_ms > self._clock() * 1000
+        return unexpired and entry.content == want.content and state.is_current(entry.tags)
+
+    def _write_back(self, key: bytes, entry: Entry, *, replace: bool, above: Tier | None) -> None:
+        """Queues the entry for the lower tiers, or for those above the one it came from."""
+        data: bytes | None = None
+        for tier, store in self._lower:
+            if tier is above:
+                return
+            data = data or pack(entry, key)
+            store.put(key, data, entry.expires_ms, replace=replace)
+
+    # Tags
+
+    async def _add_tags(
+        self,
+        state: NamespaceState,
+        wants: Sequence[Want],
+        answers: Sequence[Answer | Exception],
+        policy: Policy,
+    ) -> None:
+        """Makes entries that were stored without a call's tags carry them too."""
+        await self._generations.resolve(state, policy.tags)
+        stamped = _stamped(state, policy.tags)
+        for want, answer in zip(wants, answers, strict=True):
+            if not isinstance(answer, Answer) or answer.tier is Tier.COMPUTED:
+                continue
+            if answer.tier is Tier.COALESCED and not policy.mode.stores:
+                continue
+            have = {tag for tag, _ in answer.entry.tags}
+            if have.issuperset(policy.tags):
+                continue
+            union = answer.entry.tags + tuple(tag for tag in stamped or () if tag[0] not in have)
+            if stamped is None or len(union) > MAX_TAGS:
+                # It cannot carry them, so it must not stay.
+                self.remove([want.key])
+                for _, store in self._lower:
+                    store.delete([want.key])
+            elif state.is_current(union):
+                entry = replace(answer.entry, tags=union)
+                self._keep_hot(state, want.key, entry)
+                self._write_back(want.key, entry, replace=True, above=None)
+
+
+def _stamped(state: NamespaceState, tags: Sequence[bytes]) -> tuple[tuple[bytes, int], ...] | None:
+    """Tags with their generations; None if one is not known, so that nothing may be stored."""
+    stamped = [
+        (tag, generation) for tag in tags if (generation := state.generation(tag)) is not None
+    ]
+    return tuple(stamped) if len(stamped) == len(tags) else None
+
+
+def _as_seen(result: Answer | Exception, first: bool) -> Answer | Exception:
+    """A computation that somebody else asked for was, seen from here, coalesced."""
+    if first or isinstance(result, Exception) or result.tier is not Tier.COMPUTED:
+        return result
+    return Answer(result.entry, Tier.COALESCED)

@@ -1,0 +1,314 @@
+"""Settings: one declaration for flag, environment variable and YAML field.
+
+The field ``max_bytes`` of the section ``hot`` is the flag ``--hot-max-bytes``, the environment
+variable ``EMBERCACHE_HOT_MAX_BYTES`` and, in YAML, ``hot: {max_bytes: ...}``. A flag wins over
+the environment, which wins over the file, which wins over the default.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from sidecar.units import Bytes, Lifetime, Seconds, Words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+ENVIRONMENT_PREFIX = "EMBERCACHE_"
+NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"
+
+
+class ConfigError(Exception):
+    """Settings that cannot be used. The message names each bad field and where it came from."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSettings(_Section):
+    """Where the sidecar listens and what it accepts."""
+
+    address: str = Field("127.0.0.1:50551", description="TCP address HOST:PORT; empty for none")
+    socket: str = Field("", description="path of a Unix socket; empty for none")
+    insecure: bool = Field(
+        False, description="allow addresses that other machines can reach, without encryption"
+    )
+    metrics_address: str = Field(
+        "", description="HTTP address HOST:PORT of Prometheus metrics; empty for none"
+    )
+    max_message_bytes: Bytes = Field(16 * 2**20, ge=1024, description="largest request")
+    max_batch_items: int = Field(10_000, ge=1, description="most inputs in one request")
+    max_text_bytes: Bytes = Field(2**20, ge=1, description="longest text, in UTF-8")
+    drain_delay: Seconds = Field(
+        0.5, description="after SIGTERM, how long calls are still taken while health says no"
+    )
+    drain_timeout: Seconds = Field(
+        30.0, description="then, how long calls in progress may take to end"
+    )
+
+    @field_validator("address", "metrics_address")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value and not (host and port.isdecimal() and int(port) < 65536):
+            raise ValueError("write HOST:PORT, like 127.0.0.1:50551, or nothing")
+        return value
+
+    @model_validator(mode="after")
+    def _is_private(self) -> ServerSettings:
+        if not self.address and not self.socket:
+            raise ValueError("set server.address, server.socket or both: there is no listener")
+        if not self.insecure and self.address and not _is_loopback(self.address):
+            raise ValueError(
+                f"server.address {self.address} can be reached by other machines and is not"
+                " encrypted; listen on 127.0.0.1 or a socket, or set server.insecure"
+            )
+        return self
+
+
+class ModelSettings(_Section):
+    """The models that are served."""
+
+    packs: Words = Field(
+        ("minilm",), description="names of packs or paths of folders; the first is the default"
+    )
+    folder: Path = Field(
+        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "embercache" / "models",
+        description="where packs are kept",
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models run")
+    threads: int = Field(0, ge=0, description="threads of one run; 0 for the CPUs available")
+    normalise: Words = Field(
+        (), description="changes made to texts before anything else: nfc, strip, lower"
+    )
+
+    @field_validator("folder")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @field_validator("normalise")
+    @classmethod
+    def _is_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(value) - {"nfc", "strip", "lower"}:
+            raise ValueError(f"{sorted(unknown)[0]!r} is none of nfc, strip, lower")
+        return value
+
+    @field_validator("packs")
+    @classmethod
+    def _is_given(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(value) or not value:
+            raise ValueError("name at least one pack")
+        return value
+
+
+class EncoderSettings(_Section):
+    """What computes the misses."""
+
+    target: str = Field(
+        "local",
+        description="'local', or addresses of other sidecars that encode, with commas between",
+    )
+    batch_tokens: int = Field(
+        2048, ge=16, description="most tokens in one run of a model, padding included"
+    )
+    queue_inputs: int = Field(
+        20_000, ge=1, description="most inputs waiting for a model; more are refused"
+    )
+    timeout: Seconds = Field(30.0, gt=0, description="longest wait for a remote encoder")
+
+
+class CacheSettings(_Section):
+    """What is stored, and for how long."""
+
+    codec: Literal["float32", "float16", "int8"] = Field(
+        "float32", description="how vectors are stored; only float32 is exact"
+    )
+    query_ttl: Lifetime = Field(
+        86400.0, description="lifetime of texts that are not declared documents; or 'never'"
+    )
+    document_ttl: Lifetime = Field(
+        None, description="lifetime of entities, tensors and texts declared documents"
+    )
+    ttl_jitter: float = Field(
+        0.1, ge=0, lt=1, description="largest share by which a lifetime is shortened at random"
+    )
+    prefix: str = Field(
+        "embercache", pattern=rf"^{NAME_PATTERN}$", description="first part of every key"
+    )
+    salt: SecretStr = Field(
+        SecretStr(""),
+        description="secret mixed into every key; the same for all sidecars that share a Redis",
+    )
+
+
+class HotSettings(_Section):
+    """The hot tier: memory."""
+
+    max_bytes: Bytes = Field(256 * 2**20, description="capacity; 0 for no hot tier")
+
+
+class DiskSettings(_Section):
+    """The disk tier: a folder of this sidecar alone."""
+
+    folder: Path | None = Field(None, description="where it is; empty for no disk tier")
+    max_bytes: Bytes = Field(4 * 2**30, ge=2**20, description="capacity")
+
+    @field_validator("folder", mode="before")
+    @classmethod
+    def _is_off(cls, value: object) -> object:
+        return None if value == "" else value
+
+
+class RedisSettings(_Section):
+    """The warm tier: a Redis that sidecars share."""
+
+    url: SecretStr = Field(
+        SecretStr(""),
+        description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://;"
+        " empty for no warm tier",
+    )
+    password_file: Path | None = Field(None, description="file that holds the password")
+    timeout: Seconds = Field(
+        0.05, gt=0, description="longest wait for Redis before the model answers instead"
+    )
+    queue_bytes: Bytes = Field(
+        64 * 2**20, ge=2**20, description="most bytes waiting to be written; more are dropped"
+    )
+
+
+class LogSettings(_Section):
+    """Logs, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level")
+    format: Literal["auto", "json", "text"] = Field(
+        "auto", description="'auto' is text on a terminal, else json"
+    )
+
+
+class Settings(_Section):
+    """Everything that can be set."""
+
+    server: ServerSettings = ServerSettings()
+    model: ModelSettings = ModelSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    cache: CacheSettings = CacheSettings()
+    hot: HotSettings = HotSettings()
+    disk: DiskSettings = DiskSettings()
+    redis: RedisSettings = RedisSettings()
+    log: LogSettings = LogSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of a section, under its three names."""
+
+    section: str
+    name: str
+    field: FieldInfo
+
+    @property
+    def path(self) -> str:
+        """Its name in YAML and messages: ``hot.max_bytes``."""
+        return f"{self.section}.{self.name}"
+
+    @property
+    def flag(self) -> str:
+        """Its flag: ``--hot-max-bytes``."""
+        return "--" + self.path.replace(".", "-").replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable: ``EMBERCACHE_HOT_MAX_BYTES``."""
+        return ENVIRONMENT_PREFIX + self.path.replace(".", "_").upper()
+
+
+def all_settings() -> Iterator[Setting]:
+    """Every setting, in order of declaration."""
+    for section, section_field in Settings.model_fields.items():
+        model = section_field.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            for name, field in model.model_fields.items():
+                yield Setting(section, name, field)
+
+
+def load_settings(
+    file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object]
+) -> Settings:
+    """Settings from a YAML file, an environment and flags (by their `Setting.path`).
+
+    Raises `ConfigError`.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    sources: dict[str, str] = {}
+    for section, fields in _read_yaml(file).items():
+        merged[section] = dict(fields) if isinstance(fields, dict) else fields
+    for setting in all_settings():
+        for source, value in (
+            (setting.variable, environment.get(setting.variable)),
+            (setting.flag, flags.get(setting.path)),
+        ):
+            if value is not None:
+                section_values = merged.setdefault(setting.section, {})
+                if isinstance(section_values, dict):
+                    section_values[setting.name] = value
+                    sources[setting.path] = source
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        lines = [_explain(detail, sources, file) for detail in error.errors(include_input=False)]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _explain(detail: ErrorDetails, sources: Mapping[str, str], file: Path | None) -> str:
+    path = ".".join(str(part) for part in detail["loc"][:2])
+    origin = sources.get(path, str(file) if file else "")
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        message = "there is no such setting; see 'embercache config show'"
+    return f"{path}{f' ({origin})' if origin else ''}: {message}"
+
+
+def _read_yaml(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings file {file}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: the top level must be a mapping of sections")
+    return {str(section): ({} if fields is None else fields) for section, fields in content.items()}
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
