@@ -40,8 +40,18 @@ class ConfigError(Exception):
     """Settings that cannot be used. The message names each bad field and where it came from."""
 
 
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class ServerSettings(_Section):
@@ -110,7 +120,7 @@ class ModelSettings(_Section):
     @classmethod
     def _is_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := set(value) - {"nfc", "strip", "lower"}:
-            raise ValueError(f"{sorted(unknown)[0]!r} is none of nfc, strip, lower")
+            raise ValueError(f"{min(unknown)!r} is none of nfc, strip, lower")
         return value
 
     @field_validator("packs")
@@ -208,14 +218,14 @@ class LogSettings(_Section):
 class Settings(_Section):
     """Everything that can be set."""
 
-    server: ServerSettings = ServerSettings()
-    model: ModelSettings = ModelSettings()
-    encoder: EncoderSettings = EncoderSettings()
-    cache: CacheSettings = CacheSettings()
-    hot: HotSettings = HotSettings()
-    disk: DiskSettings = DiskSettings()
-    redis: RedisSettings = RedisSettings()
-    log: LogSettings = LogSettings()
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    encoder: EncoderSettings = Field(default_factory=EncoderSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    hot: HotSettings = Field(default_factory=HotSettings)
+    disk: DiskSettings = Field(default_factory=DiskSettings)
+    redis: RedisSettings = Field(default_factory=RedisSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,13 +312,3 @@ def _read_yaml(file: Path | None) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: the top level must be a mapping of sections")
     return {str(section): ({} if fields is None else fields) for section, fields in content.items()}
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

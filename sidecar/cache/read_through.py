@@ -60,10 +60,9 @@ class NotCachedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a call asks of the cache. ``ttl`` in seconds, None for ever; ``tags`` are digests."""
+    """What a call asks of the cache. ``tags`` are digests."""
 
     mode: CacheMode
-    ttl: float | None
     tags: tuple[bytes, ...]
 
 
@@ -72,12 +71,13 @@ class Want:
     """One item that is asked for.
 
     ``content`` is the digest of what the key does not cover, else empty; ``source`` is what the
-    model needs to compute it.
+    model needs to compute it; ``ttl`` its lifetime in seconds if it is stored, None for ever.
     """
 
     key: bytes
     content: bytes
     source: Any
+    ttl: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Loader(Protocol):
 
 
 class LowerTier(Protocol):
-    """A tier below memory. It never fails: an outage looks like absence here, and is counted there."""
+    """A tier below memory. It never fails: it counts an outage, and finds nothing."""
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The bytes under each key."""
@@ -293,15 +293,15 @@ class ReadThrough:
             wanted = [flight for flight in flights if flight.waiters]
             if policy.mode is CacheMode.ONLY_IF_CACHED:
                 for flight in wanted:
-                    self._land(flight, NotCachedError())
+                    self._land(flight, NotCachedError("not in any tier of the cache"))
             elif wanted:
                 works = loader.submit([flight.want.source for flight in wanted])
                 for flight, work in zip(wanted, works, strict=True):
                     flight.work = work
                     work.add_done_callback(
-                        partial(self._computed, state, flight, policy.ttl, tags, loader.value)
+                        partial(self._computed, state, flight, tags, loader.value)
                     )
-        except Exception as error:  # noqa: BLE001 - whatever it is, every caller must hear of it
+        except Exception as error:
             for flight in flights:
                 self._land(flight, error)
 
@@ -309,7 +309,6 @@ class ReadThrough:
         self,
         state: NamespaceState,
         flight: _Flight,
-        ttl: float | None,
         tags: tuple[tuple[bytes, int], ...] | None,
         to_value: Callable[[Any], Value],
         work: asyncio.Future[Any],
@@ -319,11 +318,11 @@ class ReadThrough:
             return
         try:
             value = to_value(work.result())
-        except Exception as error:  # noqa: BLE001 - the callers are told
+        except Exception as error:
             self._land(flight, error)
             return
         now = self._clock()
-        expires = 0
+        expires, ttl = 0, flight.want.ttl
         if ttl is not None:
             expires = int((now + ttl * (1 - self._ttl_jitter * random.random())) * 1000)  # noqa: S311
         entry = Entry(value, int(now * 1000), expires, flight.want.content, tags or ())

@@ -7,7 +7,6 @@ share a hash tag: in a cluster they live on one node.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -18,7 +17,6 @@ from sidecar.cache.warm import WarmUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from sidecar.cache.generations import Generations
     from sidecar.cache.warm import WarmTier
 
 STREAM_LENGTH = 100_000
@@ -28,7 +26,9 @@ POLL_SECONDS = 1.0
 _NEXT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local function later(last) return string.format('%.0f', math.max(now, (tonumber(last) or 0) + 1)) end
+local function later(last)
+    return string.format('%.0f', math.max(now, (tonumber(last) or 0) + 1))
+end
 """
 
 _LOAD = (
@@ -99,13 +99,11 @@ class RedisGenerations:
 
     async def announce_removal(self, namespace: str, keys: Sequence[bytes]) -> None:
         """See `GenerationStore.announce_removal`."""
-        for key in keys:
-            fields: dict[Any, Any] = {b"n": namespace, b"k": key}
-            await self._run(
-                lambda redis, fields=fields: redis.xadd(
-                    self.stream, fields, maxlen=STREAM_LENGTH, approximate=True
-                )
-            )
+        # Keys hold no space: see KeySpace.
+        fields: dict[Any, Any] = {b"n": namespace, b"k": b" ".join(keys)}
+        await self._run(
+            lambda redis: redis.xadd(self.stream, fields, maxlen=STREAM_LENGTH, approximate=True)
+        )
 
     async def _bump(self, namespace: str, fields: list[bytes]) -> list[int]:
         keys = (self._hash(namespace), self.stream)
@@ -122,3 +120,7 @@ class RedisGenerations:
             return await self._warm.run(command)
         except WarmUnavailableError as error:
             raise StoreUnavailableError(str(error)) from error
+
+
+def _tag_field(tag: bytes) -> bytes:
+    return b"tag:" + tag.hex().encode()

@@ -1,0 +1,277 @@
+"""EmbedService: the path of a request, from top to bottom.
+
+1. The bytes of a call that was answered before, whole, from memory: a stored response. Nothing
+   is parsed.
+2. Otherwise the request is read, and every item goes through the cache on its own.
+3. A response made of hot items alone is stored, so that the next such call takes the first way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from embercache.v1 import embed_pb2
+
+from sidecar.cache.codec import Codec, Value, encode_vector
+from sidecar.cache.keys import KeySpace
+from sidecar.cache.read_through import Answer, CacheMode, Policy, Tier, Want
+from sidecar.models.types import VersionChangedError
+from sidecar.services.embed_request import Item, decode
+from sidecar.services.embed_wire import ResponseWriter, length_delimited, varint
+from sidecar.services.errors import RETRYABLE, CallError, as_call_error, invalid
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from sidecar.cache.generations import Generations, NamespaceState
+    from sidecar.cache.hot import HotTier
+    from sidecar.cache.read_through import ReadThrough
+    from sidecar.config import CacheSettings
+    from sidecar.models.types import Embedded, Embedder, ModelInfo
+    from sidecar.services.embed_request import ParsedRequest, RequestReader
+    from sidecar.services.embed_wire import AgedBytes
+
+STREAM_WINDOW = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredResponse:
+    """A response of hot items, good while its namespace's stamp and its model are the same."""
+
+    state: NamespaceState
+    embedder: Embedder
+    info: ModelInfo
+    response: AgedBytes
+
+
+class _ModelLoader:
+    """A model as what the cache computes its misses with."""
+
+    def __init__(self, embedder: Embedder, codec: Codec) -> None:
+        self._codec = codec
+        self.submit = embedder.submit
+
+    def value(self, result: Embedded) -> Value:
+        payload = encode_vector(result.vector, self._codec)
+        return Value(payload, self._codec, len(result.vector), result.tokens, result.truncated)
+
+
+class EmbedService:
+    """Answers EmbedService of embed.proto: bytes in, bytes out.
+
+    Raises what `sidecar.services.errors.as_call_error` turns into a status.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, Embedder],
+        reader: RequestReader,
+        cache: ReadThrough,
+        hot: HotTier[Any],
+        generations: Generations,
+        settings: CacheSettings,
+    ) -> None:
+        self.response_hits = 0
+        self._models = models
+        self._reader = reader
+        self._cache = cache
+        self._hot = hot
+        self._generations = generations
+        self._settings = settings
+        self._codec = Codec[settings.codec.upper()]
+        self._salt = settings.salt.get_secret_value().encode()
+        self._key_spaces: dict[tuple[str, str, str], KeySpace] = {}
+
+    async def embed(self, raw: bytes) -> bytes:
+        """Embed: one batch."""
+        name = blake2b(raw, digest_size=16, person=b"embed").digest()
+        held = self._hot.get(name)
+        if held is not None:
+            stored: _StoredResponse = held.value
+            if held.stamp == stored.state.stamp and stored.embedder.info is stored.info:
+                self.response_hits += 1
+                self._cache.counters.answered[Tier.HOT] += len(stored.response.ages)
+                return stored.response.at(time.time_ns() // 1_000_000)
+        return await self._answer(self._reader.decode(raw), name)
+
+    async def embed_stream(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """EmbedStream: many batches, answered as they are ready.
+
+        A request is read only when fewer than `STREAM_WINDOW` are unanswered, and one counts as
+        answered when the transport has taken its response.
+        """
+        window = asyncio.Semaphore(STREAM_WINDOW)
+        ready: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        tasks: set[asyncio.Task[bytes]] = set()
+
+        async def read() -> None:
+            async for raw in requests:
+                await window.acquire()
+                task = asyncio.create_task(self._answer_in_stream(raw))
+                tasks.add(task)
+                task.add_done_callback(ready.put_nowait)
+            await asyncio.gather(*tasks)
+            ready.put_nowait(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (task := await ready.get()) is not None:
+                tasks.discard(task)
+                yield task.result()
+                window.release()
+        finally:
+            for running in (reader, *tasks):
+                running.cancel()
+            await asyncio.gather(reader, *tasks, return_exceptions=True)
+
+    async def list_models(self, raw: bytes) -> bytes:
+        """ListModels."""
+        decode(embed_pb2.ListModelsRequest, raw)
+        response = embed_pb2.ListModelsResponse()
+        for embedder in self._models.values():
+            info = embedder.info
+            response.models.add(
+                name=info.name,
+                version=info.version,
+                dimensions=info.dimensions,
+                max_tokens=info.max_tokens,
+                accepts_text=info.accepts_text,
+                accepts_tensor=info.accepts_tensor,
+                runs_on=info.runs_on,
+            )
+        return response.SerializeToString()
+
+    def key(self, namespace: str, info: ModelInfo, epoch: int, item: Item) -> bytes:
+        """The key of an item's entry."""
+        name = (namespace, info.name, info.version)
+        space = self._key_spaces.get(name)
+        if space is None:
+            if len(self._key_spaces) >= 10_000:
+                self._key_spaces.clear()
+            space = self._key_spaces[name] = KeySpace(
+                prefix=self._settings.prefix,
+                kind="embed",
+                namespace=namespace,
+                model=info.name,
+                version=info.version,
+                salt=self._salt,
+            )
+        return space.key(epoch, *item.key_parts)
+
+    async def _answer(self, request: embed_pb2.EmbedRequest, name: bytes | None) -> bytes:
+        """Answers a request; keeps the response under ``name`` if a repetition may use it."""
+        parsed = self._reader.read(request)
+        state = await self._generations.state(parsed.namespace)
+        results = await self._fetch(parsed, state)
+        if not parsed.pinned_version and any(_is_version_change(result) for result in results):
+            # The encoders moved to another version, and this caller takes any.
+            parsed = self._reader.read(request)
+            results = await self._fetch(parsed, state)
+        if parsed.fail_truncated:
+            results = [_fail_if_truncated(result) for result in results]
+        _raise_if_all_may_be_retried(results)
+        response = _write(parsed, results)
+        now_ms = time.time_ns() // 1_000_000
+        if name is not None and parsed.mode is not CacheMode.NO_STORE:
+            self._keep_response(name, parsed, state, results, response, now_ms)
+        return response.at(now_ms)
+
+    async def _answer_in_stream(self, raw: bytes) -> bytes:
+        number = 0
+        try:
+            message = decode(embed_pb2.EmbedStreamRequest, raw)
+            number = message.id
+            result = length_delimited(2, await self._answer(message.request, None))
+        except Exception as error:
+            failure = as_call_error(error)
+            text = length_delimited(2, failure.message.encode())
+            result = length_delimited(3, b"\x08" + varint(failure.number) + text)
+        return b"\x08" + varint(number) + result
+
+    async def _fetch(
+        self, parsed: ParsedRequest, state: NamespaceState
+    ) -> list[Answer | Exception]:
+        """The result of each item, in order."""
+        wants = [
+            Want(
+                key=self.key(state.name, parsed.info, state.epoch, item),
+                content=item.content,
+                source=item.source,
+                ttl=self._ttl(parsed, item),
+            )
+            for item in parsed.items
+            if isinstance(item, Item)
+        ]
+        policy = Policy(parsed.mode, parsed.tags)
+        loader = _ModelLoader(parsed.embedder, self._codec)
+        answers = iter(await self._cache.fetch(state, wants, policy, loader))
+        return [item if isinstance(item, CallError) else next(answers) for item in parsed.items]
+
+    def _ttl(self, parsed: ParsedRequest, item: Item) -> float | None:
+        if parsed.ttl is not None:
+            return parsed.ttl
+        return self._settings.document_ttl if item.is_document else self._settings.query_ttl
+
+    def _keep_response(
+        self,
+        name: bytes,
+        parsed: ParsedRequest,
+        state: NamespaceState,
+        results: Sequence[Answer | Exception],
+        response: AgedBytes,
+        now_ms: int,
+    ) -> None:
+        """Keeps a response if all of it came from memory, for as long as all of it may live."""
+        expires = math.inf
+        for result in results:
+            if isinstance(result, Exception) or result.tier is not Tier.HOT:
+                return
+            if result.entry.expires_ms:
+                expires = min(expires, result.entry.expires_ms)
+        self._hot.put(
+            name,
+            _StoredResponse(state, parsed.embedder, parsed.info, response),
+            len(response.data) + 100 * len(results),
+            ttl=(expires - now_ms) / 1000,
+            stamp=state.stamp,
+        )
+
+
+def _write(parsed: ParsedRequest, results: Sequence[Answer | Exception]) -> AgedBytes:
+    info = parsed.info
+    writer = ResponseWriter(info.name, info.version, info.dimensions, parsed.encoding)
+    for result in results:
+        if isinstance(result, Exception):
+            failure = as_call_error(result)
+            writer.add_error(failure.number, failure.message)
+        else:
+            writer.add_vector(result.entry, result.tier)
+    return writer.finish()
+
+
+def _is_version_change(result: Answer | Exception) -> bool:
+    return isinstance(result, VersionChangedError)
+
+
+def _fail_if_truncated(result: Answer | Exception) -> Answer | Exception:
+    if isinstance(result, Answer) and result.entry.value.truncated:
+        return invalid(
+            "the text is longer than the model reads: split it, or use TRUNCATION_END to embed"
+            " its beginning"
+        )
+    return result
+
+
+def _raise_if_all_may_be_retried(results: Sequence[Answer | Exception]) -> None:
+    """Ends the call itself where that is all there is to say, so that clients' retries apply."""
+    if not all(isinstance(result, Exception) for result in results):
+        return
+    failures = [as_call_error(result) for result in results if isinstance(result, Exception)]
+    if failures[0].code in RETRYABLE and len({failure.code for failure in failures}) == 1:
+        raise failures[0]

@@ -1,0 +1,68 @@
+"""From the errors of the inner layers to the statuses that callers see: the only place."""
+
+from __future__ import annotations
+
+import grpc
+import structlog
+
+from sidecar.cache.generations import InvalidationNotSharedError
+from sidecar.cache.read_through import NotCachedError
+from sidecar.models.types import (
+    InputRejectedError,
+    ModelError,
+    ModelUnavailableError,
+    QueueFullError,
+    VersionChangedError,
+)
+
+_log = structlog.get_logger()
+
+_CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
+    (NotCachedError, grpc.StatusCode.NOT_FOUND),
+    (InputRejectedError, grpc.StatusCode.INVALID_ARGUMENT),
+    (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (ModelUnavailableError, grpc.StatusCode.UNAVAILABLE),
+    (VersionChangedError, grpc.StatusCode.FAILED_PRECONDITION),
+    (InvalidationNotSharedError, grpc.StatusCode.UNAVAILABLE),
+    (ModelError, grpc.StatusCode.INTERNAL),
+)
+
+RETRYABLE = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE})
+"""Statuses that say nothing about the input: the same call may succeed later."""
+
+
+class CallError(Exception):
+    """The end of a call, or of one item, with a status other than OK."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    @property
+    def number(self) -> int:
+        """The status as ``google.rpc.Code`` numbers it."""
+        number: int = self.code.value[0]
+        return number
+
+
+def invalid(message: str) -> CallError:
+    """The caller's request is wrong; trying again is of no use."""
+    return CallError(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+def as_call_error(error: Exception) -> CallError:
+    """The status and message for any error of the inner layers.
+
+    An error that is not of their documented kinds is a fault of ours: it is logged here and its
+    own message, which may hold anything, is kept from the caller.
+    """
+    if isinstance(error, CallError):
+        return error
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return CallError(code, str(error))
+    _log.error("unexpected error", exc_info=error)
+    return CallError(
+        grpc.StatusCode.INTERNAL, "an error inside the sidecar; its log has the details"
+    )
