@@ -1,0 +1,112 @@
+"""A circuit breaker: leaves a failing service alone, and asks now and then whether it is back."""
+
+from __future__ import annotations
+
+import enum
+import random
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_log = structlog.get_logger()
+
+
+class BreakerState(enum.Enum):
+    """Whether calls go through."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+class Breaker:
+    """Closed until ``failures`` calls in a row have failed, then open but for probes.
+
+    A probe is due after a back-off that doubles with every probe that fails, from ``first_seconds``
+    to ``longest_seconds``, less up to half of it at random, so that sidecars do not return all at
+    once. Ordinary calls are refused until a probe has succeeded: they never pay for finding out.
+
+    For one event loop or one thread; ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        failures: int = 5,
+        first_seconds: float = 0.25,
+        longest_seconds: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self._name = name
+        self._limit = failures
+        self._first = first_seconds
+        self._longest = longest_seconds
+        self._clock = clock
+        self._rng = rng
+        self._state = BreakerState.CLOSED
+        self._failures = 0
+        self._backoff = 0.0
+        self._retry_at = 0.0
+
+    @property
+    def state(self) -> BreakerState:
+        """The state now; an open breaker stays open until a probe begins."""
+        return self._state
+
+    @property
+    def closed(self) -> bool:
+        """Whether ordinary calls may go through."""
+        return self._state is BreakerState.CLOSED
+
+    @property
+    def retry_in(self) -> float:
+        """Seconds until a probe is due."""
+        return max(0.0, self._retry_at - self._clock())
+
+    def succeeded(self) -> None:
+        """Reports an ordinary call; ignored if the breaker has opened meanwhile."""
+        if self.closed:
+            self._failures = 0
+
+    def failed(self, reason: str) -> None:
+        """Reports an ordinary call that failed; ``reason`` is logged if this opens the breaker."""
+        if self.closed:
+            self._failures += 1
+            if self._failures >= self._limit:
+                self.trip(reason)
+
+    def trip(self, reason: str) -> None:
+        """Opens at once, whatever the count."""
+        if self.closed:
+            self._backoff = self._first
+            self._open()
+            _log.warning("circuit breaker opened", service=self._name, reason=reason)
+
+    def begin_probe(self) -> bool:
+        """Whether the caller is to probe now and to report with `end_probe`: once in a back-off."""
+        if self._state is not BreakerState.OPEN or self.retry_in > 0:
+            return False
+        self._state = BreakerState.HALF_OPEN
+        return True
+
+    def end_probe(self, *, succeeded: bool) -> None:
+        """Closes the breaker, or opens it for a longer back-off."""
+        if self._state is not BreakerState.HALF_OPEN:
+            return
+        if succeeded:
+            self._state = BreakerState.CLOSED
+            self._failures = 0
+            _log.info("circuit breaker closed", service=self._name)
+        else:
+            self._backoff = min(self._backoff * 2, self._longest)
+            self._open()
+
+    def _open(self) -> None:
+        self._state = BreakerState.OPEN
+        self._retry_at = self._clock() + self._backoff * (1 - self._rng() / 2)

@@ -1,0 +1,148 @@
+"""The way to Redis that all of its users share: one breaker, one limit of time, one probe."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import (
+    ClusterDownError,
+    ConnectionError,  # noqa: A004 - redis-py's own
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sidecar.cache.breaker import Breaker
+    from sidecar.cache.redis_connect import Client
+
+T = TypeVar("T")
+
+
+class WarmUnavailableError(Exception):
+    """Redis did not do what was asked: it is down, too slow, or refused."""
+
+
+class RedisLink:
+    """Runs operations on Redis, each within a time limit, and none while Redis is down.
+
+    Used from one event loop. ``when_down`` is called each time that Redis goes down.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        breaker: Breaker,
+        *,
+        timeout: float,
+        probe_timeout: float,
+        connections: int,
+        when_down: Callable[[], None],
+    ) -> None:
+        self.client = client
+        self._breaker = breaker
+        self._timeout = timeout
+        self._probe_timeout = probe_timeout
+        self._connections = connections
+        self._when_down = when_down
+        self._probing: asyncio.Task[None] | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether operations are sent."""
+        return self._breaker.closed
+
+    async def start(self) -> None:
+        """Connects. If Redis does not answer, goes on trying in the background."""
+        if not await self._probe():
+            self._breaker.trip("no answer at start")
+            self._went_down()
+
+    async def close(self) -> None:
+        """Stops probing and closes the connections."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.wait({self._probing})
+        await self.client.aclose()
+
+    async def run(
+        self, operation: Callable[[Client], Awaitable[T]], seconds: float | None = None
+    ) -> T:
+        """The result of ``operation``, which has ``seconds`` (default: the link's own limit).
+
+        An operation that is cut short, by its time limit or because the caller is cancelled, costs
+        its connection: redis-py closes it rather than leave a reply behind for the next user.
+
+        Raises `WarmUnavailableError` if Redis is down, too slow, or refuses.
+        """
+        if not self._breaker.closed:
+            raise WarmUnavailableError("Redis is down; it is probed until it is back")
+        try:
+            async with asyncio.timeout(self._timeout if seconds is None else seconds):
+                result = await operation(self.client)
+        except (RedisError, RedisClusterException, OSError) as error:
+            self.report(error)
+            # The server's own words may quote a key, hence the kind of error only.
+            raise WarmUnavailableError(f"Redis failed: {type(error).__name__}") from error
+        self._breaker.succeeded()
+        return result
+
+    def report(self, error: Exception) -> None:
+        """Counts an operation that failed."""
+        if isinstance(error, ResponseError) and not isinstance(error, ClusterDownError):
+            # Redis is there, but refuses this command.
+            self._breaker.succeeded()
+            return
+        reason = type(error).__name__
+        if isinstance(self.client, RedisCluster) and isinstance(error, ConnectionError):
+            # Calls for the other nodes succeed all the while, so the count would not get there;
+            # and only the probe finds out who took over from the node that is gone.
+            self._breaker.trip(reason)
+        else:
+            self._breaker.failed(reason)
+        if not self._breaker.closed:
+            self._went_down()
+
+    def _went_down(self) -> None:
+        if self._probing is None or self._probing.done():
+            self._when_down()
+            self._probing = asyncio.create_task(self._probe_until_up())
+
+    async def _probe_until_up(self) -> None:
+        while not self._breaker.closed:
+            await asyncio.sleep(self._breaker.retry_in)
+            if self._breaker.begin_probe():
+                self._breaker.end_probe(succeeded=await self._probe())
+
+    async def _probe(self) -> bool:
+        """Whether Redis answers over a new connection; if so, opens the others as well.
+
+        Connecting takes several round trips, too many for the time limit of a lookup, so it is done
+        here, where nobody waits.
+        """
+        try:
+            async with asyncio.timeout(self._probe_timeout):
+                await self._forget_connections()
+                await self._ping()
+                more = (self._ping() for _ in range(self._connections))
+                await asyncio.gather(*more, return_exceptions=True)
+        except (RedisError, RedisClusterException, OSError):
+            return False
+        return True
+
+    async def _forget_connections(self) -> None:
+        if isinstance(self.client, RedisCluster):
+            # It reads the layout of the cluster anew when it is used next.
+            await self.client.aclose()
+        else:
+            await self.client.connection_pool.disconnect(inuse_connections=False)
+
+    async def _ping(self) -> None:
+        if isinstance(self.client, RedisCluster):
+            await self.client.execute_command("PING", target_nodes=RedisCluster.PRIMARIES)
+        else:
+            await self.client.execute_command("PING")  # type: ignore[no-untyped-call]

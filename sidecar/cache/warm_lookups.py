@@ -1,0 +1,142 @@
+"""Lookups in Redis, gathered: what is asked for at the same time is one MGET."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import InvalidResponse
+
+from sidecar.cache.redis_link import WarmUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidecar.cache.redis_connect import Client
+    from sidecar.cache.redis_link import RedisLink
+    from sidecar.cache.warm import WarmCounters
+
+MAX_FLIGHTS = 8
+_MAX_KEYS = 512
+
+
+class _Lookup:
+    """Keys that somebody waits for. ``values`` ends once: answered, too late or cancelled."""
+
+    __slots__ = ("keys", "values")
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self.keys = keys
+        self.values: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
+
+
+class WarmLookups:
+    """Looks keys up over at most `MAX_FLIGHTS` connections.
+
+    A flight carries all that waits when it starts, and then what has gathered meanwhile. It runs in
+    a task of its own, so a caller that is cancelled costs no connection.
+    """
+
+    def __init__(self, link: RedisLink, counters: WarmCounters, *, timeout: float) -> None:
+        self._link = link
+        self._counters = counters
+        self._timeout = timeout
+        self._waiting: deque[_Lookup] = deque()
+        self._flights: set[asyncio.Task[None]] = set()
+        self._boarding = False
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values under the keys, in their order; see `WarmTier.get_many`."""
+        if not keys:
+            return []
+        if not self._link.up:
+            self._counters.skipped += len(keys)
+            return [None] * len(keys)
+        lookup = _Lookup(keys)
+        self._waiting.append(lookup)
+        if not self._boarding and len(self._flights) < MAX_FLIGHTS:
+            self._boarding = True
+            flight = asyncio.create_task(self._fly())
+            self._flights.add(flight)
+            flight.add_done_callback(self._flights.discard)
+        timer = lookup.values.get_loop().call_later(self._timeout, self._fail, lookup)
+        try:
+            return await lookup.values
+        finally:
+            timer.cancel()
+
+    async def close(self) -> None:
+        """Ends the flights; who still waits gets nothing."""
+        for flight in self._flights:
+            flight.cancel()
+        if self._flights:
+            await asyncio.wait(self._flights)
+        while self._waiting:
+            self._fail(self._waiting.popleft())
+
+    async def _fly(self) -> None:
+        self._boarding = False
+        while batch := self._take():
+            keys = [key for lookup in batch for key in lookup.keys]
+            try:
+                values = await self._link.run(partial(_fetch, keys=keys))
+            except WarmUnavailableError:
+                for lookup in batch:
+                    self._fail(lookup)
+            else:
+                self._answer(batch, values)
+
+    def _take(self) -> list[_Lookup]:
+        batch: list[_Lookup] = []
+        keys = 0
+        while self._waiting and (not batch or keys + len(self._waiting[0].keys) <= _MAX_KEYS):
+            lookup = self._waiting.popleft()
+            if not lookup.values.done():
+                batch.append(lookup)
+                keys += len(lookup.keys)
+        return batch
+
+    def _answer(self, batch: list[_Lookup], values: list[bytes | Exception | None]) -> None:
+        start = 0
+        for lookup in batch:
+            end = start + len(lookup.keys)
+            if not lookup.values.done():
+                self._count(values[start:end])
+                lookup.values.set_result(
+                    [v if isinstance(v, bytes) else None for v in values[start:end]]
+                )
+            start = end
+        for value in values:
+            if isinstance(value, Exception):
+                self._link.report(value)
+
+    def _count(self, values: list[bytes | Exception | None]) -> None:
+        self._counters.lookups += len(values)
+        for value in values:
+            if isinstance(value, bytes):
+                self._counters.found += 1
+            elif value is not None:
+                self._counters.errors += 1
+
+    def _fail(self, lookup: _Lookup) -> None:
+        if not lookup.values.done():
+            self._counters.lookups += len(lookup.keys)
+            self._counters.errors += len(lookup.keys)
+            lookup.values.set_result([None] * len(lookup.keys))
+
+
+async def _fetch(client: Client, keys: list[bytes]) -> list[bytes | Exception | None]:
+    values: list[bytes | Exception | None]
+    if isinstance(client, RedisCluster):
+        pipeline = client.pipeline()
+        for key in keys:
+            pipeline.execute_command("GET", key)
+        values = await pipeline.execute(raise_on_error=False)
+    else:
+        values = await client.execute_command("MGET", *keys)  # type: ignore[no-untyped-call]
+    if not isinstance(values, list) or len(values) != len(keys):
+        raise InvalidResponse("Redis answered a lookup with something else")
+    return values
