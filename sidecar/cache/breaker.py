@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import random
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 _log = structlog.get_logger()
 
@@ -106,6 +107,19 @@ class Breaker:
         else:
             self._backoff = min(self._backoff * 2, self._longest)
             self._open()
+
+    async def recover(self, probe: Callable[[], Awaitable[bool]]) -> None:
+        """Probes in the background until the breaker is closed."""
+        while not self.closed:
+            await asyncio.sleep(self.retry_in)
+            if self.begin_probe():
+                try:
+                    succeeded = await probe()
+                except Exception:
+                    # Whatever it was, giving up would leave the breaker open for ever.
+                    _log.exception("probe failed unexpectedly", service=self._name)
+                    succeeded = False
+                self.end_probe(succeeded=succeeded)
 
     def _open(self) -> None:
         self._state = BreakerState.OPEN

@@ -110,13 +110,7 @@ class RedisLink:
     def _went_down(self) -> None:
         if self._probing is None or self._probing.done():
             self._when_down()
-            self._probing = asyncio.create_task(self._probe_until_up())
-
-    async def _probe_until_up(self) -> None:
-        while not self._breaker.closed:
-            await asyncio.sleep(self._breaker.retry_in)
-            if self._breaker.begin_probe():
-                self._breaker.end_probe(succeeded=await self._probe())
+            self._probing = asyncio.create_task(self._breaker.recover(self._probe))
 
     async def _probe(self) -> bool:
         """Whether Redis answers over a new connection; if so, opens the others as well.

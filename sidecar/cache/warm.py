@@ -10,6 +10,7 @@ from sidecar.cache.breaker import Breaker
 from sidecar.cache.redis_link import RedisLink, WarmUnavailableError
 from sidecar.cache.warm_lookups import MAX_FLIGHTS, WarmLookups
 from sidecar.cache.warm_writes import WarmWrites
+from sidecar.cache.write_queue import Delete, Put
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -89,7 +90,7 @@ class WarmTier:
     async def close(self) -> None:
         """Drops what is still queued (`flush` first) and closes the connections."""
         await self._lookups.close()
-        await self._writes.close()
+        await self._writes.queue.close()
         await self._link.close()
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -106,11 +107,12 @@ class WarmTier:
         ``expires_ms`` is milliseconds since the Unix epoch, 0 for never. Without ``replace`` an
         entry that is there stays.
         """
-        self._writes.put(key, value, expires_ms, replace=replace)
+        self._writes.add(Put(key, value, expires_ms, replace))
 
     def delete(self, keys: Sequence[bytes]) -> None:
         """Queues removals behind the writes already queued; dropped as those are."""
-        self._writes.delete(keys)
+        for key in keys:
+            self._writes.add(Delete(key))
 
     async def delete_many(self, keys: Sequence[bytes]) -> None:
         """Removes the entries, those still queued included, and returns when it is done.
@@ -121,7 +123,7 @@ class WarmTier:
 
     async def flush(self, seconds: float) -> bool:
         """Waits up to ``seconds`` for queued writes; returns whether none is left."""
-        return await self._writes.flush(seconds)
+        return await self._writes.queue.flush(seconds)
 
     async def run(
         self, operation: Callable[[Client], Awaitable[T]], seconds: float | None = None
@@ -133,4 +135,4 @@ class WarmTier:
         return await self._link.run(operation, seconds)
 
     def _drop_writes(self) -> None:
-        self._writes.drop_all()
+        self._writes.queue.drop_all()
