@@ -139,7 +139,9 @@ class EncoderSettings(_Section):
         description="'local', or addresses of other sidecars that encode, with commas between",
     )
     batch_tokens: int = Field(
-        2048, ge=16, description="most tokens in one run of a model, padding included"
+        0,
+        ge=0,
+        description="most tokens in one run, padding included; 0 for 512 on a CPU, 16384 on CUDA",
     )
     queue_inputs: int = Field(
         20_000, ge=1, description="most inputs waiting for a model; more are refused"
@@ -227,6 +229,15 @@ class Settings(_Section):
     redis: RedisSettings = Field(default_factory=RedisSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
+    @model_validator(mode="after")
+    def _has_room_for_a_batch(self) -> Settings:
+        if self.encoder.queue_inputs < self.server.max_batch_items:
+            raise ValueError(
+                "encoder.queue_inputs must be at least server.max_batch_items, else the largest"
+                " batch is always refused"
+            )
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -290,7 +301,7 @@ def load_settings(
 
 
 def _explain(detail: ErrorDetails, sources: Mapping[str, str], file: Path | None) -> str:
-    path = ".".join(str(part) for part in detail["loc"][:2])
+    path = ".".join(str(part) for part in detail["loc"][:2]) or "settings"
     origin = sources.get(path, str(file) if file else "")
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":

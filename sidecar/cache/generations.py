@@ -108,8 +108,8 @@ class GenerationStore(Protocol):
         """Moves the namespace to a new epoch, tells all other sidecars, and returns it."""
         ...
 
-    async def announce_removal(self, namespace: str, keys: Sequence[bytes]) -> None:
-        """Tells all other sidecars to remove these entries from their own tiers."""
+    async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
+        """Removes entries from the shared tier, and tells all other sidecars to do so too."""
         ...
 
 
@@ -126,9 +126,9 @@ class Generations:
         self._states: OrderedDict[str, NamespaceState] = OrderedDict()
         self._unshared: set[str] = set()
 
-    def states(self) -> list[NamespaceState]:
-        """All states in memory."""
-        return list(self._states.values())
+    def in_memory(self, namespace: str) -> NamespaceState | None:
+        """The state of a namespace that was in use of late."""
+        return self._states.get(namespace)
 
     async def state(self, namespace: str) -> NamespaceState:
         """The state of a namespace.
@@ -193,26 +193,30 @@ class Generations:
             self._unshared.add(namespace)
             raise InvalidationNotSharedError(str(error)) from error
 
-    async def announce_removal(self, state: NamespaceState, keys: Sequence[bytes]) -> None:
-        """Tells other sidecars that entries were removed by key.
+    async def remove_shared(self, state: NamespaceState, keys: Sequence[bytes]) -> None:
+        """Removes entries from the shared tier and from the tiers of all other sidecars.
 
-        Raises `InvalidationNotSharedError` if they could not be told.
+        Raises `InvalidationNotSharedError` if that could not be done.
         """
         state.restamp()
         try:
-            await self._store.announce_removal(state.name, keys)
+            await self._store.remove(state.name, keys)
         except StoreUnavailableError as error:
             raise InvalidationNotSharedError(str(error)) from error
 
-    async def synchronise(self) -> None:
+    async def synchronise(self) -> bool:
         """Compares every state in memory with the store.
 
-        Raises `StoreUnavailableError`.
+        Returns whether the store has lost state since it was last asked. Raises
+        `StoreUnavailableError`.
         """
-        for state in self.states():
+        lost = False
+        for state in list(self._states.values()):
             epoch, base = await self._store.load(state.name, _agreed_epoch(state))
             self._unshared.discard(state.name)
+            lost |= state.base not in (base, _NO_BASE)
             state.merge(epoch, base)
+        return lost
 
     def forget_tags(self) -> None:
         """Makes every tag unknown: some invalidations may have been missed."""

@@ -47,8 +47,8 @@ class LocalGenerations:
         """See `GenerationStore.bump_epoch`."""
         return (await asyncio.to_thread(self._bump, namespace, [_EPOCH]))[_EPOCH]
 
-    async def announce_removal(self, namespace: str, keys: Sequence[bytes]) -> None:
-        """There is nobody to tell."""
+    async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
+        """Nothing: there is no shared tier and nobody to tell."""
 
     def close(self) -> None:
         """Closes the file."""

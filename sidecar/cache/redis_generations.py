@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from sidecar.cache.generations import StoreUnavailableError
 from sidecar.cache.warm import WarmUnavailableError
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from sidecar.cache.warm import WarmTier
 
 STREAM_LENGTH = 100_000
-POLL_SECONDS = 1.0
+TAG_FIELD = b"tag:"
 
 # A number that only grows: the time in microseconds, or one more than the last.
 _NEXT = """
@@ -60,8 +58,6 @@ return result
 """
 )
 
-_log = structlog.get_logger()
-
 
 class RedisGenerations:
     """A `GenerationStore` that every sidecar on the same Redis and prefix shares."""
@@ -97,8 +93,12 @@ class RedisGenerations:
         """See `GenerationStore.bump_epoch`."""
         return (await self._bump(namespace, [b"epoch"]))[0]
 
-    async def announce_removal(self, namespace: str, keys: Sequence[bytes]) -> None:
-        """See `GenerationStore.announce_removal`."""
+    async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
+        """See `GenerationStore.remove`."""
+        try:
+            await self._warm.delete_many(keys)
+        except WarmUnavailableError as error:
+            raise StoreUnavailableError(str(error)) from error
         # Keys hold no space: see KeySpace.
         fields: dict[Any, Any] = {b"n": namespace, b"k": b" ".join(keys)}
         await self._run(
@@ -123,4 +123,4 @@ class RedisGenerations:
 
 
 def _tag_field(tag: bytes) -> bytes:
-    return b"tag:" + tag.hex().encode()
+    return TAG_FIELD + tag.hex().encode()

@@ -15,7 +15,7 @@ from sidecar.services.embed_wire import TIER_NUMBER
 from sidecar.services.errors import CallError, invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Any
 
     from sidecar.cache.disk import DiskTier
@@ -61,16 +61,16 @@ class CacheAdmin:
     async def stats(self, raw: bytes) -> bytes:
         """Stats."""
         decode(cache_pb2.StatsRequest, raw)
-        return (await self.collect()).SerializeToString()
+        return self.collect().SerializeToString()
 
-    async def collect(self) -> cache_pb2.StatsResponse:
+    def collect(self) -> cache_pb2.StatsResponse:
         """Every counter of this sidecar."""
         counters = self._cache.counters
         return cache_pb2.StatsResponse(
             version=__version__,
             uptime_seconds=time.monotonic() - self._started,
             response_hits=self._embed.response_hits,
-            tiers=[await self._tier(tier) for tier in Tier],
+            tiers=[self._tier(tier) for tier in Tier],
             items_failed=counters.failed,
             warm=self._warm_state(),
             models=[_model(name, embedder) for name, embedder in self._models.items()],
@@ -126,10 +126,9 @@ class CacheAdmin:
             raise invalid("name at least one input")
         # This sidecar first, so that it obeys even if Redis cannot be told.
         self._cache.remove(keys)
-        state.restamp()
         await self._generations.remove_shared(state, keys)
 
-    async def _tier(self, tier: Tier) -> cache_pb2.TierStats:
+    def _tier(self, tier: Tier) -> cache_pb2.TierStats:
         counters = self._cache.counters
         stats = cache_pb2.TierStats(
             tier=TIER_NUMBER[tier],  # type: ignore[arg-type]
@@ -141,4 +140,40 @@ class CacheAdmin:
             stats.bytes = self._hot.bytes
             stats.capacity_bytes = self._hot.capacity_bytes
             stats.evictions = self._hot.counters.evictions
+        if tier is Tier.DISK and self._disk is not None:
+            stats.entries = self._disk.entries
+            stats.bytes = self._disk.bytes
+            stats.capacity_bytes = self._disk.max_bytes
+            stats.evictions = self._disk.counters.evictions
         return stats
+
+    def _warm_state(self) -> cache_pb2.WarmState:
+        if self._warm is None:
+            return cache_pb2.WarmState(state=cache_pb2.WarmState.STATE_OFF)
+        counters = self._warm.counters
+        up = self._warm.state == "up"
+        return cache_pb2.WarmState(
+            state=cache_pb2.WarmState.STATE_UP if up else cache_pb2.WarmState.STATE_DOWN,
+            errors=counters.errors,
+            skipped=counters.skipped,
+            writes_dropped=counters.writes_dropped,
+        )
+
+
+def _model(name: str, embedder: Embedder) -> cache_pb2.ModelStats:
+    try:
+        version = embedder.info.version
+    except ModelUnavailableError:
+        version = ""
+    counters = embedder.counters
+    return cache_pb2.ModelStats(
+        name=name,
+        version=version,
+        computed=counters.computed,
+        batches=counters.batches,
+        tokens=counters.tokens,
+        padding_tokens=counters.padding_tokens,
+        queued=embedder.queued,
+        shed=counters.shed,
+        abandoned=counters.abandoned,
+    )

@@ -144,6 +144,7 @@ class EmbedService:
                 accepts_text=info.accepts_text,
                 accepts_tensor=info.accepts_tensor,
                 runs_on=info.runs_on,
+                prompts=dict(info.prompts),
             )
         return response.SerializeToString()
 

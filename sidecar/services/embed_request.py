@@ -163,7 +163,7 @@ class RequestReader:
             )
         return embedder
 
-    def input_prompt(self, info: ModelInfo, input_type: embed_pb2.InputType) -> tuple[str, str]:
+    def input_prompt(self, info: ModelInfo, input_type: int) -> tuple[str, str]:
         """The name of an input type and the prompt of the model for it. Raises `CallError`."""
         name = enum_value(_INPUT_TYPES, input_type, "input_type")
         return name, info.prompts.get(name, "")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _AGE = struct.Struct("<Q")
 _SCALE = struct.Struct("<f")
 _NO_PIECE = b""
-_TIER_NUMBER = {
+TIER_NUMBER = {
     Tier.HOT: 1,
     Tier.DISK: 2,
     Tier.WARM: 3,
@@ -54,7 +54,7 @@ def _tail(tier: Tier, version: str, tokens: int, truncated: bool) -> bytes:
     return b"".join(
         (
             b"\x18",
-            varint(_TIER_NUMBER[tier]),
+            varint(TIER_NUMBER[tier]),
             length_delimited(4, version.encode()),
             b"\x28" + varint(tokens) if tokens else _NO_PIECE,
             b"\x30\x01" if truncated else _NO_PIECE,

@@ -433,6 +433,26 @@ Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 class Model(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class PromptsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
@@ -440,6 +460,7 @@ class Model(_message.Message):
     ACCEPTS_TEXT_FIELD_NUMBER: _builtins.int
     ACCEPTS_TENSOR_FIELD_NUMBER: _builtins.int
     RUNS_ON_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     """Changes whenever anything changes that a vector depends on."""
@@ -451,6 +472,10 @@ class Model(_message.Message):
     accepts_tensor: _builtins.bool
     runs_on: _builtins.str
     """Where it runs: "cpu", "cuda" or the address of an encoder."""
+    @_builtins.property
+    def prompts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What is put in front of a text, by input type: "query", "document"."""
+
     def __init__(
         self,
         *,
@@ -461,10 +486,11 @@ class Model(_message.Message):
         accepts_text: _builtins.bool = ...,
         accepts_tensor: _builtins.bool = ...,
         runs_on: _builtins.str = ...,
+        prompts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_tensor", b"accepts_tensor", "accepts_text", b"accepts_text", "dimensions", b"dimensions", "max_tokens", b"max_tokens", "name", b"name", "runs_on", b"runs_on", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_tensor", b"accepts_tensor", "accepts_text", b"accepts_text", "dimensions", b"dimensions", "max_tokens", b"max_tokens", "name", b"name", "prompts", b"prompts", "runs_on", b"runs_on", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

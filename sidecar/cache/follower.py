@@ -1,0 +1,130 @@
+"""Follows the stream of invalidations, so that this sidecar's own tiers obey what others decide.
+
+The stream is read by id: after a lost connection it is read from where it was left. When that
+place is gone, or Redis has lost its state, nobody knows what was missed, and everything that was
+taken for valid is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from sidecar.cache.generations import StoreUnavailableError
+from sidecar.cache.redis_generations import STREAM_LENGTH, TAG_FIELD
+from sidecar.cache.warm import WarmUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sidecar.cache.generations import Generations
+    from sidecar.cache.warm import WarmTier
+
+BLOCK_SECONDS = 1.0
+SYNCHRONISE_SECONDS = 5.0
+_RETRY_SECONDS = 0.1
+_ANSWER_SECONDS = 2.0
+_START = b"0-0"
+
+_log = structlog.get_logger()
+
+
+class InvalidationFollower:
+    """Applies what the stream says to ``generations``, and removals through ``remove``.
+
+    ``lost`` is called when invalidations may have been missed.
+    """
+
+    def __init__(
+        self,
+        warm: WarmTier,
+        stream: bytes,
+        generations: Generations,
+        *,
+        remove: Callable[[Sequence[bytes]], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._warm = warm
+        self._stream = stream
+        self._generations = generations
+        self._remove = remove
+        self._lost = lost
+        self._position: bytes | None = None
+        self._connected = False
+        self._synchronised_at = 0.0
+
+    async def run(self) -> None:
+        """Follows the stream until cancelled."""
+        while True:
+            try:
+                if not self._connected:
+                    await self._connect()
+                await self._read()
+                if time.monotonic() - self._synchronised_at > SYNCHRONISE_SECONDS:
+                    await self._synchronise()
+            except (WarmUnavailableError, StoreUnavailableError) as error:
+                if self._connected:
+                    self._connected = False
+                    _log.warning("invalidations are not followed", reason=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _connect(self) -> None:
+        if self._position is None or not await self._is_there(self._position):
+            newest = await self._command("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
+            missed = self._position is not None
+            self._position = newest[0][0] if newest else _START
+            self._give_up(missed=missed)
+        await self._synchronise()
+        self._connected = True
+        _log.info("invalidations are followed")
+
+    async def _is_there(self, position: bytes) -> bool:
+        if position == _START:
+            return int(await self._command("XLEN", self._stream)) < STREAM_LENGTH
+        return bool(await self._command("XRANGE", self._stream, position, position))
+
+    async def _read(self) -> None:
+        block = round(BLOCK_SECONDS * 1000)
+        reply = await self._command(
+            "XREAD", "COUNT", 1000, "BLOCK", block, "STREAMS", self._stream, self._position
+        )
+        for _, entries in reply or ():
+            for position, fields in entries:
+                self._apply(dict(zip(fields[::2], fields[1::2], strict=True)))
+                self._position = position
+
+    def _apply(self, event: dict[bytes, bytes]) -> None:
+        namespace = event.get(b"n", b"").decode()
+        state = self._generations.in_memory(namespace)
+        if b"k" in event:
+            self._remove(event[b"k"].split(b" "))
+            if state is not None:
+                state.restamp()
+        elif state is None:
+            return
+        elif event[b"f"] == b"epoch":
+            state.merge(int(event[b"g"]), state.base)
+        elif event[b"f"].startswith(TAG_FIELD):
+            tag = bytes.fromhex(event[b"f"].removeprefix(TAG_FIELD).decode())
+            state.invalidate({tag: int(event[b"g"])})
+
+    async def _synchronise(self) -> None:
+        if await self._generations.synchronise():
+            self._give_up(missed=True)
+        self._synchronised_at = time.monotonic()
+
+    def _give_up(self, *, missed: bool) -> None:
+        self._generations.forget_tags()
+        self._lost()
+        if missed:
+            _log.warning("invalidations may have been missed: the hot tier starts anew")
+
+    async def _command(self, *arguments: Any) -> Any:
+        async def execute(client: Any) -> Any:
+            # Raw replies: redis-py's own parsing differs between its versions.
+            return await client.execute_command(*arguments)
+
+        return await self._warm.run(execute, seconds=BLOCK_SECONDS + _ANSWER_SECONDS)

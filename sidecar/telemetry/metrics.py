@@ -1,0 +1,166 @@
+"""Prometheus metrics. Counters are kept where things happen, as plain numbers, and read here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embercache.v1 import cache_pb2, common_pb2
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+# From a hot hit to a long batch on a CPU, in seconds.
+_BUCKETS = (
+    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+
+
+class CallMetrics:
+    """Durations and statuses of calls, by method."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._durations = Histogram(
+            "embercache_call_seconds",
+            "Time inside the sidecar of calls that ended well; of streams, of the whole stream.",
+            ["method"],
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        self._failures = Counter(
+            "embercache_calls_failed",
+            "Calls that ended with a status other than OK.",
+            ["method", "code"],
+            registry=registry,
+        )
+
+    def duration(self, method: str) -> Histogram:
+        """What takes the durations of a method's calls."""
+        return self._durations.labels(method)
+
+    def failed(self, method: str, code: str) -> None:
+        """Counts a call that ended with an error."""
+        self._failures.labels(method, code).inc()
+
+
+class StatsCollector(Collector):
+    """The answer of CacheService.Stats as metrics."""
+
+    def __init__(self, collect_stats: Callable[[], cache_pb2.StatsResponse]) -> None:
+        self._collect_stats = collect_stats
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client.registry.Collector`."""
+        stats = self._collect_stats()
+        yield from _cache(stats)
+        yield from _warm(stats.warm)
+        yield from _models(stats)
+
+
+def serve_metrics(address: str, registry: CollectorRegistry) -> Callable[[], None]:
+    """Serves a registry over HTTP on ``HOST:PORT``; returns what ends it. Raises `OSError`."""
+    host, _, port = address.rpartition(":")
+    server, _ = start_http_server(int(port), host.strip("[]"), registry)
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return stop
+
+
+def _cache(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "embercache_uptime_seconds", "Time since the sidecar started.", stats.uptime_seconds
+    )
+    yield CounterMetricFamily(
+        "embercache_response_hits",
+        "Calls answered whole from memory, without looking at their items.",
+        stats.response_hits,
+    )
+    yield CounterMetricFamily(
+        "embercache_items_failed", "Items that ended with an error.", stats.items_failed
+    )
+    answered = CounterMetricFamily(
+        "embercache_items_answered", "Items by the tier that answered.", labels=["tier"]
+    )
+    corrupt = CounterMetricFamily(
+        "embercache_corrupt_values", "Values refused as corrupt, by tier.", labels=["tier"]
+    )
+    evictions = CounterMetricFamily(
+        "embercache_evictions", "Entries pushed out for want of room, by tier.", labels=["tier"]
+    )
+    entries = GaugeMetricFamily("embercache_entries", "Entries held, by tier.", labels=["tier"])
+    held = GaugeMetricFamily("embercache_bytes", "Bytes held, by tier.", labels=["tier"])
+    capacity = GaugeMetricFamily(
+        "embercache_capacity_bytes", "Most bytes that a tier may hold.", labels=["tier"]
+    )
+    for tier in stats.tiers:
+        name = [common_pb2.Tier.Name(tier.tier).removeprefix("TIER_").lower()]
+        answered.add_metric(name, tier.answered)
+        if tier.tier in (common_pb2.TIER_DISK, common_pb2.TIER_WARM):
+            corrupt.add_metric(name, tier.corrupt)
+        if tier.tier in (common_pb2.TIER_HOT, common_pb2.TIER_DISK):
+            evictions.add_metric(name, tier.evictions)
+            entries.add_metric(name, tier.entries)
+            held.add_metric(name, tier.bytes)
+            capacity.add_metric(name, tier.capacity_bytes)
+    yield from (answered, corrupt, evictions, entries, held, capacity)
+
+
+def _warm(warm: cache_pb2.WarmState) -> Iterator[Metric]:
+    if warm.state == cache_pb2.WarmState.STATE_OFF:
+        return
+    yield GaugeMetricFamily(
+        "embercache_redis_up",
+        "Whether Redis is in use: 0 while it is left alone after failures.",
+        int(warm.state == cache_pb2.WarmState.STATE_UP),
+    )
+    yield CounterMetricFamily(
+        "embercache_redis_errors", "Lookups in Redis that failed or came too late.", warm.errors
+    )
+    yield CounterMetricFamily(
+        "embercache_redis_skipped", "Lookups not sent because Redis was down.", warm.skipped
+    )
+    yield CounterMetricFamily(
+        "embercache_redis_writes_dropped",
+        "Entries not written to Redis because it was down or the queue was full.",
+        warm.writes_dropped,
+    )
+
+
+def _models(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
+    counters = {
+        "computed": CounterMetricFamily(
+            "embercache_model_inputs", "Inputs that a model computed.", labels=["model"]
+        ),
+        "batches": CounterMetricFamily(
+            "embercache_model_batches", "Runs of a model, a batch each.", labels=["model"]
+        ),
+        "tokens": CounterMetricFamily(
+            "embercache_model_tokens", "Tokens that a model read.", labels=["model"]
+        ),
+        "padding_tokens": CounterMetricFamily(
+            "embercache_model_padding_tokens", "Tokens of padding.", labels=["model"]
+        ),
+        "shed": CounterMetricFamily(
+            "embercache_model_shed", "Inputs refused by a full queue.", labels=["model"]
+        ),
+        "abandoned": CounterMetricFamily(
+            "embercache_model_abandoned", "Inputs whose callers had all gone.", labels=["model"]
+        ),
+    }
+    queued = GaugeMetricFamily(
+        "embercache_model_queued", "Inputs waiting for a model.", labels=["model"]
+    )
+    for model in stats.models:
+        for field, family in counters.items():
+            family.add_metric([model.name], getattr(model, field))
+        queued.add_metric([model.name], model.queued)
+    yield from counters.values()
+    yield queued

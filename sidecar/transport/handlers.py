@@ -1,0 +1,70 @@
+"""Between gRPC and the services: bytes in, bytes out; errors become statuses, calls are counted."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from sidecar.services.errors import as_call_error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from sidecar.telemetry.metrics import CallMetrics
+
+    Context = grpc.aio.ServicerContext[bytes, bytes]
+    Unary = Callable[[bytes], Awaitable[bytes]]
+    Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+
+
+def unary(method: Unary, name: str, metrics: CallMetrics) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler for one request and one response."""
+    observe = metrics.duration(name).observe
+
+    async def handle(request: bytes, context: Context) -> bytes:
+        started = perf_counter()
+        try:
+            response = await method(request)
+        except Exception as error:
+            await _end(error, name, context, metrics)
+            raise  # not reached: ending a call raises
+        observe(perf_counter() - started)
+        return response
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def stream(method: Stream, name: str, metrics: CallMetrics) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler for a stream of requests and a stream of responses."""
+    observe = metrics.duration(name).observe
+
+    async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        started = perf_counter()
+        responses = method(requests)
+        try:
+            async for response in responses:
+                yield response
+        except Exception as error:
+            await _end(error, name, context, metrics)
+        finally:
+            await responses.aclose()  # type: ignore[attr-defined]
+        observe(perf_counter() - started)
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def service(
+    name: str, methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+) -> grpc.GenericRpcHandler:
+    """The handlers of one service."""
+    return grpc.method_handlers_generic_handler(name, dict(methods))
+
+
+async def _end(error: Exception, name: str, context: Context, metrics: CallMetrics) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    failure = as_call_error(error)
+    metrics.failed(name, failure.code.name)
+    await context.abort(failure.code, failure.message)

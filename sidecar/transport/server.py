@@ -1,0 +1,92 @@
+"""The gRPC server: listeners, health, reflection, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sidecar.config import ServerSettings
+
+HEALTH = "grpc.health.v1.Health"
+
+
+class ListenError(Exception):
+    """An address cannot be listened on. The message says which and what to do."""
+
+
+class GrpcServer:
+    """Serves generic handlers on a TCP address, a Unix socket or both."""
+
+    def __init__(
+        self, settings: ServerSettings, handlers: Iterable[grpc.GenericRpcHandler]
+    ) -> None:
+        self._settings = settings
+        self._handlers = list(handlers)
+        self._names = [handler.service_name() for handler in self._handlers]  # type: ignore[attr-defined]
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self.addresses: list[str] = []
+
+    async def start(self) -> None:
+        """Listens, and says so on the health service. Raises `ListenError`."""
+        self._server = grpc.aio.server(
+            options=[
+                # A request between one and two times the limit gets our own, clearer message.
+                ("grpc.max_receive_message_length", 2 * self._settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                # Two sidecars on one port would share its calls at random.
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        self._server.add_generic_rpc_handlers(self._handlers)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*self._names, HEALTH, reflection.SERVICE_NAME), self._server
+        )
+        if self._settings.address:
+            self._listen_tcp(self._server, self._settings.address)
+        if self._settings.socket:
+            self._listen_unix(self._server, self._settings.socket)
+        await self._server.start()
+        for name in ("", *self._names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> None:
+        """Ends so that no call fails: says it is going, waits, lets calls in progress end."""
+        if self._server is None:
+            return
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._settings.drain_delay)
+        await self._server.stop(self._settings.drain_timeout)
+        self._server = None
+
+    def _listen_tcp(self, server: grpc.aio.Server, address: str) -> None:
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError:
+            raise ListenError(
+                f"cannot listen on {address}: is another process using it? Set server.address"
+            ) from None
+        self.addresses.append(f"{address.rpartition(':')[0]}:{port}")
+
+    def _listen_unix(self, server: grpc.aio.Server, path: str) -> None:
+        path = os.path.abspath(path)
+        previous = os.umask(0o117)
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        except RuntimeError:
+            raise ListenError(
+                f"cannot listen on the socket {path}: does its folder exist, and may this user"
+                " write there? Set server.socket"
+            ) from None
+        finally:
+            os.umask(previous)
+        self.addresses.append(f"unix:{path}")
