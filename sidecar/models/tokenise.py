@@ -1,0 +1,78 @@
+"""Turns texts into token ids, truncated to what the model reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+
+from sidecar.models.errors import SetupError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tokenizers import Encoding
+
+# A text is cut before it is tokenised, at first to this many characters a token.
+_CHARS_A_TOKEN = 8
+# The first tokens of a cut text are those of the whole text if the cut is this many tokens away.
+_MARGIN_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of one text, special tokens included."""
+
+    ids: list[int]
+    truncated: bool
+
+
+class TextTokeniser:
+    """Tokenises texts for one model. Safe to use from any thread; releases the GIL.
+
+    Truncation and padding set in the tokeniser's file are overridden: the file describes how
+    somebody once trained or exported the model, not how it is run here.
+    """
+
+    def __init__(self, path: Path, max_tokens: int) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing more specific
+            raise SetupError(f"{path}: not a readable tokenizer ({error})") from error
+        self._tokenizer.no_padding()
+        try:
+            self._tokenizer.enable_truncation(max_tokens)
+        except BaseException as error:
+            raise SetupError(f"{path}: cannot truncate to {max_tokens} tokens ({error})") from error
+        self._first_cut = (max_tokens + _MARGIN_TOKENS) * _CHARS_A_TOKEN
+
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
+        """Returns the tokens of each text. A long text costs what its beginning costs."""
+        cuts = [_cut(text, self._first_cut) for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(cuts)
+        return [
+            self._tokens(encoding, text, len(cut))
+            for encoding, text, cut in zip(encodings, texts, cuts, strict=True)
+        ]
+
+    def _tokens(self, encoding: Encoding, text: str, size: int) -> Tokens:
+        # Of a text whose beginning held few tokens (white space, say), a longer one is needed.
+        while size < len(text) and _overflow(encoding) < _MARGIN_TOKENS:
+            cut = _cut(text, 4 * size)
+            (encoding,) = self._tokenizer.encode_batch_fast([cut])
+            size = len(cut)
+        return Tokens(encoding.ids, truncated=bool(encoding.overflowing))
+
+
+def _cut(text: str, size: int) -> str:
+    """The first ``size`` characters, less the word that the cut would split."""
+    if len(text) <= size:
+        return text
+    space = text.rfind(" ", size // 2, size)
+    return text[: space if space > 0 else size]
+
+
+def _overflow(encoding: Encoding) -> int:
+    return sum(len(part.ids) for part in encoding.overflowing)
