@@ -1,0 +1,57 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar.cache.breaker import Breaker
+from sidecar.cache.redis_connect import connect
+from sidecar.cache.warm import WarmTier
+from sidecar.dev_redis import DevRedis
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[DevRedis]:
+    """One real Redis for the whole run; use ``redis_server``, which empties it first."""
+    with DevRedis() as server:
+        yield server
+
+
+@pytest.fixture
+async def redis_server(shared_redis: DevRedis) -> DevRedis:
+    """A real Redis without data. Not to be killed or frozen: take ``own_redis`` for that."""
+    client = connect(shared_redis.url, connect_timeout=5)
+    await client.flushall()
+    await client.config_resetstat()
+    await client.aclose()
+    return shared_redis
+
+
+@pytest.fixture
+def own_redis() -> Iterator[DevRedis]:
+    """A real Redis for this test alone."""
+    with DevRedis() as server:
+        yield server
+
+
+@pytest.fixture
+async def open_warm() -> AsyncIterator[Callable[..., Awaitable[WarmTier]]]:
+    """Opens warm tiers that probe a Redis that is down without much delay; closes them."""
+    tiers: list[WarmTier] = []
+
+    async def open_tier(url: str, **options: object) -> WarmTier:
+        breaker = Breaker("redis", failures=3, first_seconds=0.01, longest_seconds=0.05)
+        options = {"timeout": 5.0, "breaker": breaker} | options
+        tier = WarmTier(connect(url, connect_timeout=1), **options)
+        tiers.append(tier)
+        await tier.start()
+        return tier
+
+    yield open_tier
+    for tier in tiers:
+        await tier.close()
