@@ -8,7 +8,6 @@ the environment, which wins over the file, which wins over the default.
 from __future__ import annotations
 
 import ipaddress
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from sidecar.models.packs import default_folder
 from sidecar.units import Bytes, Lifetime, Seconds, Words
 
 if TYPE_CHECKING:
@@ -101,10 +101,7 @@ class ModelSettings(_Section):
     packs: Words = Field(
         ("minilm",), description="names of packs or paths of folders; the first is the default"
     )
-    folder: Path = Field(
-        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "embercache" / "models",
-        description="where packs are kept",
-    )
+    folder: Path = Field(default_factory=default_folder, description="where packs are kept")
     provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models run")
     threads: int = Field(0, ge=0, description="threads of one run; 0 for the CPUs available")
     normalise: Words = Field(

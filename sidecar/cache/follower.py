@@ -45,7 +45,7 @@ class InvalidationFollower:
         generations: Generations,
         *,
         remove: Callable[[Sequence[bytes]], None],
-        lost: Callable[[], None],
+        lost: Callable[[], object],
     ) -> None:
         self._warm = warm
         self._stream = stream

@@ -142,9 +142,9 @@ class CacheAdmin:
             stats.evictions = self._hot.counters.evictions
         if tier is Tier.DISK and self._disk is not None:
             stats.entries = self._disk.entries
-            stats.bytes = self._disk.bytes
-            stats.capacity_bytes = self._disk.max_bytes
-            stats.evictions = self._disk.counters.evictions
+            stats.bytes = self._disk.size_bytes
+            stats.capacity_bytes = self._disk.capacity_bytes
+            stats.evictions = self._disk.evictions
         return stats
 
     def _warm_state(self) -> cache_pb2.WarmState:

@@ -1,0 +1,50 @@
+"""``embercache config``: what is set, and whether it is right."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+import yaml
+
+from sidecar.cli.options import all_values, plain, settings_options
+from sidecar.config import ENVIRONMENT_PREFIX, all_settings
+
+if TYPE_CHECKING:
+    from sidecar.config import Settings
+
+# Read elsewhere: by the option --config, and by clients in the same environment.
+_OTHER_VARIABLES = {"EMBERCACHE_CONFIG", "EMBERCACHE_ADDRESS"}
+
+
+@click.group()
+def config() -> None:
+    """Check settings, or show them."""
+
+
+@config.command()
+@settings_options
+def check(settings: Settings) -> None:
+    """Check flags, environment and file; name every field that is wrong."""
+    del settings  # Read, and so right.
+    known = {setting.variable for setting in all_settings()} | _OTHER_VARIABLES
+    for name in sorted(os.environ):
+        # Kubernetes describes a service named embercache in variables of its own.
+        kubernetes = name.startswith(("EMBERCACHE_SERVICE_", "EMBERCACHE_PORT"))
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known and not kubernetes:
+            click.echo(f"warning: {name} is not a setting and has no effect", err=True)
+    click.echo("settings are right")
+
+
+@config.command()
+@settings_options
+def show(settings: Settings) -> None:
+    """Show every setting as YAML, each with its meaning. Secrets are masked."""
+    section = ""
+    for setting, value in all_values(settings):
+        if setting.section != section:
+            section = setting.section
+            click.echo(f"{section}:")
+        text = yaml.safe_dump(plain(value), default_style='"', width=1000).strip()
+        click.echo(f"  {setting.name}: {text}  # {setting.field.description}")

@@ -1,0 +1,92 @@
+"""Options of commands, made from the settings' one declaration."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+from sidecar.config import ConfigError, Settings, all_settings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.config import Setting
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command ``--config`` and a flag for every setting; it gets ``settings``.
+
+    Secrets have no flag: the arguments of a process can be read by others.
+    """
+
+    @functools.wraps(command)
+    def wrapper(config: Path | None, **values: Any) -> Any:
+        flags = {
+            setting.path: values.pop(_parameter(setting))
+            for setting in all_settings()
+            if not is_secret(setting)
+        }
+        try:
+            settings = load_settings(config, os.environ, flags)
+        except ConfigError as error:
+            raise click.UsageError(str(error)) from None
+        return command(settings=settings, **values)
+
+    for setting in reversed(list(all_settings())):
+        if not is_secret(setting):
+            wrapper = click.option(
+                setting.flag,
+                _parameter(setting),
+                metavar="VALUE",
+                help=f"{setting.field.description}  [default: {default_text(setting)}]",
+            )(wrapper)
+    return click.option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="EMBERCACHE_CONFIG",
+        help="YAML file of settings; flags and EMBERCACHE_* variables win over it",
+    )(wrapper)
+
+
+def is_secret(setting: Setting) -> bool:
+    """Whether a setting's value must not be shown."""
+    return setting.field.annotation is SecretStr
+
+
+def default_text(setting: Setting) -> str:
+    """A setting's default, as one would write it."""
+    default = setting.field.get_default(call_default_factory=True)
+    if default is PydanticUndefined:
+        return ""
+    return plain(default)
+
+
+def plain(value: Any) -> str:
+    """A setting's value, as one would write it in a flag; secrets are masked."""
+    if isinstance(value, SecretStr):
+        return "***" if value.get_secret_value() else ""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def _parameter(setting: Setting) -> str:
+    return setting.path.replace(".", "_")
+
+
+def all_values(settings: Settings) -> list[tuple[Setting, Any]]:
+    """Every setting with its value."""
+    return [
+        (setting, getattr(getattr(settings, setting.section), setting.name))
+        for setting in all_settings()
+    ]

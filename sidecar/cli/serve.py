@@ -1,0 +1,48 @@
+"""``embercache serve``: runs a sidecar."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import click
+
+from sidecar.app import serve as run
+from sidecar.cache.disk import DiskLockedError
+from sidecar.cache.redis_connect import RedisUrlError
+from sidecar.cli.options import settings_options
+from sidecar.dev_redis import DevRedis, DevRedisError
+from sidecar.models.errors import SetupError
+from sidecar.telemetry.logging import configure_logging
+from sidecar.transport.server import ListenError
+
+if TYPE_CHECKING:
+    from sidecar.config import Settings
+
+CANNOT_START = (SetupError, RedisUrlError, DiskLockedError, ListenError, DevRedisError, OSError)
+
+
+@click.command()
+@click.option("--dev", is_flag=True, help="also start a private Redis, gone with the sidecar")
+@settings_options
+def serve(settings: Settings, dev: bool) -> None:
+    """Run a sidecar until SIGTERM, then let calls in progress end.
+
+    Secrets are set by environment or file: EMBERCACHE_REDIS_URL, EMBERCACHE_CACHE_SALT.
+    """
+    configure_logging(settings.log)
+    try:
+        with contextlib.ExitStack() as exits:
+            if dev:
+                settings = with_redis(settings, exits.enter_context(DevRedis()))
+            asyncio.run(run(settings))
+    except CANNOT_START as error:
+        raise click.ClickException(str(error)) from error
+
+
+def with_redis(settings: Settings, redis: DevRedis) -> Settings:
+    """The settings, with that Redis as the warm tier."""
+    values = settings.model_dump()
+    values["redis"]["url"] = redis.url
+    return type(settings).model_validate(values)
