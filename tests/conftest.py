@@ -1,8 +1,9 @@
-"""Fixtures that several folders of tests share."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -10,9 +11,18 @@ from sidecar.cache.breaker import Breaker
 from sidecar.cache.redis_connect import connect
 from sidecar.cache.warm import WarmTier
 from sidecar.dev_redis import DevRedis
+from sidecar.models.packs import default_folder
+from sidecar.models.pull import pull
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The pack minilm in the default folder, pulled if it is not there."""
+    return pull("minilm", default_folder(), lambda stage, done, total: None)
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +54,7 @@ async def open_warm() -> AsyncIterator[Callable[..., Awaitable[WarmTier]]]:
     """Opens warm tiers that probe a Redis that is down without much delay; closes them."""
     tiers: list[WarmTier] = []
 
-    async def open_tier(url: str, **options: object) -> WarmTier:
+    async def open_tier(url: str, **options: Any) -> WarmTier:
         breaker = Breaker("redis", failures=3, first_seconds=0.01, longest_seconds=0.05)
         options = {"timeout": 5.0, "breaker": breaker} | options
         tier = WarmTier(connect(url, connect_timeout=1), **options)
@@ -55,3 +65,15 @@ async def open_warm() -> AsyncIterator[Callable[..., Awaitable[WarmTier]]]:
     yield open_tier
     for tier in tiers:
         await tier.close()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """Waits until something is so; a test that would wait too long fails."""
+
+    async def wait(condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    return wait
