@@ -123,7 +123,7 @@ class ModelSettings(_Section):
     @field_validator("packs")
     @classmethod
     def _is_given(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(value) or not value:
+        if not value:
             raise ValueError("name at least one pack")
         return value
 
@@ -203,6 +203,11 @@ class RedisSettings(_Section):
     queue_bytes: Bytes = Field(
         64 * 2**20, ge=2**20, description="most bytes waiting to be written; more are dropped"
     )
+
+    @field_validator("password_file", mode="before")
+    @classmethod
+    def _is_none(cls, value: object) -> object:
+        return None if value == "" else value
 
 
 class LogSettings(_Section):

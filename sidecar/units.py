@@ -39,7 +39,9 @@ def _seconds(text: object) -> object:
 
 
 def _words(value: object) -> object:
-    return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return tuple(word for part in value.split(",") if (word := part.strip()))
 
 
 _LONGEST = 10 * 365 * 86400

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
-from sidecar.cli.options import all_values, plain, settings_options
+from sidecar.cli.options import all_values, is_secret, plain, settings_options
 from sidecar.config import ENVIRONMENT_PREFIX, all_settings
 
 if TYPE_CHECKING:
@@ -40,11 +40,16 @@ def check(settings: Settings) -> None:
 @config.command()
 @settings_options
 def show(settings: Settings) -> None:
-    """Show every setting as YAML, each with its meaning. Secrets are masked."""
+    """Show every setting as YAML, each with its meaning. Secrets are not shown."""
     section = ""
     for setting, value in all_values(settings):
         if setting.section != section:
             section = setting.section
             click.echo(f"{section}:")
-        text = yaml.safe_dump(plain(value), default_style='"', width=1000).strip()
-        click.echo(f"  {setting.name}: {text}  # {setting.field.description}")
+        meaning = setting.field.description
+        if is_secret(setting):
+            state = "set" if value.get_secret_value() else "not set"
+            click.echo(f"  # {setting.name}: {state}; {setting.variable}: {meaning}")
+        else:
+            text = yaml.safe_dump(plain(setting, value), default_style='"', width=1000).strip()
+            click.echo(f"  {setting.name}: {text}  # {meaning}")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from pydantic import SecretStr
-from pydantic_core import PydanticUndefined
 
 from sidecar.config import ConfigError, Settings, all_settings, load_settings
 
@@ -44,7 +43,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 setting.flag,
                 _parameter(setting),
                 metavar="VALUE",
-                help=f"{setting.field.description}  [default: {default_text(setting)}]",
+                help=_help(setting),
             )(wrapper)
     return click.option(
         "--config",
@@ -59,34 +58,35 @@ def is_secret(setting: Setting) -> bool:
     return setting.field.annotation is SecretStr
 
 
-def default_text(setting: Setting) -> str:
-    """A setting's default, as one would write it."""
-    default = setting.field.get_default(call_default_factory=True)
-    if default is PydanticUndefined:
-        return ""
-    return plain(default)
-
-
-def plain(value: Any) -> str:
-    """A setting's value, as one would write it in a flag; secrets are masked."""
-    if isinstance(value, SecretStr):
-        return "***" if value.get_secret_value() else ""
-    if isinstance(value, tuple):
-        return ",".join(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "" if value is None else str(value)
-
-
-def _parameter(setting: Setting) -> str:
-    return setting.path.replace(".", "_")
-
-
 def all_values(settings: Settings) -> list[tuple[Setting, Any]]:
     """Every setting with its value."""
     return [
         (setting, getattr(getattr(settings, setting.section), setting.name))
         for setting in all_settings()
     ]
+
+
+def plain(setting: Setting, value: Any) -> str:
+    """A setting's value, as one would write it in a flag."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if value is None:
+        return "never" if _is_lifetime(setting) else ""
+    return str(value)
+
+
+def _is_lifetime(setting: Setting) -> bool:
+    return any(float in get_args(option) for option in get_args(setting.field.annotation))
+
+
+def _help(setting: Setting) -> str:
+    default = plain(setting, setting.field.get_default(call_default_factory=True))
+    return f"{setting.field.description}{f'  [default: {default}]' if default else ''}"
+
+
+def _parameter(setting: Setting) -> str:
+    return setting.path.replace(".", "_")
