@@ -67,8 +67,9 @@ class Encoder:
         lengths = np.array([len(text.ids) for text in texts])
         feed = self._tokens_feed(texts, lengths) if texts else self._tensors_feed(batch)
         (states,) = self._session.run([self._pack.output.name], feed)
-        vectors = _pool(self._pack.pooling, states.astype(np.float32, copy=False), lengths)
-        return _normalise(vectors) if self._pack.normalise else vectors
+        with np.errstate(all="ignore"):  # NaN and infinity are the caller's to find
+            vectors = _pool(self._pack.pooling, states.astype(np.float32, copy=False), lengths)
+            return _normalise(vectors) if self._pack.normalise else vectors
 
     def _tokens_feed(
         self, texts: Sequence[Tokens], lengths: NDArray[np.int64]

@@ -166,7 +166,7 @@ class LocalEmbedder:
         texts = [job.input for job in jobs if isinstance(job.input, str)]
         try:
             encoded = self._tokeniser(texts) if self._tokeniser else []
-        except Exception as error:  # the tokeniser's library raises nothing more specific
+        except BaseException as error:  # a panic of the tokeniser's library is not an Exception
             if len(jobs) > 1:
                 return [outcome for job in jobs for outcome in self._tokenise([job])]
             reason = type(error).__name__

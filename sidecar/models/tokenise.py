@@ -41,11 +41,10 @@ class TextTokeniser:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more specific
             raise SetupError(f"{path}: not a readable tokenizer ({error})") from error
+        if self._tokenizer.num_special_tokens_to_add(is_pair=False) >= max_tokens:
+            raise SetupError(f"{path}: its special tokens alone fill {max_tokens} tokens")
         self._tokenizer.no_padding()
-        try:
-            self._tokenizer.enable_truncation(max_tokens)
-        except BaseException as error:
-            raise SetupError(f"{path}: cannot truncate to {max_tokens} tokens ({error})") from error
+        self._tokenizer.enable_truncation(max_tokens)
         self._first_cut = (max_tokens + _MARGIN_TOKENS) * _CHARS_A_TOKEN
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:

@@ -51,7 +51,7 @@ def save_graph(
 def save_tokenizer(path: Path, *, special_tokens: bool = True) -> None:
     """Splits at spaces; like many published ones, cuts and pads to lengths of its own."""
     vocabulary = {token: number for number, token in enumerate(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if special_tokens:
         tokenizer.post_processor = processors.TemplateProcessing(
