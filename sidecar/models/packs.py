@@ -129,17 +129,21 @@ def is_current(pack: BuiltInPack, folder: Path) -> bool:
         path = verify(pack.name, folder)
     except SetupError:
         return False
-    return bool(_manifest(path)["source"]["sha256"] == pack.wheel_sha256)
+    return bool(_manifest(path).get("source") == _source(pack))
 
 
 def write_manifest(path: Path, pack: BuiltInPack) -> None:
     """Writes the sha256 of every file in ``path``, and where they come from."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     manifest = {
-        "source": {"package": pack.package, "version": pack.version, "sha256": pack.wheel_sha256},
+        "source": _source(pack),
         "files": {file.relative_to(path).as_posix(): sha256(file) for file in files},
     }
     (path / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _source(pack: BuiltInPack) -> dict[str, str]:
+    return {"package": pack.package, "version": pack.version, "sha256": pack.wheel_sha256}
 
 
 def _manifest(path: Path) -> Any:
