@@ -55,7 +55,7 @@ class DevRedis:
         self, *, data_folder: Path | None = None, port: int = 0, arguments: Sequence[str] = ()
     ) -> None:
         self._data_folder = data_folder
-        self._port = port
+        self.port = port
         self._arguments = tuple(arguments)
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -153,7 +153,7 @@ class DevRedis:
         server = [
             str(binary),
             *("--unixsocket", str(self.socket_path), "--unixsocketperm", "700"),
-            *("--port", str(self._port), "--bind", "127.0.0.1"),
+            *("--port", str(self.port), "--bind", "127.0.0.1"),
             *("--save", "", "--appendonly", "yes" if keep else "no", "--dir", str(data)),
             *("--logfile", str(self.log_path)),
             *self._arguments,
@@ -207,6 +207,7 @@ def _answers(path: Path) -> bool:
         try:
             client.connect(str(path))
             client.sendall(b"PING\r\n")
-            return client.recv(64).startswith(b"+PONG")
+            # Not while it loads its data; but one that wants a password is up.
+            return client.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False

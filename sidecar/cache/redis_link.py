@@ -50,6 +50,7 @@ class RedisLink:
         self._connections = connections
         self._when_down = when_down
         self._probing: asyncio.Task[None] | None = None
+        self._probe_failure = ""
 
     @property
     def up(self) -> bool:
@@ -59,7 +60,7 @@ class RedisLink:
     async def start(self) -> None:
         """Connects. If Redis does not answer, goes on trying in the background."""
         if not await self._probe():
-            self._breaker.trip("no answer at start")
+            self._breaker.trip(self._probe_failure)
             self._went_down()
 
     async def close(self) -> None:
@@ -67,6 +68,7 @@ class RedisLink:
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait({self._probing})
+        await self._forget_connections()
         await self.client.aclose()
 
     async def run(
@@ -97,7 +99,7 @@ class RedisLink:
             # Redis is there, but refuses this command.
             self._breaker.succeeded()
             return
-        reason = type(error).__name__
+        reason = _reason(error)
         if isinstance(self.client, RedisCluster) and isinstance(error, ConnectionError):
             # Calls for the other nodes succeed all the while, so the count would not get there;
             # and only the probe finds out who took over from the node that is gone.
@@ -124,7 +126,8 @@ class RedisLink:
                 await self._ping()
                 more = (self._ping() for _ in range(self._connections))
                 await asyncio.gather(*more, return_exceptions=True)
-        except (RedisError, RedisClusterException, OSError):
+        except (RedisError, RedisClusterException, OSError) as error:
+            self._probe_failure = _reason(error)
             return False
         return True
 
@@ -132,6 +135,9 @@ class RedisLink:
         if isinstance(self.client, RedisCluster):
             # It reads the layout of the cluster anew when it is used next.
             await self.client.aclose()
+            # Which does nothing after a node has failed.
+            await self.client.nodes_manager.aclose()
+            await self.client.nodes_manager.aclose("startup_nodes")
         else:
             await self.client.connection_pool.disconnect(inuse_connections=False)
 
@@ -140,3 +146,9 @@ class RedisLink:
             await self.client.execute_command("PING", target_nodes=RedisCluster.PRIMARIES)
         else:
             await self.client.execute_command("PING")  # type: ignore[no-untyped-call]
+
+
+def _reason(error: Exception) -> str:
+    """For the log. What Redis itself says may quote a key, hence not the text of a reply."""
+    kind = type(error).__name__
+    return f"{kind}: {error}" if isinstance(error, ConnectionError) else kind

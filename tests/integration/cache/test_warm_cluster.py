@@ -1,0 +1,220 @@
+"""The warm tier on a real Redis cluster of three nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+from redis.crc import key_slot
+
+from sidecar.dev_redis import DevRedis
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from sidecar.cache.warm import WarmTier
+
+    OpenWarm = Callable[..., Awaitable[WarmTier]]
+    Eventually = Callable[[Callable[[], object]], Awaitable[None]]
+
+SLOTS = 16384
+
+
+class Cluster:
+    def __init__(self, servers: list[DevRedis], ports: list[int]) -> None:
+        self.servers = servers
+        self.ports = ports
+        self.nodes = [Redis(unix_socket_path=str(server.socket_path)) for server in servers]
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
+
+    def join(self, bus_ports: list[int]) -> None:
+        for index, node in enumerate(self.nodes):
+            first, last = share(index)
+            node.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+        for port, bus_port in zip(self.ports[1:], bus_ports[1:], strict=True):
+            self.nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port, bus_port)
+
+    @property
+    def ready(self) -> bool:
+        return all(self.ok(node) for node in self.nodes)
+
+    def ok(self, node: Redis) -> bool:
+        info = node.execute_command("CLUSTER INFO")
+        return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == 3
+
+    def owner(self, key: bytes) -> int:
+        return next(i for i in range(3) if share(i)[0] <= key_slot(key) <= share(i)[1])
+
+
+def share(index: int) -> tuple[int, int]:
+    return index * SLOTS // 3, (index + 1) * SLOTS // 3 - 1
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.fixture(scope="module")
+def shared_cluster() -> Iterator[Cluster]:
+    """Shared, because a node takes two seconds before it calls its cluster complete."""
+    ports, bus_ports = free_ports(3), free_ports(3)
+    with ExitStack() as stack:
+        pairs = zip(ports, bus_ports, strict=True)
+        servers = [stack.enter_context(node(port, bus)) for port, bus in pairs]
+        cluster = Cluster(servers, ports)
+        cluster.join(bus_ports)
+        give_up = time.monotonic() + 30
+        while not cluster.ready:
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        yield cluster
+        for each in cluster.nodes:
+            each.close()
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Cluster:
+    for each in shared_cluster.nodes:
+        each.flushall()
+    return shared_cluster
+
+
+def node(port: int, bus_port: int) -> DevRedis:
+    return DevRedis(
+        port=port,
+        arguments=[
+            *("--cluster-enabled", "yes", "--cluster-port", str(bus_port)),
+            *("--cluster-node-timeout", "500"),
+        ],
+    )
+
+
+KEYS = [b"key %d" % i for i in range(60)]
+
+
+async def store(warm: WarmTier, keys: list[bytes]) -> None:
+    for key in keys:
+        warm.put(key, b"value of " + key, 0, replace=True)
+    assert await warm.flush(20)
+
+
+async def test_values_of_all_nodes_come_in_the_order_of_the_keys(
+    cluster: Cluster, open_warm: OpenWarm
+) -> None:
+    warm = await open_warm(cluster.url)
+    assert warm.state == "up"
+    await store(warm, KEYS)
+    assert {cluster.owner(key) for key in KEYS} == {0, 1, 2}
+    got = await warm.get_many([b"missing", *KEYS])
+    assert got == [None, *(b"value of " + key for key in KEYS)]
+    assert (warm.counters.lookups, warm.counters.found) == (61, 60)
+
+
+async def test_a_lookup_is_one_round_trip_to_each_node(
+    cluster: Cluster, open_warm: OpenWarm
+) -> None:
+    warm = await open_warm(cluster.url)
+    await store(warm, KEYS)
+
+    def reads() -> list[int]:
+        return [int(node.info("stats")["total_reads_processed"]) for node in cluster.nodes]
+
+    idle = [later - now for now, later in zip(reads(), reads(), strict=True)]
+    before = reads()
+    await warm.get_many(KEYS)
+    after = reads()
+    # The nodes talk on another port; what is read besides is our own INFO.
+    assert [b - a - i for a, b, i in zip(before, after, idle, strict=True)] == [1, 1, 1]
+
+
+async def test_writes_are_in_order_and_the_first_wins(
+    cluster: Cluster, open_warm: OpenWarm
+) -> None:
+    warm = await open_warm(cluster.url)
+    for key in KEYS:
+        warm.put(key, b"first", 0, replace=False)
+        warm.put(key, b"second", 0, replace=False)
+    assert await warm.flush(20)
+    assert await warm.get_many(KEYS) == [b"first"] * 60
+    for key in KEYS:
+        warm.put(key, b"third", 0, replace=True)
+    await warm.delete_many(KEYS[:30])
+    assert await warm.get_many(KEYS) == [None] * 30 + [b"third"] * 30
+
+
+async def test_keys_that_moved_to_another_node_are_found(
+    cluster: Cluster, open_warm: OpenWarm
+) -> None:
+    warm = await open_warm(cluster.url)
+    await store(warm, KEYS)
+    moved = next(key for key in KEYS if cluster.owner(key) == 0)
+    slot = key_slot(moved)
+    source, target = cluster.nodes[0], cluster.nodes[1]
+    ids = [node.execute_command("CLUSTER MYID").decode() for node in cluster.nodes]
+    target.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[0])
+    source.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[1])
+    source.execute_command("MIGRATE", "127.0.0.1", cluster.ports[1], moved, 0, 5000)
+    # While it moves the source says ASK, which redis-py may not follow; afterwards MOVED.
+    during = dict(zip(KEYS, await warm.get_many(KEYS), strict=True))
+    assert during.pop(moved) in (None, b"value of " + moved)
+    assert during == {key: b"value of " + key for key in KEYS if key != moved}
+    errors = warm.counters.errors
+    for each in (target, source):
+        each.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[1])
+    assert await warm.get_many(KEYS) == [b"value of " + key for key in KEYS]
+    warm.put(moved, b"new", 0, replace=True)
+    assert await warm.flush(20)
+    assert await warm.get_many([moved]) == [b"new"]
+    assert warm.counters.errors == errors
+    assert warm.state == "up"
+    target.delete(moved)
+    for each in (source, target):
+        each.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[0])
+
+
+async def test_losing_a_node_is_an_outage_until_it_is_back(
+    cluster: Cluster, open_warm: OpenWarm, eventually: Eventually
+) -> None:
+    warm = await open_warm(cluster.url)
+    await store(warm, KEYS)
+    lost = [key for key in KEYS if cluster.owner(key) == 2]
+    cluster.servers[2].kill()
+    got = await warm.get_many(KEYS)
+    assert [key for key, value in zip(KEYS, got, strict=True) if value is None] == lost
+    assert warm.counters.errors == len(lost)
+    assert warm.state == "down"
+    assert await warm.get_many(KEYS) == [None] * 60
+    assert warm.counters.skipped == 60
+    cluster.servers[2].start()
+    await eventually(lambda: warm.state == "up")
+    await eventually(lambda: cluster.ready)
+    await store(warm, KEYS)
+    assert await warm.get_many(KEYS) == [b"value of " + key for key in KEYS]
+
+
+async def test_lookups_that_were_cancelled_leave_no_reply_to_others(
+    cluster: Cluster, open_warm: OpenWarm
+) -> None:
+    warm = await open_warm(cluster.url)
+    await store(warm, KEYS)
+    for turn in range(60):
+        doomed = asyncio.create_task(warm.run(lambda redis: redis.get(KEYS[0])))
+        for _ in range(turn % 12):
+            await asyncio.sleep(0)
+        doomed.cancel()
+        asked = KEYS[turn::7]
+        assert await warm.get_many(asked) == [b"value of " + key for key in asked]
+        await asyncio.gather(doomed, return_exceptions=True)
+    assert warm.counters.errors == 0
