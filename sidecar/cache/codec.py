@@ -38,6 +38,8 @@ _CHECKSUM = struct.Struct("<I")
 _TAG = struct.Struct("<16sq")
 _SCALE = struct.Struct("<f")
 _HEADER_BYTES = _HEADER.size + _CHECKSUM.size
+# 127 steps of it are still a float32.
+_LARGEST_SCALE = float(np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0)))
 _TRUNCATED, _HAS_CONTENT = 1, 2
 _CONTENT_BYTES = 16
 
@@ -72,7 +74,7 @@ def encode_vector(vector: NDArray[np.float32], codec: Codec) -> bytes:
         return np.clip(vector, -65504.0, 65504.0).astype("<f2").tobytes()
     peak = float(np.max(np.abs(vector), initial=0.0))
     # The scale is rounded as stored before it is used; one too small for float32 means zeros.
-    scale = float(np.float32(peak / 127.0))
+    scale = min(float(np.float32(peak / 127.0)), _LARGEST_SCALE)
     if scale == 0.0:
         return _SCALE.pack(0.0) + bytes(len(vector))
     steps = np.clip(np.rint(vector.astype(np.float64) / scale), -127, 127)

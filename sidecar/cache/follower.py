@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from sidecar.cache.generations import StoreUnavailableError
+from sidecar.cache.generations import MAX_NAMESPACES, StoreUnavailableError
 from sidecar.cache.redis_generations import STREAM_LENGTH, TAG_FIELD
 from sidecar.cache.warm import WarmUnavailableError
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BLOCK_SECONDS = 1.0
 SYNCHRONISE_SECONDS = 5.0
+_NAMESPACES_A_ROUND = 20
 _RETRY_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
 _START = b"0-0"
@@ -64,7 +65,8 @@ class InvalidationFollower:
                     await self._connect()
                 await self._read()
                 if time.monotonic() - self._synchronised_at > SYNCHRONISE_SECONDS:
-                    await self._synchronise()
+                    # A state that Redis lost by itself is announced by nobody.
+                    await self._synchronise(_NAMESPACES_A_ROUND)
             except (WarmUnavailableError, StoreUnavailableError) as error:
                 if self._connected:
                     self._connected = False
@@ -77,7 +79,7 @@ class InvalidationFollower:
             missed = self._position is not None
             self._position = newest[0][0] if newest else _START
             self._give_up(missed=missed)
-        await self._synchronise()
+        await self._synchronise(MAX_NAMESPACES)
         self._connected = True
         _log.info("invalidations are followed")
 
@@ -111,8 +113,8 @@ class InvalidationFollower:
             tag = bytes.fromhex(event[b"f"].removeprefix(TAG_FIELD).decode())
             state.invalidate({tag: int(event[b"g"])})
 
-    async def _synchronise(self) -> None:
-        if await self._generations.synchronise():
+    async def _synchronise(self, most: int) -> None:
+        if await self._generations.synchronise(most):
             self._give_up(missed=True)
         self._synchronised_at = time.monotonic()
 

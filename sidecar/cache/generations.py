@@ -10,6 +10,7 @@ new base differs from the old one and every tagged entry is invalid, rather than
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
 import time
@@ -23,6 +24,7 @@ MAX_NAMESPACES = 10_000
 MAX_KNOWN_TAGS = 100_000
 
 _NO_BASE = 0
+_PROVISIONAL_BITS = 40
 _stamps = itertools.count(1)
 
 
@@ -124,7 +126,7 @@ class Generations:
         self._store = store
         self._now_us = now_us or (lambda: time.time_ns() // 1000)
         self._states: OrderedDict[str, NamespaceState] = OrderedDict()
-        self._unshared: set[str] = set()
+        self._loading: dict[str, asyncio.Task[NamespaceState]] = {}
 
     def in_memory(self, namespace: str) -> NamespaceState | None:
         """The state of a namespace that was in use of late."""
@@ -134,24 +136,29 @@ class Generations:
         """The state of a namespace.
 
         While the store is down, a namespace that was not in use before gets an epoch that
-        nobody else has: its entries are good for this sidecar, until the store is back.
+        nobody else has: its entries are good for this sidecar, until `synchronise` succeeds.
         """
         state = self._states.get(namespace)
-        if state is not None and namespace not in self._unshared:
+        if state is not None:
             return state
+        loading = self._loading.get(namespace)
+        if loading is None:
+            loading = self._loading[namespace] = asyncio.create_task(self._load(namespace))
+            loading.add_done_callback(lambda _: self._loading.pop(namespace))
+        # A caller that goes away must not take the state from the others.
+        return await asyncio.shield(loading)
+
+    async def _load(self, namespace: str) -> NamespaceState:
         try:
-            epoch, base = await self._store.load(namespace, _agreed_epoch(state))
+            epoch, base = await self._store.load(namespace, 0)
         except StoreUnavailableError:
-            if state is None:
-                # Below any epoch that a clock gives, so that the shared one replaces it.
-                state = self._remember(NamespaceState(namespace, secrets.randbits(40), _NO_BASE))
-            self._unshared.add(namespace)
-            return state
-        self._unshared.discard(namespace)
-        state = self._states.get(namespace)
-        if state is None:
-            return self._remember(NamespaceState(namespace, epoch, base))
-        state.merge(epoch, base)
+            # Below any epoch that a clock gives, so that the shared one replaces it.
+            epoch, base = secrets.randbits(_PROVISIONAL_BITS), _NO_BASE
+        state = self._states[namespace] = NamespaceState(namespace, epoch, base)
+        if len(self._states) > MAX_NAMESPACES:
+            _, forgotten = self._states.popitem(last=False)
+            # It hears of no invalidation any more, so nothing may be valid under it.
+            forgotten.restamp()
         return state
 
     async def resolve(self, state: NamespaceState, tags: Iterable[bytes]) -> None:
@@ -190,7 +197,6 @@ class Generations:
             state.merge(await self._store.bump_epoch(namespace), state.base)
         except StoreUnavailableError as error:
             state.merge(max(self._now_us(), state.epoch + 1), state.base)
-            self._unshared.add(namespace)
             raise InvalidationNotSharedError(str(error)) from error
 
     async def remove_shared(self, state: NamespaceState, keys: Sequence[bytes]) -> None:
@@ -204,18 +210,22 @@ class Generations:
         except StoreUnavailableError as error:
             raise InvalidationNotSharedError(str(error)) from error
 
-    async def synchronise(self) -> bool:
-        """Compares every state in memory with the store.
+    async def synchronise(self, most: int = MAX_NAMESPACES) -> bool:
+        """Brings states in memory and the store together, those first that have waited longest.
 
-        Returns whether the store has lost state since it was last asked. Raises
-        `StoreUnavailableError`.
+        An epoch that the store had not taken is shared by this. Returns whether the store has
+        lost state since it was last asked. Raises `StoreUnavailableError`.
         """
         lost = False
-        for state in list(self._states.values()):
-            epoch, base = await self._store.load(state.name, _agreed_epoch(state))
-            self._unshared.discard(state.name)
+        for name in list(self._states)[:most]:
+            state = self._states.get(name)
+            if state is None:
+                continue
+            epoch, base = await self._store.load(name, _agreed_epoch(state))
             lost |= state.base not in (base, _NO_BASE)
             state.merge(epoch, base)
+            if name in self._states:
+                self._states.move_to_end(name)
         return lost
 
     def forget_tags(self) -> None:
@@ -223,15 +233,6 @@ class Generations:
         for state in self._states.values():
             state.forget_tags()
 
-    def _remember(self, state: NamespaceState) -> NamespaceState:
-        self._states[state.name] = state
-        if len(self._states) > MAX_NAMESPACES:
-            name, forgotten = self._states.popitem(last=False)
-            # It hears of no invalidation any more, so nothing may be valid under it.
-            forgotten.restamp()
-            self._unshared.discard(name)
-        return state
 
-
-def _agreed_epoch(state: NamespaceState | None) -> int:
-    return 0 if state is None or state.base == _NO_BASE else state.epoch
+def _agreed_epoch(state: NamespaceState) -> int:
+    return state.epoch if state.epoch >> _PROVISIONAL_BITS else 0

@@ -51,8 +51,9 @@ class LocalGenerations:
         """Nothing: there is no shared tier and nobody to tell."""
 
     def close(self) -> None:
-        """Closes the file."""
-        self._db.close()
+        """Closes the file, after what is under way."""
+        with self._lock:
+            self._db.close()
 
     def _load(self, namespace: str, epoch: int) -> tuple[int, int]:
         with self._lock, self._db:

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar.cache.generations import (
+    Generations,
+    InvalidationNotSharedError,
+    StoreUnavailableError,
+)
+from sidecar.cache.local_generations import LocalGenerations
+from sidecar.cache.redis_generations import RedisGenerations
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from sidecar.cache.generations import GenerationStore
+    from sidecar.cache.warm import WarmTier
+    from sidecar.dev_redis import DevRedis
+
+TAG, OTHER = b"t" * 16, b"o" * 16
+
+
+class Breakable:
+    """A store that is down while it is told to be: an outage that a real one only has by chance."""
+
+    def __init__(self, store: GenerationStore) -> None:
+        self._store = store
+        self.down = False
+
+    def _check(self) -> None:
+        if self.down:
+            raise StoreUnavailableError("down")
+
+    async def load(self, namespace: str, epoch: int) -> tuple[int, int]:
+        self._check()
+        return await self._store.load(namespace, epoch)
+
+    async def generations(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
+        self._check()
+        return await self._store.generations(namespace, tags)
+
+    async def bump_tags(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
+        self._check()
+        return await self._store.bump_tags(namespace, tags)
+
+    async def bump_epoch(self, namespace: str) -> int:
+        self._check()
+        return await self._store.bump_epoch(namespace)
+
+    async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
+        self._check()
+        await self._store.remove(namespace, keys)
+
+
+@pytest.fixture(params=["local", "redis"])
+async def store(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    redis_server: DevRedis,
+    open_warm: Callable[..., Awaitable[WarmTier]],
+) -> AsyncIterator[Breakable]:
+    if request.param == "redis":
+        yield Breakable(RedisGenerations(await open_warm(redis_server.url), "test"))
+    else:
+        local = LocalGenerations(tmp_path / "generations.db")
+        yield Breakable(local)
+        local.close()
+
+
+async def stamped(generations: Generations, tag: bytes = TAG) -> tuple[tuple[bytes, int], ...]:
+    """What an entry with this tag would carry now."""
+    state = await generations.state("n")
+    await generations.resolve(state, [tag])
+    generation = state.generation(tag)
+    assert generation is not None
+    return ((tag, generation),)
+
+
+async def test_an_entry_is_current_until_one_of_its_tags_is_invalidated(store: Breakable) -> None:
+    generations = Generations(store)
+    state = await generations.state("n")
+    one, two = await stamped(generations), await stamped(generations, OTHER)
+    await generations.invalidate_tags("n", [OTHER])
+    assert state.is_current(one)
+    assert not state.is_current(two)
+    assert not state.is_current(one + two)
+    assert state.is_current(await stamped(generations, OTHER))
+
+
+async def test_namespaces_are_invalidated_apart(store: Breakable) -> None:
+    generations = Generations(store)
+    here, there = await generations.state("n"), await generations.state("m")
+    tags = await stamped(generations)
+    epoch = here.epoch
+    await generations.invalidate_tags("m", [TAG])
+    await generations.invalidate_namespace("m")
+    assert here.is_current(tags)
+    assert here.epoch == epoch
+    assert there.epoch > 0
+
+
+async def test_epochs_and_generations_only_grow(store: Breakable) -> None:
+    generations = Generations(store)
+    state = await generations.state("n")
+    seen = []
+    for _ in range(5):
+        await generations.invalidate_namespace("n")
+        await generations.invalidate_tags("n", [TAG])
+        seen.append((state.epoch, state.generation(TAG) or 0))
+    for before, after in itertools.pairwise(seen):
+        assert after[0] > before[0]
+        assert after[1] > before[1]
+
+
+async def test_another_sidecar_on_the_same_store_sees_the_same_state(store: Breakable) -> None:
+    one, two = Generations(store), Generations(store)
+    await one.invalidate_namespace("n")
+    await one.invalidate_tags("n", [TAG])
+    assert (await one.state("n")).epoch == (await two.state("n")).epoch
+    assert await stamped(one) == await stamped(two)
+
+
+async def test_every_invalidation_changes_the_stamp(store: Breakable) -> None:
+    generations = Generations(store)
+    state = await generations.state("n")
+    stamps = [state.stamp]
+    await generations.invalidate_tags("n", [TAG])
+    stamps.append(state.stamp)
+    await generations.invalidate_namespace("n")
+    stamps.append(state.stamp)
+    await generations.remove_shared(state, [b"key"])
+    stamps.append(state.stamp)
+    generations.forget_tags()
+    stamps.append(state.stamp)
+    assert len(set(stamps)) == 5
+
+
+async def test_stamps_of_two_namespaces_are_never_the_same(store: Breakable) -> None:
+    generations = Generations(store)
+    states = [await generations.state(name) for name in "abc"]
+    await generations.invalidate_tags("b", [TAG])
+    assert len({state.stamp for state in states}) == 3
+
+
+async def test_an_invalidation_that_the_store_did_not_take_is_in_force_here(
+    store: Breakable,
+) -> None:
+    generations = Generations(store)
+    state = await generations.state("n")
+    tags, epoch, stamp = await stamped(generations), state.epoch, state.stamp
+    store.down = True
+    with pytest.raises(InvalidationNotSharedError):
+        await generations.invalidate_tags("n", [TAG])
+    with pytest.raises(InvalidationNotSharedError):
+        await generations.invalidate_namespace("n")
+    assert not state.is_current(tags)
+    assert state.epoch > epoch
+    assert state.stamp != stamp
+
+
+async def test_an_epoch_that_the_store_did_not_take_is_shared_when_it_is_back(
+    store: Breakable,
+) -> None:
+    one, two = Generations(store), Generations(store)
+    state = await one.state("n")
+    store.down = True
+    with pytest.raises(InvalidationNotSharedError):
+        await one.invalidate_namespace("n")
+    store.down = False
+    await one.synchronise()
+    assert (await two.state("n")).epoch == state.epoch
+
+
+async def test_a_namespace_first_used_during_an_outage_adopts_the_shared_epoch_afterwards(
+    store: Breakable,
+) -> None:
+    shared = (await Generations(store).state("n")).epoch
+    generations = Generations(store)
+    store.down = True
+    state = await generations.state("n")
+    alone = state.epoch
+    assert alone != shared
+    store.down = False
+    assert not await generations.synchronise()
+    assert (await generations.state("n")).epoch == shared
+    assert (await Generations(store).state("n")).epoch == shared
+
+
+async def test_tags_that_cannot_be_looked_up_make_nothing_current(store: Breakable) -> None:
+    generations = Generations(store)
+    state = await generations.state("n")
+    store.down = True
+    await generations.resolve(state, [TAG])
+    assert state.generation(TAG) is None
+    assert not state.is_current([(TAG, state.base)])
+
+
+async def test_a_state_that_fell_out_of_memory_validates_nothing_any_more(
+    store: Breakable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.cache.generations.MAX_NAMESPACES", 2)
+    generations = Generations(store)
+    old = await generations.state("a")
+    stamp = old.stamp
+    await generations.state("b")
+    await generations.state("c")
+    assert old.stamp != stamp
+    assert await generations.state("a") is not old
+
+
+async def test_the_memory_for_tags_is_bounded(
+    store: Breakable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.cache.generations.MAX_KNOWN_TAGS", 3)
+    generations = Generations(store)
+    state = await generations.state("n")
+    tags = [bytes([number]) * 16 for number in range(5)]
+    await generations.resolve(state, tags)
+    assert [state.generation(tag) is not None for tag in tags] == [False, False, True, True, True]
+
+
+async def test_local_state_survives_a_restart(tmp_path: Path) -> None:
+    first = LocalGenerations(tmp_path / "g.db")
+    generations = Generations(first)
+    await generations.invalidate_tags("n", [TAG])
+    await generations.invalidate_namespace("n")
+    before, epoch = await stamped(generations), (await generations.state("n")).epoch
+    first.close()
+    second = LocalGenerations(tmp_path / "g.db")
+    generations = Generations(second)
+    assert (await generations.state("n")).epoch == epoch
+    assert await stamped(generations) == before
+    second.close()
+
+
+async def test_when_redis_loses_the_state_every_tagged_entry_is_invalid_not_valid_again(
+    redis_server: DevRedis, open_warm: Callable[..., Awaitable[WarmTier]]
+) -> None:
+    warm = await open_warm(redis_server.url)
+    generations = Generations(RedisGenerations(warm, "test"))
+    old = await stamped(generations)
+    await generations.invalidate_tags("n", [TAG])
+    newer = await stamped(generations)
+    epoch = (await generations.state("n")).epoch
+    await warm.run(lambda redis: redis.execute_command("FLUSHALL"))
+    assert await generations.synchronise()
+    state = await generations.state("n")
+    await generations.resolve(state, [TAG])
+    assert not state.is_current(old)
+    assert not state.is_current(newer)
+    assert state.epoch == epoch
