@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 # A text is cut before it is tokenised, at first to this many characters a token.
-_CHARS_A_TOKEN = 8
-# The first tokens of a cut text are those of the whole text if the cut is this many tokens away.
-_MARGIN_TOKENS = 32
+_CHARS_A_TOKEN = 6
+# A cut may split a word, and the pieces of what is left of it are not those of the word: WordPiece
+# makes one token of a word above 100 characters, but up to 100 of one below. So many tokens before
+# the cut are not trusted.
+_MARGIN_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ def _cut(text: str, size: int) -> str:
     """The first ``size`` characters, less the word that the cut would split."""
     if len(text) <= size:
         return text
-    space = text.rfind(" ", size // 2, size)
-    return text[: space if space > 0 else size]
+    end = max(text.rfind(space, size // 2, size) for space in " \n\t")
+    return text[: end if end > 0 else size]
 
 
 def _overflow(encoding: Encoding) -> int:
