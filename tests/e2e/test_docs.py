@@ -1,0 +1,96 @@
+"""What the documentation says is so: its commands run, its tables are complete."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from embercache.v1 import cache_pb2, common_pb2
+from prometheus_client import CollectorRegistry, generate_latest
+
+from sidecar.telemetry.metrics import CallMetrics, StatsCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks() -> Iterator[object]:
+    for page in PAGES:
+        for number, block in enumerate(BLOCK.findall(page.read_text("utf-8")), 1):
+            yield pytest.param(block, id=f"{page.name}-{number}")
+
+
+@pytest.mark.parametrize("block", list(blocks()))
+def test_the_commands_of_the_documentation_run(
+    block: str, tmp_path: Path, minilm_folder: Path
+) -> None:
+    shutil.copytree(minilm_folder, tmp_path / "my-model")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    servers: list[subprocess.Popen[bytes]] = []
+    try:
+        for command in block.replace("\\\n", " ").splitlines():
+            if command.startswith("make "):
+                # Too long, or this very run: the script of CI must call it.
+                assert command in (ROOT / ".ci/run").read_text("utf-8"), command
+            elif " serve" in command:
+                servers.append(_serve(command, tmp_path, environment))
+            elif command.startswith("python -m bench"):
+                assert (ROOT / f"{command.split()[2].replace('.', '/')}.py").is_file()
+            elif command:
+                subprocess.run(
+                    ["bash", "-euc", command], cwd=tmp_path, env=environment, check=True, timeout=90
+                )
+    finally:
+        for server in servers:
+            server.terminate()
+            assert server.wait(timeout=30) == 0
+
+
+def _serve(command: str, folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    arguments = shlex.split(command)
+    address = "127.0.0.1:50551"
+    if "--server-address" in arguments:
+        address = arguments[arguments.index("--server-address") + 1]
+    server = subprocess.Popen(arguments, cwd=folder, env=environment)
+    with grpc.insecure_channel(address) as channel:
+        grpc.channel_ready_future(channel).result(timeout=60)
+    return server
+
+
+def test_every_setting_is_documented() -> None:
+    page = runpy.run_path(str(ROOT / "docs/make_configuration.py"))
+    assert page["FILE"].read_text("utf-8") == page["text"](), "run docs/make_configuration.py"
+
+
+def test_every_metric_is_documented() -> None:
+    registry = CollectorRegistry()
+    CallMetrics(registry)
+    stats = cache_pb2.StatsResponse(
+        tiers=[cache_pb2.TierStats(tier=common_pb2.TIER_HOT)],
+        warm=cache_pb2.WarmState(state=cache_pb2.WarmState.STATE_UP),
+        models=[cache_pb2.ModelStats(name="m")],
+    )
+    registry.register(StatsCollector(lambda: stats))
+    names = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    documented = set(re.findall(r"`(embercache_\w+)`", page))
+    assert {name for name in names if not name.endswith("_created")} <= documented
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
