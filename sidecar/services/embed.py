@@ -111,13 +111,15 @@ class EmbedService:
         tasks: set[asyncio.Task[bytes]] = set()
 
         async def read() -> None:
-            async for raw in requests:
-                await window.acquire()
-                task = asyncio.create_task(self._answer_in_stream(raw))
-                tasks.add(task)
-                task.add_done_callback(ready.put_nowait)
-            await asyncio.gather(*tasks)
-            ready.put_nowait(None)
+            try:
+                async for raw in requests:
+                    await window.acquire()
+                    task = asyncio.create_task(self._answer_in_stream(raw))
+                    tasks.add(task)
+                    task.add_done_callback(ready.put_nowait)
+                await asyncio.gather(*tasks)
+            finally:
+                ready.put_nowait(None)
 
         reader = asyncio.create_task(read())
         try:
@@ -125,6 +127,7 @@ class EmbedService:
                 tasks.discard(task)
                 yield task.result()
                 window.release()
+            await reader
         finally:
             for running in (reader, *tasks):
                 running.cancel()
