@@ -6,14 +6,25 @@ import click
 
 from sidecar import __version__
 from sidecar.cli.config import config
+from sidecar.cli.embed import embed
+from sidecar.cli.invalidate import flush, invalidate
+from sidecar.cli.models import models
 from sidecar.cli.serve import serve
+from sidecar.cli.stats import stats
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="embercache")
 def main() -> None:
-    """Embercache: a gRPC sidecar that answers embedding calls from cache."""
+    """Embercache: a gRPC sidecar that answers embedding calls from cache.
+
+    \b
+    To begin with:
+      embercache models pull minilm
+      embercache serve --dev
+      embercache embed "how warm is an ember?"
+    """
 
 
-for command in (serve, config):
+for command in (serve, models, embed, stats, invalidate, flush, config):
     main.add_command(command)
