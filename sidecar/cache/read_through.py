@@ -11,113 +11,19 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from sidecar.cache.codec import MAX_TAGS, CorruptValueError, Entry, Value, pack, unpack
+from sidecar.cache.codec import MAX_TAGS, CorruptValueError, Entry, pack, unpack
+from sidecar.cache.items import Answer, CacheMode, NotCachedError, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sidecar.cache.codec import Value
     from sidecar.cache.generations import Generations, NamespaceState
     from sidecar.cache.hot import HotTier
-
-
-class Tier(Enum):
-    """What answered for an item."""
-
-    HOT = "hot"
-    DISK = "disk"
-    WARM = "warm"
-    COMPUTED = "computed"
-    COALESCED = "coalesced"
-
-
-class CacheMode(Enum):
-    """How a call uses the cache: see ``CacheMode`` in common.proto."""
-
-    DEFAULT = "default"
-    REFRESH = "refresh"
-    BYPASS = "bypass"
-    NO_STORE = "no_store"
-    ONLY_IF_CACHED = "only_if_cached"
-
-    @property
-    def reads(self) -> bool:
-        """Whether what is stored may answer."""
-        return self not in (CacheMode.REFRESH, CacheMode.BYPASS)
-
-    @property
-    def stores(self) -> bool:
-        """Whether what is computed is stored."""
-        return self in (CacheMode.DEFAULT, CacheMode.REFRESH)
-
-
-class NotCachedError(Exception):
-    """The item is not in any tier, and the call did not want it computed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a call asks of the cache. ``tags`` are digests."""
-
-    mode: CacheMode
-    tags: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """One item that is asked for.
-
-    ``content`` is the digest of what the key does not cover, else empty; ``source`` is what the
-    model needs to compute it; ``ttl`` its lifetime in seconds if it is stored, None for ever.
-    """
-
-    key: bytes
-    content: bytes
-    source: Any
-    ttl: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An entry and what it came from."""
-
-    entry: Entry
-    tier: Tier
-
-
-class Loader(Protocol):
-    """Computes what no tier has."""
-
-    def submit(self, sources: Sequence[Any], /) -> Sequence[asyncio.Future[Any]]:
-        """Starts the computation of each source and returns at once.
-
-        Cancelling a future tells that nobody wants it. Raises what every item shall fail with
-        if none can be computed.
-        """
-        ...
-
-    def value(self, result: Any, /) -> Value:
-        """What to store of a future's result."""
-        ...
-
-
-class LowerTier(Protocol):
-    """A tier below memory. It never fails: it counts an outage, and finds nothing."""
-
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The bytes under each key."""
-        ...
-
-    def put(self, key: bytes, value: bytes, expires_ms: int, *, replace: bool) -> None:
-        """Queues a write; without ``replace`` an entry that is there stays."""
-        ...
-
-    def delete(self, keys: Sequence[bytes]) -> None:
-        """Queues a removal."""
-        ...
+    from sidecar.cache.items import Loader, LowerTier, Policy, Want
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from embercache.v1 import cache_pb2, common_pb2
 
 from sidecar import __version__
-from sidecar.cache.read_through import Tier
+from sidecar.cache.items import Tier
 from sidecar.models.types import ModelUnavailableError
 from sidecar.services.embed_request import decode, namespace, tag_digests
 from sidecar.services.embed_wire import TIER_NUMBER

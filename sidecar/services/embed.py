@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from embercache.v1 import embed_pb2
 
 from sidecar.cache.codec import Codec, Value, encode_vector
+from sidecar.cache.items import Answer, CacheMode, Policy, Tier, Want
 from sidecar.cache.keys import KeySpace
-from sidecar.cache.read_through import Answer, CacheMode, Policy, Tier, Want
 from sidecar.models.types import VersionChangedError
 from sidecar.services.embed_request import Item, decode
 from sidecar.services.embed_wire import ResponseWriter, length_delimited, varint

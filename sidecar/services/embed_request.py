@@ -13,8 +13,8 @@ from embercache.v1 import common_pb2, embed_pb2
 from google.protobuf.message import DecodeError, Message
 
 from sidecar.cache.codec import Codec
+from sidecar.cache.items import CacheMode
 from sidecar.cache.keys import digest
-from sidecar.cache.read_through import CacheMode
 from sidecar.config import NAME_PATTERN
 from sidecar.services.errors import CallError, invalid
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sidecar.cache.codec import Codec, split_scale, transcode
-from sidecar.cache.read_through import Tier
+from sidecar.cache.items import Tier
 
 if TYPE_CHECKING:
     from sidecar.cache.codec import Entry

@@ -6,7 +6,7 @@ import grpc
 import structlog
 
 from sidecar.cache.generations import InvalidationNotSharedError
-from sidecar.cache.read_through import NotCachedError
+from sidecar.cache.items import NotCachedError
 from sidecar.models.types import (
     InputRejectedError,
     ModelError,

@@ -11,16 +11,9 @@ from hypothesis import strategies as st
 from sidecar.cache.codec import Codec, Value, encode_vector, pack
 from sidecar.cache.generations import Generations, NamespaceState
 from sidecar.cache.hot import HotTier
+from sidecar.cache.items import Answer, CacheMode, NotCachedError, Policy, Tier, Want
 from sidecar.cache.local_generations import LocalGenerations
-from sidecar.cache.read_through import (
-    Answer,
-    CacheMode,
-    NotCachedError,
-    Policy,
-    ReadThrough,
-    Tier,
-    Want,
-)
+from sidecar.cache.read_through import ReadThrough
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
