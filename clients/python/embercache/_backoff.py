@@ -1,0 +1,22 @@
+"""How often and after how long a failed call is repeated."""
+
+from __future__ import annotations
+
+import random
+
+from embercache.errors import OverloadedError, UnavailableError
+
+TRANSIENT = (OverloadedError, UnavailableError)
+"""Errors after which the same request may succeed a little later."""
+
+ATTEMPTS = 5  # the most that gRPC itself allows
+INITIAL_SECONDS = 0.1
+MAX_SECONDS = 2.0
+MULTIPLIER = 2.0
+JITTER = 0.2
+
+
+def delay(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: exponential, with jitter, as gRPC does."""
+    base = min(INITIAL_SECONDS * MULTIPLIER ** (failures - 1), MAX_SECONDS)
+    return base * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret

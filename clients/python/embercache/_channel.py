@@ -1,0 +1,67 @@
+"""Where the sidecar is, and how gRPC is told to behave towards it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+from embercache import _backoff
+from embercache.errors import InvalidArgumentError
+
+DEFAULT_ADDRESS = "127.0.0.1:50551"
+MAX_MESSAGE_BYTES = 64 << 20
+
+_ADDRESS = re.compile(
+    r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):[0-9]{1,5}"  # host:port
+    r"|unix:///.+|unix:/?[^/].*"
+)
+
+# All of these can be repeated without harm. EmbedStream is not here: it is resumed by
+# embercache._stream, which knows what was answered. Health is not: it is asked for the truth now.
+_RETRIED = [
+    {"service": "embercache.v1.EmbedService", "method": "Embed"},
+    {"service": "embercache.v1.EmbedService", "method": "ListModels"},
+    {"service": "embercache.v1.CacheService"},
+]
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": _RETRIED,
+            "retryPolicy": {
+                "maxAttempts": _backoff.ATTEMPTS,
+                "initialBackoff": f"{_backoff.INITIAL_SECONDS}s",
+                "maxBackoff": f"{_backoff.MAX_SECONDS}s",
+                "backoffMultiplier": _backoff.MULTIPLIER,
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+            },
+        }
+    ]
+}
+
+OPTIONS: tuple[tuple[str, str | int], ...] = (
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # gRPC forgets requests larger than this, and then cannot retry them; its default is 256 KiB.
+    ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A sidecar is next door: http_proxy in the environment is not meant for it.
+    ("grpc.enable_http_proxy", 0),
+    # A sidecar that restarts is back within seconds: look for it more often than gRPC would.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+def target(address: str | None) -> str:
+    """The gRPC target: the address given, else ``EMBERCACHE_ADDRESS``, else the default.
+
+    Raises `InvalidArgumentError` if it is neither ``host:port`` nor ``unix:PATH``.
+    """
+    chosen = address or os.environ.get("EMBERCACHE_ADDRESS") or DEFAULT_ADDRESS
+    if _ADDRESS.fullmatch(chosen):
+        return chosen
+    source = "the address" if address else "EMBERCACHE_ADDRESS"
+    raise InvalidArgumentError(
+        f"{source} is {chosen!r}; write host:port, unix:///absolute/path or unix:path"
+    )

@@ -1,0 +1,262 @@
+"""A sidecar that is only its contract: real gRPC, made-up vectors, and faults on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import threading
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+
+from embercache import AsyncClient, Client
+from embercache.v1 import cache_pb2, cache_pb2_grpc, common_pb2, embed_pb2, embed_pb2_grpc
+
+DIMENSIONS = 8
+VERSION = "version-1"
+HANG_GUARD = 30.0
+NUMBERS = {code.name: code.value[0] for code in grpc.StatusCode}
+
+
+class FakeSidecar(embed_pb2_grpc.EmbedServiceServicer, cache_pb2_grpc.CacheServiceServicer):
+    """Answers every input with `vector`, unless it is told to do something else."""
+
+    def __init__(self):
+        self.address = ""
+        self.requests = []  # the messages of all calls, in their order
+        self.call_faults = []  # status names, one for each call to come
+        self.item_faults = {}  # text -> status names, one for each time it is asked for
+        self.batch_faults = {}  # number of a stream's request -> status names
+        self.stream_faults = {}  # answers given on a stream -> status names that then end it
+        self.tamper = None  # changes each response before it leaves
+        self.group = []  # sizes of the groups in which a stream is answered, each out of order
+        self.gate = threading.Event()  # while it is not set, calls hang until they are given up
+        self.gate.set()
+        self.hanging = threading.Event()
+        self.streams = 0
+        self.stream_ended = threading.Semaphore(0)
+        self.health = b"\x08\x01"
+
+    @staticmethod
+    def vector(text, dimensions=DIMENSIONS):
+        """A made-up float32 vector that depends on every bit of the text."""
+        digest = hashlib.shake_256(text.encode()).digest(2 * dimensions)
+        return np.frombuffer(digest, "<i2").astype(np.float32) / 32768
+
+    def Embed(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        return self._respond(request)
+
+    def EmbedStream(self, requests, context):  # noqa: N802
+        self.streams += 1
+        context.add_callback(self.stream_ended.release)
+        answered = 0
+        for group in self._groups(requests):
+            for message in group:
+                if faults := self.stream_faults.get(answered):
+                    code = faults.pop(0)
+                    if code != "OK":
+                        context.abort(getattr(grpc.StatusCode, code), "told to break")
+                    return
+                self._wait(context)
+                yield self._answer(message)
+                answered += 1
+
+    def ListModels(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        model = embed_pb2.Model(
+            name="fake",
+            version=VERSION,
+            dimensions=DIMENSIONS,
+            accepts_text=True,
+            runs_on="cpu",
+            prompts={"query": "find: "},
+        )
+        return embed_pb2.ListModelsResponse(models=[model])
+
+    def Stats(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        return cache_pb2.StatsResponse(
+            version="0.0",
+            uptime_seconds=1.5,
+            response_hits=3,
+            items_failed=1,
+            tiers=[cache_pb2.TierStats(tier=common_pb2.TIER_HOT, answered=7, bytes=70)],
+            warm=cache_pb2.WarmState(state=cache_pb2.WarmState.STATE_DOWN, errors=2),
+            models=[cache_pb2.ModelStats(name="fake", computed=5)],
+        )
+
+    def Invalidate(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        return cache_pb2.InvalidateResponse()
+
+    def Flush(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        return cache_pb2.FlushResponse(entries=4)
+
+    def check_health(self, request, context):
+        self._begin(request, context)
+        return self.health
+
+    def _begin(self, request, context):
+        self.requests.append(request)
+        self._wait(context)
+        if self.call_faults:
+            context.abort(getattr(grpc.StatusCode, self.call_faults.pop(0)), "told to fail")
+
+    def _wait(self, context):
+        if not self.gate.is_set():
+            context.add_callback(self.gate.set)
+            self.hanging.set()
+            assert self.gate.wait(HANG_GUARD)
+
+    def _groups(self, requests):
+        """The stream's requests, in groups whose sizes were told, each shuffled."""
+        sizes = iter(self.group)
+        for message in requests:
+            self.requests.append(message.request)
+            group = [message]
+            for _ in range(next(sizes, 1) - 1):
+                group.append(next(requests))
+                self.requests.append(group[-1].request)
+            random.Random(len(group)).shuffle(group)
+            yield group
+
+    def _answer(self, message):
+        if faults := self.batch_faults.get(message.id):
+            error = common_pb2.ItemError(code=NUMBERS[faults.pop(0)], message="told to fail")
+            return embed_pb2.EmbedStreamResponse(id=message.id, error=error)
+        return embed_pb2.EmbedStreamResponse(id=message.id, response=self._respond(message.request))
+
+    def _respond(self, request):
+        response = embed_pb2.EmbedResponse(
+            embeddings=[self._embedding(item, request.encoding) for item in request.inputs],
+            model=request.model or "fake",
+            dimensions=DIMENSIONS,
+            encoding=request.encoding,
+        )
+        if self.tamper:
+            self.tamper(response)
+        return response
+
+    def _embedding(self, item, encoding):
+        text = item.text or item.entity.text or item.tensor.data.hex()
+        if faults := self.item_faults.get(text):
+            error = common_pb2.ItemError(code=NUMBERS[faults.pop(0)], message="told to fail")
+            return embed_pb2.Embedding(error=error)
+        vector, scale = self.vector(text), 0.0
+        if encoding == embed_pb2.ENCODING_FLOAT16:
+            data = vector.astype("<f2").tobytes()
+        elif encoding == embed_pb2.ENCODING_INT8:
+            scale = float(np.abs(vector).max() / 127)
+            data = np.round(vector / scale).astype("i1").tobytes()
+        else:
+            data = vector.tobytes()
+        return embed_pb2.Embedding(
+            vector=data,
+            scale=scale,
+            tier=common_pb2.TIER_HOT,
+            model_version=VERSION,
+            tokens=len(text.split()),
+            truncated=len(text) > 100,
+            age_ms=1500,
+        )
+
+
+def start(sidecar, address="127.0.0.1:0"):
+    """Serves the sidecar. Returns the server."""
+    server = grpc.server(
+        futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)]
+    )
+    embed_pb2_grpc.add_EmbedServiceServicer_to_server(sidecar, server)
+    cache_pb2_grpc.add_CacheServiceServicer_to_server(sidecar, server)
+    check = grpc.unary_unary_rpc_method_handler(sidecar.check_health)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),)
+    )
+    port = server.add_insecure_port(address)
+    sidecar.address = address if address.startswith("unix:") else f"127.0.0.1:{port}"
+    server.start()
+    return server
+
+
+class Blocking:
+    """An `AsyncClient` that is called as a `Client` is, so that one test is for both."""
+
+    def __init__(self, loop, *args, **kwargs):
+        self._loop = loop
+        self._client = AsyncClient(*args, **kwargs)
+
+    def __getattr__(self, name):
+        method = getattr(self._client, name)
+        return lambda *args, **kwargs: self._loop.run_until_complete(method(*args, **kwargs))
+
+    def embed_stream(self, *args, **kwargs):
+        return self._steps(self._client.embed_stream(*args, **kwargs))
+
+    def _steps(self, results):
+        end = object()
+        try:
+            while (result := self._loop.run_until_complete(anext(results, end))) is not end:
+                yield result
+        finally:
+            self._loop.run_until_complete(results.aclose())
+
+
+@pytest.fixture
+def sidecar():
+    """A sidecar that serves, to be told what to do and asked what it was sent."""
+    fake = FakeSidecar()
+    server = start(fake)
+    yield fake
+    fake.gate.set()
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def serve():
+    """Serves further sidecars, or one more than once: ``serve(sidecar, address)``."""
+    servers = []
+
+    def serve_one(fake, address="127.0.0.1:0"):
+        servers.append(start(fake, address))
+        return servers[-1]
+
+    yield serve_one
+    for server in servers:
+        server.stop(None).wait()
+
+
+@pytest.fixture
+def loop():
+    """An event loop of the test's own."""
+    own = asyncio.new_event_loop()
+    yield own
+    own.run_until_complete(own.shutdown_asyncgens())
+    own.close()
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def make_client(request, loop):
+    """Makes clients of one kind; a test that takes it runs for both kinds."""
+    clients = []
+
+    def make(*args, **kwargs):
+        if request.param == "sync":
+            clients.append(Client(*args, **kwargs))
+        else:
+            clients.append(Blocking(loop, *args, **kwargs))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(make_client, sidecar):
+    """A client of the sidecar; a test that takes it runs for both kinds."""
+    return make_client(sidecar.address)
