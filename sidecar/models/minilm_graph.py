@@ -65,6 +65,8 @@ class _Graph:
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
+        self.last_axis = self.constant("axis.last", np.array([-1], np.int64))
+        self.epsilon = self.constant("epsilon", np.array(_EPSILON * _HIDDEN, np.float32))
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
@@ -140,11 +142,9 @@ def _layer(
         return graph.constant(f"{layer}{name}.bias", weights[f"{layer}{name}.bias"])
 
     def add_and_norm(source: str, skip: str, name: str, result: str) -> str:
-        norm = f"{layer}{name}.LayerNorm"
-        gamma = graph.constant(f"{norm}.gamma", weights[f"{norm}.weight"])
-        beta = graph.constant(f"{norm}.beta", weights[f"{norm}.bias"])
-        inputs = [source, skip, gamma, beta, bias(f"{name}.dense")]
-        return graph.node("SkipLayerNormalization", inputs, result, domain=_FUSED, epsilon=_EPSILON)
+        biased = graph.node("Add", [source, bias(f"{name}.dense")], f"{layer}{name}.biased")
+        total = graph.node("Add", [biased, skip], f"{layer}{name}.total")
+        return _layer_norm(graph, weights, f"{layer}{name}.LayerNorm", total, result)
 
     names = [f"{layer}attention.self.{part}" for part in ("query", "key", "value")]
     packed = np.concatenate([weights[f"{name}.weight"].T for name in names], axis=1)
@@ -165,17 +165,39 @@ def _layer(
     return add_and_norm(linear(active, "output.dense"), middle, "output", output)
 
 
+def _layer_norm(
+    graph: _Graph, weights: Mapping[str, NDArray[Any]], name: str, source: str, result: str
+) -> str:
+    """Layer normalisation (https://arxiv.org/abs/1607.06450) in primitive operators.
+
+    On a CPU, ONNX Runtime's own `LayerNormalization` and `SkipLayerNormalization` sum a row number
+    by number; these operators use vector instructions and take a third of the time. The factor
+    that makes a variance of the sum of squares is in the scale and in epsilon.
+    """
+    gamma = graph.constant(
+        f"{name}.gamma", weights[f"{name}.weight"] * np.sqrt(np.float32(_HIDDEN))
+    )
+    beta = graph.constant(f"{name}.beta", weights[f"{name}.bias"])
+    mean = graph.node("ReduceMean", [source, graph.last_axis], f"{name}.mean")
+    centred = graph.node("Sub", [source, mean], f"{name}.centred")
+    squares = graph.node("ReduceSumSquare", [centred, graph.last_axis], f"{name}.squares")
+    positive = graph.node("Add", [squares, graph.epsilon], f"{name}.positive")
+    deviation = graph.node("Sqrt", [positive], f"{name}.deviation")
+    unit = graph.node("Div", [centred, deviation], f"{name}.unit")
+    scaled = graph.node("Mul", [unit, gamma], f"{name}.scaled")
+    return graph.node("Add", [scaled, beta], result)
+
+
 def _pool(graph: _Graph) -> None:
     graph.node("Cast", ["attention_mask"], "weights.flat", to=TensorProto.FLOAT)
-    last_axis = graph.constant("axis.last", np.array([-1], np.int64))
     token_axis = graph.constant("axis.token", np.array([1], np.int64))
     tiny = graph.constant("tiny", np.array(1e-9, np.float32))
-    graph.node("Unsqueeze", ["weights.flat", last_axis], "weights")
+    graph.node("Unsqueeze", ["weights.flat", graph.last_axis], "weights")
     graph.node("Mul", ["token_embeddings", "weights"], "weighted")
     graph.node("ReduceSum", ["weighted", token_axis], "sum", keepdims=0)
     graph.node("ReduceSum", ["weights", token_axis], "count", keepdims=0)
     graph.node("Max", ["count", tiny], "count.positive")
     graph.node("Div", ["sum", "count.positive"], "mean")
-    graph.node("ReduceL2", ["mean", last_axis], "length", keepdims=1)
+    graph.node("ReduceL2", ["mean", graph.last_axis], "length", keepdims=1)
     graph.node("Max", ["length", tiny], "length.positive")
     graph.node("Div", ["mean", "length.positive"], "sentence_embedding")

