@@ -73,7 +73,7 @@ def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
 
     async def wait(condition: Callable[[], object]) -> None:
         async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110 - a server has no event to wait for
+            while not condition():
                 await asyncio.sleep(0.005)
 
     return wait

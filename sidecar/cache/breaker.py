@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 import random
 import time
 from typing import TYPE_CHECKING
@@ -29,7 +30,9 @@ class Breaker:
 
     A probe is due after a back-off that doubles with every probe that fails, from ``first_seconds``
     to ``longest_seconds``, less up to half of it at random, so that sidecars do not return all at
-    once. Ordinary calls are refused until a probe has succeeded: they never pay for finding out.
+    once. It goes on doubling if the breaker opens again within ``longest_seconds`` of closing: a
+    service that answers probes and nothing else is left alone as well. Ordinary calls are refused
+    until a probe has succeeded: they never pay for finding out.
 
     For one event loop or one thread; ``clock`` is monotonic, in seconds.
     """
@@ -54,6 +57,7 @@ class Breaker:
         self._failures = 0
         self._backoff = 0.0
         self._retry_at = 0.0
+        self._closed_at = -math.inf
 
     @property
     def state(self) -> BreakerState:
@@ -85,7 +89,8 @@ class Breaker:
     def trip(self, reason: str) -> None:
         """Opens at once, whatever the count."""
         if self.closed:
-            self._backoff = self._first
+            lasted = self._clock() - self._closed_at > self._longest
+            self._backoff = self._first if lasted else self._next_backoff()
             self._open()
             _log.warning("circuit breaker opened", service=self._name, reason=reason)
 
@@ -103,9 +108,10 @@ class Breaker:
         if succeeded:
             self._state = BreakerState.CLOSED
             self._failures = 0
+            self._closed_at = self._clock()
             _log.info("circuit breaker closed", service=self._name)
         else:
-            self._backoff = min(self._backoff * 2, self._longest)
+            self._backoff = self._next_backoff()
             self._open()
 
     async def recover(self, probe: Callable[[], Awaitable[bool]]) -> None:
@@ -120,6 +126,9 @@ class Breaker:
                     _log.exception("probe failed unexpectedly", service=self._name)
                     succeeded = False
                 self.end_probe(succeeded=succeeded)
+
+    def _next_backoff(self) -> float:
+        return min(self._backoff * 2, self._longest)
 
     def _open(self) -> None:
         self._state = BreakerState.OPEN

@@ -85,6 +85,7 @@ class DiskTier:
         self._recoveries: dict[Breaker, asyncio.Task[None]] = {}
         self._queue = WriteQueue(self._apply, self.counters, max_bytes=queue_bytes)
         self._lock: int | None = None
+        self._closed = False
 
     @property
     def entries(self) -> int:
@@ -119,6 +120,9 @@ class DiskTier:
 
     async def close(self) -> None:
         """Drops what is still queued (`flush` first) and releases the folder."""
+        if self._closed:
+            return
+        self._closed = True
         await self._queue.close()
         for task in self._recoveries.values():
             task.cancel()

@@ -150,7 +150,8 @@ class DiskStore:
                 connection.execute("ROLLBACK")
             raise
         if _pragma(connection, "freelist_count") > _SPARE_PAGES:
-            connection.execute(f"PRAGMA incremental_vacuum({_SPARE_PAGES})").fetchall()
+            # As a script, for execute() would stop after the first page.
+            connection.executescript(f"PRAGMA incremental_vacuum({_SPARE_PAGES})")
         return done
 
     def clear(self) -> int:

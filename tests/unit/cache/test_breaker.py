@@ -120,13 +120,27 @@ def test_each_failed_probe_doubles_the_back_off_up_to_the_longest(
     assert waits == [1, 2, 4, 8, 8, 8]
 
 
-def test_the_back_off_is_short_again_after_a_recovery(breaker: Breaker, clock: Clock) -> None:
+def test_the_back_off_is_short_again_after_a_recovery_that_lasted(
+    breaker: Breaker, clock: Clock
+) -> None:
     open_it(breaker)
     probe(breaker, clock, succeeded=False)
     probe(breaker, clock, succeeded=False)
     probe(breaker, clock, succeeded=True)
+    clock.now += 8.1
     open_it(breaker)
     assert breaker.retry_in == 1
+
+
+def test_a_service_that_answers_only_probes_is_left_alone_for_longer_and_longer(
+    breaker: Breaker, clock: Clock
+) -> None:
+    waits = []
+    for _ in range(5):
+        open_it(breaker)
+        waits.append(breaker.retry_in)
+        probe(breaker, clock, succeeded=True)
+    assert waits == [1, 2, 4, 8, 8]
 
 
 @given(draw=st.floats(0, 1, exclude_max=True), failed_probes=st.integers(0, 10))

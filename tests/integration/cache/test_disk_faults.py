@@ -1,0 +1,274 @@
+"""Disks that are full, read-only, slow or corrupt, and processes that die while writing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from sidecar.cache.disk import DiskTier
+from sidecar.cache.disk_store import MIN_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    OpenDisk = Callable[..., Awaitable[DiskTier]]
+    Eventually = Callable[[Callable[[], object]], Awaitable[None]]
+
+# Writes the numbers in order for ever; says which ones it has flushed.
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from sidecar.cache.disk import DiskTier
+
+async def main():
+    disk = DiskTier(Path(sys.argv[1]), int(sys.argv[2]))
+    await disk.start()
+    number = 0
+    while True:
+        for _ in range(50):
+            key = b"%d" % number
+            disk.put(key, key * 500, 0, replace=False)
+            number += 1
+        await disk.flush(60)
+        print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+async def open_disk(folder: Path) -> AsyncIterator[OpenDisk]:
+    tiers: list[DiskTier] = []
+
+    async def open_tier(**options: Any) -> DiskTier:
+        options = {"timeout": 20} | options
+        tier = DiskTier(folder, MIN_BYTES, **options)
+        tiers.append(tier)
+        await tier.start()
+        return tier
+
+    yield open_tier
+    for tier in tiers:
+        await tier.close()
+
+
+async def store(disk: DiskTier, count: int) -> None:
+    for i in range(count):
+        disk.put(b"%d" % i, b"value %d " % i * 200, 0, replace=True)
+    assert await disk.flush(60)
+
+
+async def get(disk: DiskTier, count: int) -> list[bytes | None]:
+    return await disk.get_many([b"%d" % i for i in range(count)])
+
+
+def values(count: int) -> list[bytes]:
+    return [b"value %d " % i * 200 for i in range(count)]
+
+
+def write_until_killed(folder: Path) -> int:
+    """How many entries a process had flushed when it was killed, or some fewer."""
+    command = [sys.executable, "-c", WRITER, str(folder), str(MIN_BYTES)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        flushed = [int(writer.stdout.readline()) for _ in range(5)]
+        writer.kill()
+    return flushed[-1]
+
+
+async def test_what_was_flushed_is_there_after_the_process_was_killed_while_writing(
+    folder: Path, open_disk: OpenDisk
+) -> None:
+    for _ in range(3):
+        flushed = write_until_killed(folder)
+        disk = await open_disk()
+        got = await get(disk, flushed)
+        assert got == [b"%d" % i * 500 for i in range(flushed)]
+        assert disk.corrupt_files == 0
+        await disk.close()
+
+
+CORRUPTIONS = {
+    "no database at all": lambda content: b"this is no database" * 1000,
+    "the header is gone": lambda content: bytes(100) + content[100:],
+    "everything but the header is gone": lambda content: content[:4096] + bytes(len(content)),
+    "garbage behind the first pages": lambda content: (
+        content[:12288] + bytes(i * 37 % 251 for i in range(len(content)))
+    ),
+    "cut short": lambda content: content[: len(content) // 3],
+}
+
+
+@pytest.mark.parametrize("corrupt", CORRUPTIONS.values(), ids=CORRUPTIONS.keys())
+async def test_a_corrupt_file_is_put_aside_and_replaced_by_an_empty_one(
+    corrupt: Callable[[bytes], bytes], folder: Path, open_disk: OpenDisk
+) -> None:
+    disk = await open_disk()
+    await store(disk, 500)
+    await disk.close()
+    file = folder / "entries.db"
+    file.write_bytes(corrupt(file.read_bytes()))
+    with structlog.testing.capture_logs() as logs:
+        disk = await open_disk()
+        got = await get(disk, 500)
+        await store(disk, 500)
+    # Nothing wrong comes out of it, whenever the damage is found.
+    assert all(value in (None, right) for value, right in zip(got, values(500), strict=True))
+    assert disk.corrupt_files == 1
+    assert (folder / "entries.corrupt").exists()
+    assert "disk cache was corrupt and is replaced" in [log["event"] for log in logs]
+    await store(disk, 500)
+    assert await get(disk, 500) == values(500)
+
+
+async def test_only_one_corrupt_file_is_kept(folder: Path, open_disk: OpenDisk) -> None:
+    for turn in range(3):
+        disk = await open_disk()
+        await store(disk, 5)
+        await disk.close()
+        (folder / "entries.db").write_bytes(b"damage %d" % turn * 1000)
+    disk = await open_disk()
+    assert disk.corrupt_files == 1
+    assert [file.name for file in folder.glob("*corrupt*")] == ["entries.corrupt"]
+    assert (folder / "entries.corrupt").read_bytes().startswith(b"damage 2")
+
+
+@contextlib.contextmanager
+def no_space_beyond(file_bytes: int) -> Iterator[None]:
+    """No file of this process can grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Root may write to a read-only folder, so be somebody else meanwhile."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+async def until_it_works(disk: DiskTier) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            disk.put(b"k", b"x" * 100_000, 0, replace=False)
+            assert await disk.flush(10)
+            if await disk.get_many([b"k"]) == [b"x" * 100_000]:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_folder_that_cannot_be_made_is_no_error_and_is_tried_again(
+    folder: Path, open_disk: OpenDisk
+) -> None:
+    folder.write_bytes(b"a file in the way")
+    with structlog.testing.capture_logs() as logs:
+        disk = await open_disk()
+        for _ in range(20):
+            disk.put(b"k", b"x", 0, replace=False)
+            assert await disk.get_many([b"k"]) == [None]
+    assert disk.counters.skipped == disk.counters.writes_dropped == 20
+    assert disk.counters.lookups == 0
+    assert [log["service"] for log in logs] == ["disk reads", "disk writes"]
+    folder.unlink()
+    await until_it_works(disk)
+
+
+async def test_a_folder_that_is_read_only_is_no_error(open_disk: OpenDisk) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o555)
+        with without_privileges():
+            disk = DiskTier(folder / "cache", MIN_BYTES)
+            await disk.start()
+            for _ in range(5):
+                disk.put(b"k", b"x", 0, replace=False)
+                assert await disk.get_many([b"k"]) == [None]
+            assert disk.counters.skipped == disk.counters.writes_dropped == 5
+            await disk.close()
+
+
+async def test_a_full_disk_refuses_writes_and_can_still_be_read(open_disk: OpenDisk) -> None:
+    disk = await open_disk()
+    await store(disk, 5)
+    with structlog.testing.capture_logs() as logs:
+        with no_space_beyond(200_000):
+            for turn in range(40):
+                disk.put(b"new %d" % turn, b"x" * 100_000, 0, replace=False)
+                assert await disk.flush(10)
+                assert await get(disk, 5) == values(5)
+            assert disk.counters.writes_dropped > 30
+            assert disk.counters.errors == 0
+        await until_it_works(disk)
+    assert await get(disk, 5) == values(5)
+    assert {log["service"] for log in logs} == {"disk writes"}
+    assert disk.corrupt_files == 0
+
+
+async def test_a_disk_that_hangs_holds_nobody_up(
+    open_disk: OpenDisk, eventually: Eventually
+) -> None:
+    disk = await open_disk(timeout=0.02)
+    await store(disk, 5)
+    hang = threading.Event()
+    disk._thread.submit(hang.wait)
+    async with asyncio.timeout(20):
+        for _ in range(50):
+            disk.put(b"queued", b"x", 0, replace=False)
+            assert await get(disk, 5) == [None] * 5
+        assert not await disk.flush(0.01)
+    counters = disk.counters
+    assert counters.errors == counters.lookups == 25
+    assert counters.skipped == 225
+    hang.set()
+    assert await disk.flush(20)
+    await eventually(lambda: disk._reads.closed)
+    assert await get(disk, 5) == values(5)
+
+
+async def test_a_lookup_that_was_cancelled_leaves_nothing_behind(open_disk: OpenDisk) -> None:
+    disk = await open_disk()
+    await store(disk, 50)
+    for turn in range(200):
+        doomed = asyncio.create_task(get(disk, turn % 50))
+        for _ in range(turn % 4):
+            await asyncio.sleep(0)
+        doomed.cancel()
+        assert await get(disk, 3) == values(3)
+        await asyncio.gather(doomed, return_exceptions=True)
+    assert disk.counters.errors == 0
+
+
+async def test_closing_while_the_disk_hangs_comes_to_an_end(open_disk: OpenDisk) -> None:
+    disk = await open_disk(timeout=0.02)
+    hang = threading.Event()
+    disk._thread.submit(hang.wait)
+    disk.put(b"k", b"x", 0, replace=False)
+    async with asyncio.timeout(20):
+        await disk.close()
+    hang.set()
