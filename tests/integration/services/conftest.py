@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import threading
@@ -192,6 +193,12 @@ class Sidecar:
         request = cache_pb2.FlushRequest(tiers=tiers)
         entries: int = (await self.caches.Flush(request, timeout=HANG_GUARD)).entries
         return entries
+
+    async def on_disk(self, entries: int) -> None:
+        """Waits until so many entries are on disk."""
+        async with asyncio.timeout(HANG_GUARD):
+            while (await self.stats()).tiers[1].entries != entries:
+                pass
 
     async def invalidate(
         self,

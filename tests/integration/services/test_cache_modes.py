@@ -34,13 +34,11 @@ async def test_refresh_computes_again_and_replaces_what_every_tier_holds(
     assert await sidecar.tiers("a text") == ["HOT"]
     (new,) = await sidecar.vectors("a text")
     assert new != old
-    await sidecar.flush(common_pb2.TIER_HOT)
-    assert await sidecar.tiers("a text") == ["DISK"]
-    assert await sidecar.vectors("a text") == [new]
-    await sidecar.stop()
-    other = await start(packs=[noisy_pack], redis=redis_server)
-    assert await other.tiers("a text") == ["WARM"]
-    assert await other.vectors("a text") == [new]
+    for tier, disk in (("DISK", tmp_path / "disk"), ("WARM", None)):
+        await sidecar.stop()
+        sidecar = await start(packs=[noisy_pack], redis=redis_server, disk=disk)
+        assert await sidecar.tiers("a text") == [tier]
+        assert await sidecar.vectors("a text") == [new]
 
 
 async def test_refresh_is_never_answered_by_a_stored_response(start: Start) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Eventually = Callable[[Callable[[], object]], Awaitable[None]]
 
 TEXTS = ("one", "another text", "~" * 60)
+BYPASS = common_pb2.CACHE_MODE_BYPASS
 ENCODINGS = (embed_pb2.ENCODING_FLOAT32, embed_pb2.ENCODING_FLOAT16, embed_pb2.ENCODING_INT8)
 
 
@@ -43,19 +44,19 @@ async def test_a_float32_vector_is_the_same_to_the_bit_from_every_tier(
     start: Start, noisy_pack: Path, redis_server: DevRedis, tmp_path: Path
 ) -> None:
     # The model never gives the same vector twice, so that only the cache can.
-    sidecar = await start(packs=[noisy_pack], redis=redis_server, disk=tmp_path / "disk")
+    folder = tmp_path / "disk"
+    sidecar = await start(packs=[noisy_pack], redis=redis_server, disk=folder)
     computed = await sidecar.vectors(*TEXTS)
-    for tier in ("HOT", "DISK", "WARM"):
-        if tier == "DISK":
-            await sidecar.flush(common_pb2.TIER_HOT)
-        if tier == "WARM":
+    for tier, disk in (("HOT", folder), ("DISK", folder), ("WARM", None)):
+        if tier != "HOT":
             await sidecar.stop()  # what it had to write is written
-            sidecar = await start(packs=[noisy_pack], redis=redis_server)
-            await sidecar.embed("something else")  # noise starts alike in both
+            sidecar = await start(packs=[noisy_pack], redis=redis_server, disk=disk)
+            # So that a computation gives something new: the noise starts alike in all.
+            await sidecar.embed("something else", mode=BYPASS)
         response = await sidecar.embed(*TEXTS)
         assert {common_pb2.Tier.Name(e.tier) for e in response.embeddings} == {f"TIER_{tier}"}
         assert [e.vector for e in response.embeddings] == computed
-    assert await sidecar.vectors(*TEXTS, mode=common_pb2.CACHE_MODE_BYPASS) != computed
+    assert await sidecar.vectors(*TEXTS, mode=BYPASS) != computed
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=embed_pb2.Encoding.Name)
@@ -100,6 +101,7 @@ async def test_the_first_answer_is_the_same_as_all_later_ones_whatever_the_stora
     sidecar = await start(cache={"codec": codec}, disk=tmp_path / "disk")
     first = await sidecar.embed(*TEXTS, encoding=encoding)
     hot = await sidecar.embed(*TEXTS, encoding=encoding)
+    await sidecar.on_disk(3)
     await sidecar.flush(common_pb2.TIER_HOT)
     disk = await sidecar.embed(*TEXTS, encoding=encoding)
     assert disk.embeddings[0].tier == common_pb2.TIER_DISK

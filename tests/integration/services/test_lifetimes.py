@@ -34,7 +34,7 @@ async def gone(sidecar: Sidecar) -> None:
 
 
 async def test_an_entry_expires_in_every_tier(
-    start: Start, redis_server: DevRedis, tmp_path: Path
+    start: Start, redis_server: DevRedis, tmp_path: Path, view: View, eventually: Eventually
 ) -> None:
     nothing_hot = {"hot": {"max_bytes": 0}}
     sidecars = {
@@ -45,6 +45,10 @@ async def test_an_entry_expires_in_every_tier(
     for tier, sidecar in sidecars.items():
         await sidecar.embed("a text", ttl=SOON)
         await sidecar.embed("for ever", input_type=embed_pb2.INPUT_TYPE_DOCUMENT)
+        if tier == "DISK":
+            await sidecar.on_disk(2)
+        if tier == "WARM":
+            await eventually(lambda: len(view(redis_server).entries()) == 2)
         assert await sidecar.tiers("a text", **CACHED) == [tier]
     for tier, sidecar in sidecars.items():
         await gone(sidecar)

@@ -42,6 +42,7 @@ async def test_what_memory_has_lost_is_answered_by_redis(
 async def test_what_memory_has_lost_is_answered_by_disk(start: Start, tmp_path: Path) -> None:
     sidecar = await start(disk=tmp_path / "disk")
     await sidecar.embed("a text")
+    await sidecar.on_disk(1)
     await sidecar.flush(common_pb2.TIER_HOT)
     assert await sidecar.tiers("a text") == ["DISK"]
     assert await sidecar.computed() == 1
@@ -52,6 +53,7 @@ async def test_disk_is_asked_before_redis(
 ) -> None:
     sidecar = await start(redis=redis_server, disk=tmp_path / "disk")
     await sidecar.embed("a text")
+    await sidecar.on_disk(1)
     await sidecar.flush(common_pb2.TIER_HOT)
     assert await sidecar.tiers("a text") == ["DISK"]
 
@@ -84,6 +86,7 @@ async def test_a_hit_in_redis_becomes_hot_and_goes_to_disk(
     sidecar = await start(redis=redis_server, disk=tmp_path / "disk")
     assert await sidecar.tiers("a text") == ["WARM"]
     assert await sidecar.tiers("a text") == ["HOT"]
+    await sidecar.on_disk(1)
     await sidecar.flush(common_pb2.TIER_HOT)
     assert await sidecar.tiers("a text") == ["DISK"]
     assert await sidecar.tiers("a text") == ["HOT"]
