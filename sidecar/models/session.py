@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import onnxruntime as ort  # type: ignore[import-untyped]
-
 from sidecar.models.cpus import usable_cpus
 from sidecar.models.errors import SetupError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import onnxruntime as ort  # type: ignore[import-untyped]
 
 Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
 
@@ -24,6 +24,17 @@ _CUDA_OPTIONS = {"use_tf32": "0"}
 _SPIN_MICROSECONDS = 50
 
 _log = logging.getLogger(__name__)
+
+
+def _runtime() -> Any:
+    """ONNX Runtime; a sidecar whose model runs elsewhere does without it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise SetupError(
+            f"ONNX Runtime cannot be used ({error}); install embercache-sidecar[cpu] or [cuda]"
+        ) from error
+    return onnxruntime
 
 
 def open_session(
@@ -44,11 +55,12 @@ def open_session(
                 f"provider 'cuda' does not work here: {reason}; install"
                 " embercache-sidecar[cuda] in place of [cpu], and an NVIDIA driver"
             )
-        _log.warning("no CUDA (%s): %s runs on the CPU", reason, path.parent.name)
+        _log.warning("no CUDA (%s): %s runs on the CPU", reason, path)
     return _open(path, threads, [_CPU]), "cpu"
 
 
 def _open_cuda(path: Path, threads: int | None) -> tuple[ort.InferenceSession | None, str]:
+    ort = _runtime()
     if _CUDA not in ort.get_available_providers():
         return None, "this ONNX Runtime is built without it"
     if hasattr(ort, "preload_dlls"):
@@ -61,6 +73,7 @@ def _open_cuda(path: Path, threads: int | None) -> tuple[ort.InferenceSession | 
 
 
 def _open(path: Path, threads: int | None, providers: list[Any]) -> ort.InferenceSession:
+    ort = _runtime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or usable_cpus()
     options.inter_op_num_threads = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
@@ -14,6 +15,8 @@ from sidecar.models.session import open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sidecar.models.session import Provider
 
 
 @pytest.fixture
@@ -84,3 +87,12 @@ def test_a_graph_that_does_not_load_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(SetupError, match=r"model.onnx: ONNX Runtime cannot load it"):
         open_session(tmp_path / "model.onnx", "cpu", None)
+
+
+@pytest.mark.parametrize("provider", ["auto", "cpu", "cuda"])
+def test_without_onnx_runtime_the_error_says_what_to_install(
+    graph: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(SetupError, match=r"install embercache-sidecar\[cpu\] or \[cuda\]"):
+        open_session(graph, provider, None)
