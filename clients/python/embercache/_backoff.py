@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import random
 
+import grpc
+
 from embercache.errors import OverloadedError, UnavailableError
 
 TRANSIENT = (OverloadedError, UnavailableError)
 """Errors after which the same request may succeed a little later."""
+
+TRANSIENT_CODES: dict[int, str] = {
+    code.value[0]: code.name
+    for code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+}
+"""Their numbers and names."""
 
 ATTEMPTS = 5  # the most that gRPC itself allows
 INITIAL_SECONDS = 0.1

@@ -33,7 +33,7 @@ _SERVICE_CONFIG = {
                 "initialBackoff": f"{_backoff.INITIAL_SECONDS}s",
                 "maxBackoff": f"{_backoff.MAX_SECONDS}s",
                 "backoffMultiplier": _backoff.MULTIPLIER,
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                "retryableStatusCodes": list(_backoff.TRANSIENT_CODES.values()),
             },
         }
     ]

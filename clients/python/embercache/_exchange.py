@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from embercache import _backoff
-from embercache._requests import with_inputs
-from embercache.errors import DeadlineExceededError, from_item
-from embercache.results import check_count
+from embercache._answers import Answer
+from embercache._requests import only
+from embercache.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -30,54 +30,31 @@ class Send:
     delay: float = 0.0
 
 
-Exchange: TypeAlias = "Generator[Send, embed_pb2.EmbedResponse, list[embed_pb2.EmbedResponse]]"
+Exchange: TypeAlias = "Generator[Send, embed_pb2.EmbedResponse, list[Answer]]"
 
 
-def embed_calls(
-    template: embed_pb2.EmbedRequest, requests: Sequence[embed_pb2.EmbedRequest], timeout: float
-) -> Exchange:
+def embed_calls(requests: Sequence[embed_pb2.EmbedRequest], timeout: float) -> Exchange:
     """Sends the requests one after the other, all within ``timeout`` seconds.
 
     gRPC repeats a call that failed as a whole. Here, the inputs of an answered call that failed
     for want of room or of an encoder are asked for again, and only they.
     """
     deadline = time.monotonic() + timeout
-    responses = []
+    answers = []
     for request in requests:
-        response = yield Send(request, deadline - time.monotonic())
-        check_count(request, response)
-        responses.append(response)
+        answer = Answer(request, (yield Send(request, deadline - time.monotonic())))
+        answers.append(answer)
         for failures in range(1, _backoff.ATTEMPTS):
-            failed = transient_items(response)
+            places = answer.transient()
+            if not places:
+                break
             delay = _backoff.delay(failures)
             left = deadline - time.monotonic() - delay
-            if not failed or left <= 0:
+            if left <= 0:
                 break
-            again = with_inputs(template, [request.inputs[i] for i in failed])
+            again = only(request, places)
             try:
-                answer = yield Send(again, left, delay)
+                answer.replace(places, Answer(again, (yield Send(again, left, delay))))
             except (*_backoff.TRANSIENT, DeadlineExceededError):
                 break  # the items keep the errors they have
-            check_count(again, answer)
-            replace_items(response, failed, answer)
-    return responses
-
-
-def transient_items(response: embed_pb2.EmbedResponse) -> list[int]:
-    """The places of the items that may succeed a little later."""
-    return [
-        i
-        for i, item in enumerate(response.embeddings)
-        if item.HasField("error") and isinstance(from_item(item.error, i), _backoff.TRANSIENT)
-    ]
-
-
-def replace_items(
-    response: embed_pb2.EmbedResponse, places: Sequence[int], answer: embed_pb2.EmbedResponse
-) -> None:
-    """Puts the items of ``answer`` into their places in ``response``."""
-    for place, item in zip(places, answer.embeddings, strict=True):
-        response.embeddings[place].CopyFrom(item)
-    if answer.dimensions:
-        response.dimensions = answer.dimensions
-        response.encoding = answer.encoding
+    return answers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -73,47 +73,60 @@ _DTYPES: Mapping[str, embed_pb2.DType.ValueType] = {
 
 @dataclass(slots=True)
 class Batch:
-    """Inputs that travel together, and their messages, one for each."""
+    """Inputs that travel together, and the request that asks for them."""
 
-    inputs: list[EmbedInput] = field(default_factory=list)
-    messages: list[embed_pb2.Input] = field(default_factory=list)
-    bytes: int = 0
+    inputs: list[EmbedInput]
+    request: embed_pb2.EmbedRequest
 
 
 class Batcher:
     """Cuts a run of inputs into batches of at most so many items and `MAX_BATCH_BYTES`.
 
-    An input larger than that travels alone.
+    An input larger than that travels alone. Every request has the template's options.
     """
 
-    def __init__(self, max_items: int) -> None:
+    def __init__(self, template: embed_pb2.EmbedRequest, max_items: int) -> None:
         if not 1 <= max_items <= MAX_BATCH_ITEMS:
             raise InvalidArgumentError(
                 f"batch_size is {max_items}; it must be 1 to {MAX_BATCH_ITEMS}"
             )
+        self._template = template
         self._max_items = max_items
         self._seen = 0
-        self._batch = Batch()
+        self._start()
 
     def add(self, item: EmbedInput) -> Batch | None:
         """Takes one input; returns the batch that it ended, if it did.
 
         Raises `TypeError` or `InvalidArgumentError` if it is no input.
         """
-        message = _input(item, self._seen)
+        message = self._request.inputs.add()
+        _fill(message, item, self._seen)
         size = message.ByteSize()
+        ended = None
+        if self._bytes + size > MAX_BATCH_BYTES and self._inputs:
+            del self._request.inputs[-1]
+            ended = self.rest()
+            _fill(self._request.inputs.add(), item, self._seen)
+        self._inputs.append(item)
+        self._bytes += size
         self._seen += 1
-        ended = self.rest() if self._batch.bytes + size > MAX_BATCH_BYTES else None
-        self._batch.inputs.append(item)
-        self._batch.messages.append(message)
-        self._batch.bytes += size
         # Never both: after one was ended, the next has one item, and room for two or more.
-        return self.rest() if len(self._batch.inputs) == self._max_items else ended
+        return self.rest() if len(self._inputs) == self._max_items else ended
 
     def rest(self) -> Batch | None:
         """The batch that is under way, if it is not empty."""
-        batch, self._batch = self._batch, Batch()
-        return batch if batch.inputs else None
+        if not self._inputs:
+            return None
+        batch = Batch(self._inputs, self._request)
+        self._start()
+        return batch
+
+    def _start(self) -> None:
+        self._inputs: list[EmbedInput] = []
+        self._request = embed_pb2.EmbedRequest()
+        self._request.CopyFrom(self._template)
+        self._bytes = 0
 
 
 def batches(inputs: Iterable[EmbedInput], batcher: Batcher) -> Iterator[Batch]:
@@ -155,14 +168,13 @@ def options(
     return request
 
 
-def with_inputs(
-    template: embed_pb2.EmbedRequest, messages: Iterable[embed_pb2.Input]
-) -> embed_pb2.EmbedRequest:
-    """A copy of the template that asks for these inputs."""
-    request = embed_pb2.EmbedRequest()
-    request.CopyFrom(template)
-    request.inputs.extend(messages)
-    return request
+def only(request: embed_pb2.EmbedRequest, places: Iterable[int]) -> embed_pb2.EmbedRequest:
+    """The same request for the inputs at these places alone."""
+    part = embed_pb2.EmbedRequest()
+    part.CopyFrom(request)
+    del part.inputs[:]
+    part.inputs.extend(request.inputs[place] for place in places)
+    return part
 
 
 def embed_requests(
@@ -171,8 +183,7 @@ def embed_requests(
     """The requests that ask for all the inputs: one, unless they are many or large."""
     if not inputs:
         raise InvalidArgumentError("there are no inputs; give at least one")
-    batcher = Batcher(MAX_BATCH_ITEMS)
-    return [with_inputs(template, batch.messages) for batch in batches(inputs, batcher)]
+    return [batch.request for batch in batches(inputs, Batcher(template, MAX_BATCH_ITEMS))]
 
 
 def many(inputs: _Inputs) -> _Inputs:
@@ -200,7 +211,8 @@ def invalidate_request(
     if tags is not None:
         request.tags.tags.extend(_tags(tags))
     elif inputs is not None:
-        request.inputs.inputs.extend(_input(item, i) for i, item in enumerate(many(inputs)))
+        for index, item in enumerate(many(inputs)):
+            _fill(request.inputs.inputs.add(), item, index)
         request.inputs.model = model
         request.inputs.input_type = _choose("input_type", input_type, _INPUT_TYPES)
     else:
@@ -213,26 +225,29 @@ def flush_request(tiers: Sequence[FlushableTier]) -> cache_pb2.FlushRequest:
     return cache_pb2.FlushRequest(tiers=[_choose("tiers", tier, _FLUSHABLE) for tier in tiers])
 
 
-def _input(item: EmbedInput, index: int) -> embed_pb2.Input:
+def _fill(message: embed_pb2.Input, item: EmbedInput, index: int) -> None:
     try:
         if isinstance(item, str):
-            return embed_pb2.Input(text=item)
-        if isinstance(item, Entity):
-            entity = embed_pb2.Entity(id=item.id, chunk_id=item.chunk_id, text=item.text)
-            return embed_pb2.Input(entity=entity)
-        if isinstance(item, np.ndarray):
-            return embed_pb2.Input(tensor=_tensor(item, index))
+            message.text = item
+        elif isinstance(item, Entity):
+            message.entity.SetInParent()
+            message.entity.id = item.id
+            message.entity.chunk_id = item.chunk_id
+            message.entity.text = item.text
+        elif isinstance(item, np.ndarray):
+            _fill_tensor(message.tensor, item, index)
+        else:
+            raise TypeError(
+                f"input {index} is a {type(item).__name__}; give a str, an Entity or a numpy array"
+            )
     except UnicodeEncodeError:
         # Not as its cause: it quotes the text.
         raise InvalidArgumentError(
             "the text has a lone surrogate, which is no Unicode character", index=index
         ) from None
-    raise TypeError(
-        f"input {index} is a {type(item).__name__}; give a str, an Entity or a numpy array"
-    )
 
 
-def _tensor(array: NDArray[np.generic], index: int) -> embed_pb2.Tensor:
+def _fill_tensor(message: embed_pb2.Tensor, array: NDArray[np.generic], index: int) -> None:
     dtype = _DTYPES.get(array.dtype.name)
     if dtype is None:
         raise InvalidArgumentError(
@@ -240,8 +255,9 @@ def _tensor(array: NDArray[np.generic], index: int) -> embed_pb2.Tensor:
             f"{', '.join(_DTYPES)}",
             index=index,
         )
-    data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-    return embed_pb2.Tensor(dtype=dtype, shape=array.shape, data=data)
+    message.dtype = dtype
+    message.shape.extend(array.shape)
+    message.data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _tags(tags: Sequence[str]) -> Sequence[str]:

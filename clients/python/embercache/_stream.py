@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embercache import _backoff
-from embercache._exchange import replace_items, transient_items
-from embercache._requests import with_inputs
+from embercache._answers import Answer
+from embercache._requests import only
 from embercache.errors import (
     DeadlineExceededError,
     EmbercacheError,
@@ -20,7 +20,7 @@ from embercache.errors import (
     UnavailableError,
     from_batch,
 )
-from embercache.results import check_count, decode, finish, one_version
+from embercache.results import decode, finish, one_version
 from embercache.v1 import embed_pb2
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ FINISH_SECONDS = 1.0  # for the sidecar to end a call of which all is answered
 
 @dataclass(slots=True)
 class _Flight:
-    """A batch on its way: ``asked`` for the inputs at ``places``, ``None`` when it has landed."""
+    """A batch on its way; ``asked`` for the inputs at ``places``, ``None`` when it has landed."""
 
     batch: Batch
     asked: embed_pb2.EmbedStreamRequest | None
     places: Sequence[int]
-    response: embed_pb2.EmbedResponse | None = None
+    answer: Answer | None = None
     error: EmbercacheError | None = None
     failures: int = 0
 
@@ -57,8 +57,7 @@ class Resend:
 class StreamWindow:
     """The batches under way. Used by one thread or task at a time."""
 
-    def __init__(self, template: embed_pb2.EmbedRequest, on_error: OnError) -> None:
-        self._template = template
+    def __init__(self, on_error: OnError) -> None:
         self._on_error = on_error
         self._flights: dict[int, _Flight] = {}  # in the order of the inputs
         self._next_id = 0
@@ -77,11 +76,10 @@ class StreamWindow:
 
     def add(self, batch: Batch) -> embed_pb2.EmbedStreamRequest:
         """Takes a batch and returns what to send for it."""
-        flight = _Flight(batch, None, range(len(batch.inputs)))
-        flight.asked = self._request(self._next_id, flight)
-        self._flights[self._next_id] = flight
+        asked = embed_pb2.EmbedStreamRequest(id=self._next_id, request=batch.request)
+        self._flights[asked.id] = _Flight(batch, asked, range(len(batch.inputs)))
         self._next_id += 1
-        return flight.asked
+        return asked
 
     def unanswered(self) -> list[embed_pb2.EmbedStreamRequest]:
         """What to send first over a new stream."""
@@ -95,7 +93,7 @@ class StreamWindow:
         self._breaks = 0
         places: Sequence[int]
         if message.HasField("response"):
-            places = _take(flight, flight.asked.request, message.response)
+            places = _take(flight, Answer(flight.asked.request, message.response))
         else:
             flight.error = from_batch(message.error)
             places = flight.places if isinstance(flight.error, _backoff.TRANSIENT) else []
@@ -104,7 +102,9 @@ class StreamWindow:
             flight.asked = None
             return None
         flight.places = places
-        flight.asked = self._request(message.id, flight)
+        flight.asked = embed_pb2.EmbedStreamRequest(
+            id=message.id, request=only(flight.batch.request, places)
+        )
         return Resend(flight.asked, _backoff.delay(flight.failures))
 
     def broken(self, error: EmbercacheError) -> float:
@@ -129,32 +129,23 @@ class StreamWindow:
             del self._flights[number]
             yield self._result(flight)
 
-    def _request(self, number: int, flight: _Flight) -> embed_pb2.EmbedStreamRequest:
-        messages = [flight.batch.messages[place] for place in flight.places]
-        request = with_inputs(self._template, messages)
-        return embed_pb2.EmbedStreamRequest(id=number, request=request)
-
     def _result(self, flight: _Flight) -> EmbedResult:
-        if flight.response is None:
+        if flight.answer is None:
             raise flight.error or InternalError("the sidecar gave neither answer nor error")
-        result = decode(flight.batch.inputs, [flight.response])
+        result = decode(flight.batch.inputs, [flight.answer])
         if result.model_version:
-            self._version = one_version(
-                [self._version or result.model_version, result.model_version]
-            )
+            self._version = self._version or result.model_version
+            one_version([self._version, result.model_version])
         return finish(result, self._on_error)
 
 
-def _take(
-    flight: _Flight, request: embed_pb2.EmbedRequest, response: embed_pb2.EmbedResponse
-) -> list[int]:
+def _take(flight: _Flight, answer: Answer) -> list[int]:
     """Keeps what was answered; returns the places that are worth asking for again."""
-    check_count(request, response)
-    if flight.response is None:
-        flight.response = response
+    if flight.answer is None:
+        flight.answer = answer
     else:
-        replace_items(flight.response, flight.places, response)
-    return transient_items(flight.response)
+        flight.answer.replace(flight.places, answer)
+    return flight.answer.transient()
 
 
 def no_answer_error(timeout: float) -> DeadlineExceededError:

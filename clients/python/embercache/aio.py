@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from embercache._answers import Answer
     from embercache._exchange import Exchange
     from embercache._requests import Batch
     from embercache.results import EmbedResult
@@ -64,9 +65,8 @@ class AsyncClient:
     ) -> EmbedResult:
         """As `Client.embed`."""
         listed = list(_requests.many(inputs))
-        template = _requests.options(**options)
-        requests = _requests.embed_requests(listed, template)
-        exchange = embed_calls(template, requests, self._timeout if timeout is None else timeout)
+        requests = _requests.embed_requests(listed, _requests.options(**options))
+        exchange = embed_calls(requests, self._timeout if timeout is None else timeout)
         return finish(decode(listed, await self._drive(exchange)), on_error)
 
     def embed_stream(
@@ -79,8 +79,10 @@ class AsyncClient:
         **options: Unpack[EmbedOptions],
     ) -> AsyncIterator[EmbedResult]:
         """As `Client.embed_stream`; ``inputs`` may be an async iterable too."""
-        batches = _batches(_requests.many(inputs), _requests.Batcher(batch_size))
-        return self._stream(StreamWindow(_requests.options(**options), on_error), batches, timeout)
+        batcher = _requests.Batcher(_requests.options(**options), batch_size)
+        return self._stream(
+            StreamWindow(on_error), _batches(_requests.many(inputs), batcher), timeout
+        )
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """As `Client.models`."""
@@ -164,7 +166,7 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise from_rpc(error) from error
 
-    async def _drive(self, exchange: Exchange) -> list[embed_pb2.EmbedResponse]:
+    async def _drive(self, exchange: Exchange) -> list[Answer]:
         method = self._connect().embed.Embed
         try:
             send = next(exchange)
@@ -178,8 +180,8 @@ class AsyncClient:
                 else:
                     send = exchange.send(response)
         except StopIteration as end:
-            responses: list[embed_pb2.EmbedResponse] = end.value
-            return responses
+            answers: list[Answer] = end.value
+            return answers
 
     async def _stream(
         self,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from embercache._answers import Answer
     from embercache._exchange import Exchange
     from embercache._requests import Batch
     from embercache.results import EmbedResult
@@ -77,9 +78,8 @@ class Client:
         holds the result with all the others; with ``on_error="return"`` that result is returned.
         """
         listed = list(_requests.many(inputs))
-        template = _requests.options(**options)
-        requests = _requests.embed_requests(listed, template)
-        exchange = embed_calls(template, requests, self._timeout if timeout is None else timeout)
+        requests = _requests.embed_requests(listed, _requests.options(**options))
+        exchange = embed_calls(requests, self._timeout if timeout is None else timeout)
         return finish(decode(listed, self._drive(exchange)), on_error)
 
     def embed_stream(
@@ -99,9 +99,9 @@ class Client:
         the next answer, in seconds. ``on_error`` is as in `embed`; after an error the iterator
         ends, so give ``"return"`` where a bad input must not end the job.
         """
-        batcher = _requests.Batcher(batch_size)
+        batcher = _requests.Batcher(_requests.options(**options), batch_size)
         batches = _requests.batches(_requests.many(inputs), batcher)
-        return self._stream(StreamWindow(_requests.options(**options), on_error), batches, timeout)
+        return self._stream(StreamWindow(on_error), batches, timeout)
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """The models that the sidecar answers for, the default one first."""
@@ -177,7 +177,7 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc(error) from error
 
-    def _drive(self, exchange: Exchange) -> list[embed_pb2.EmbedResponse]:
+    def _drive(self, exchange: Exchange) -> list[Answer]:
         try:
             send = next(exchange)
             while True:
@@ -190,8 +190,8 @@ class Client:
                 else:
                     send = exchange.send(response)
         except StopIteration as end:
-            responses: list[embed_pb2.EmbedResponse] = end.value
-            return responses
+            answers: list[Answer] = end.value
+            return answers
 
     def _stream(
         self, window: StreamWindow, batches: Iterator[Batch], timeout: float

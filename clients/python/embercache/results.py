@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
+    from embercache._answers import Answer
     from embercache.types import EmbedInput, OnError, Tier
 
 _TIERS: Mapping[int, Tier] = {
@@ -101,39 +102,31 @@ class EmbedResult:
         )
 
 
-def check_count(request: embed_pb2.EmbedRequest, response: embed_pb2.EmbedResponse) -> None:
-    """Raises `InternalError` unless there is an answer for each input."""
-    asked, answered = len(request.inputs), len(response.embeddings)
-    if asked != answered:
-        raise InternalError(f"the sidecar answered {answered} of {asked} inputs")
-
-
-def decode(
-    inputs: Sequence[EmbedInput], responses: Sequence[embed_pb2.EmbedResponse]
-) -> EmbedResult:
+def decode(inputs: Sequence[EmbedInput], answers: Sequence[Answer]) -> EmbedResult:
     """Joins the answers for all the inputs, in their order.
 
     Raises `VersionMismatchError` if the vectors come from more than one version of the model,
     `InternalError` if they are not what the answers say they are.
     """
-    embeddings = [item for response in responses for item in response.embeddings]
-    errors = {
-        i: from_item(item.error, i) for i, item in enumerate(embeddings) if item.HasField("error")
-    }
-    version = one_version(
-        [item.model_version for i, item in enumerate(embeddings) if i not in errors]
-    )
-    raw, scales = _matrix(embeddings, errors, responses)
+    items: list[embed_pb2.Embedding] = []
+    errors: dict[int, EmbercacheError] = {}
+    for answer in answers:
+        for place in answer.failed:
+            index = len(items) + place
+            errors[index] = from_item(answer.items[place].error, index)
+        items += answer.items
+    version = one_version([item.model_version for i, item in enumerate(items) if i not in errors])
+    raw, scales = _matrix(items, list(errors), _layout(answers))
     return EmbedResult(
         inputs=inputs,
         raw=raw,
         scales=scales,
-        tiers=[tier(item.tier) for item in embeddings],
-        ages=[item.age_ms / 1000 for item in embeddings],
-        tokens=[item.tokens for item in embeddings],
-        truncated=[item.truncated for item in embeddings],
+        tiers=[tier(item.tier) for item in items],
+        ages=[item.age_ms / 1000 for item in items],
+        tokens=[item.tokens for item in items],
+        truncated=[item.truncated for item in items],
         errors=errors,
-        model=responses[0].model,
+        model=answers[0].model,
         model_version=version,
     )
 
@@ -164,38 +157,34 @@ def one_version(versions: Sequence[str]) -> str:
     return first
 
 
+def _layout(answers: Sequence[Answer]) -> tuple[int, int]:
+    """Encoding and dimensions of all the vectors; 0 dimensions if there are none."""
+    layouts = {answer.layout for answer in answers if answer.has_vectors}
+    if not layouts:
+        return embed_pb2.ENCODING_FLOAT32, 0
+    encoding, dimensions = layouts.pop()
+    if layouts or encoding not in _DTYPES or not dimensions:
+        raise InternalError("the sidecar sent vectors of layouts that do not fit together")
+    return encoding, dimensions
+
+
 def _matrix(
-    embeddings: Sequence[embed_pb2.Embedding],
-    errors: Mapping[int, EmbercacheError],
-    responses: Sequence[embed_pb2.EmbedResponse],
+    items: Sequence[embed_pb2.Embedding], failed: Sequence[int], layout: tuple[int, int]
 ) -> tuple[NDArray[np.generic], NDArray[np.float32] | None]:
-    """The vectors as one writable array, copied once; those that failed are NaN."""
-    encoding, dimensions = _layout(responses)
+    """The vectors as one writable array, copied once, and their scales; the failed are NaN."""
+    encoding, dimensions = layout
     dtype = _DTYPES[encoding]
     width = dimensions * dtype.itemsize
-    rows = [item.vector for item in embeddings]
-    for i in errors:
+    rows = [item.vector for item in items]
+    for i in failed:
         rows[i] = bytes(width)
-    if any(len(row) != width for row in rows) or (len(rows) > len(errors) and not dimensions):
+    if any(len(row) != width for row in rows):
         raise InternalError(f"the sidecar sent a vector that has not {dimensions} dimensions")
     raw = np.frombuffer(bytearray().join(rows), dtype).reshape(len(rows), dimensions)
-    failed = list(errors)
     if encoding == embed_pb2.ENCODING_INT8:
-        scales = np.array([item.scale for item in embeddings], np.float32)
+        scales = np.array([item.scale for item in items], np.float32)
         scales[failed] = np.nan
         return raw, scales
     if failed:
         raw[failed] = np.nan
     return raw, None
-
-
-def _layout(responses: Sequence[embed_pb2.EmbedResponse]) -> tuple[int, int]:
-    """Encoding and dimensions of all the answers; 0 dimensions if there is no vector."""
-    layouts = {(response.encoding, response.dimensions) for response in responses}
-    layouts = {layout for layout in layouts if layout[1]}
-    if not layouts:
-        return embed_pb2.ENCODING_FLOAT32, 0
-    encoding, dimensions = layouts.pop()
-    if layouts or encoding not in _DTYPES:
-        raise InternalError("the sidecar sent vectors of layouts that do not fit together")
-    return encoding, dimensions

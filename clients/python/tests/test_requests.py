@@ -18,8 +18,8 @@ from embercache.v1 import cache_pb2, common_pb2, embed_pb2
 
 def messages(*inputs):
     """The messages of the inputs, which must fit into one batch."""
-    (batch,) = batches(inputs, Batcher(len(inputs)))
-    return batch.messages
+    (batch,) = batches(inputs, Batcher(options(), len(inputs)))
+    return batch.request.inputs
 
 
 @given(st.lists(st.integers(0, 40)), st.integers(1, 9))
@@ -27,27 +27,28 @@ def test_batches_hold_all_inputs_in_order_and_keep_both_limits(sizes, max_items)
     inputs = [chr(97 + i % 26) * size for i, size in enumerate(sizes)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_requests, "MAX_BATCH_BYTES", 50)
-        cut = list(batches(inputs, Batcher(max_items)))
+        cut = list(batches(inputs, Batcher(options(model="m"), max_items)))
     assert [text for batch in cut for text in batch.inputs] == inputs
-    assert [message.text for batch in cut for message in batch.messages] == inputs
-    for batch in cut:
-        assert 1 <= len(batch.inputs) <= max_items
-        assert sum(message.ByteSize() for message in batch.messages) <= 50
-    for batch, following in itertools.pairwise(cut):  # none is cut without need
-        size = sum(message.ByteSize() for message in [*batch.messages, following.messages[0]])
-        assert len(batch.inputs) == max_items or size > 50
+    assert [item.text for batch in cut for item in batch.request.inputs] == inputs
+    sizes = [[item.ByteSize() for item in batch.request.inputs] for batch in cut]
+    for batch, of_items in zip(cut, sizes, strict=True):
+        assert 1 <= len(of_items) <= max_items
+        assert sum(of_items) <= 50
+        assert batch.request.model == "m"
+    for of_items, following in itertools.pairwise(sizes):  # none is cut without need
+        assert len(of_items) == max_items or sum(of_items) + following[0] > 50
 
 
 def test_an_input_above_the_limit_travels_alone(monkeypatch):
     monkeypatch.setattr(_requests, "MAX_BATCH_BYTES", 10)
-    cut = list(batches(["a", "b" * 100, "c"], Batcher(8)))
+    cut = list(batches(["a", "b" * 100, "c"], Batcher(options(), 8)))
     assert [batch.inputs for batch in cut] == [["a"], ["b" * 100], ["c"]]
 
 
 @pytest.mark.parametrize("size", [0, 1025, -1])
 def test_a_batch_size_out_of_range_is_refused(size):
     with pytest.raises(InvalidArgumentError, match="1 to 1024"):
-        Batcher(size)
+        Batcher(options(), size)
 
 
 @given(st.text())

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from embercache import InternalError, OverloadedError, VersionMismatchError
+from embercache._answers import Answer
 from embercache.results import decode
 from embercache.v1 import common_pb2, embed_pb2
 
@@ -40,8 +41,14 @@ def response(matrix, encoding=embed_pb2.ENCODING_FLOAT32, scales=None, version="
 
 
 def decoded(*responses):
-    count = sum(len(each.embeddings) for each in responses)
-    return decode([str(i) for i in range(count)], responses)
+    """The result of answers to as many inputs as they have items."""
+    inputs = [str(i) for i in range(sum(len(each.embeddings) for each in responses))]
+    return decode(inputs, [answer(each) for each in responses])
+
+
+def answer(response):
+    request = embed_pb2.EmbedRequest(inputs=[embed_pb2.Input()] * len(response.embeddings))
+    return Answer(request, response)
 
 
 @st.composite
@@ -92,9 +99,9 @@ def test_several_answers_are_joined_in_their_order(counts):
 
 @pytest.mark.parametrize("encoding", sorted(DTYPES))
 def test_the_row_of_a_failed_input_is_nan_and_no_other(encoding):
-    answer = response(np.ones((3, 4)), encoding, scales=[0.5, 0.5, 0.5])
-    answer.embeddings[1].CopyFrom(embed_pb2.Embedding(error=OVERLOADED))
-    result = decoded(answer)
+    sent = response(np.ones((3, 4)), encoding, scales=[0.5, 0.5, 0.5])
+    sent.embeddings[1].CopyFrom(embed_pb2.Embedding(error=OVERLOADED))
+    result = decoded(sent)
     np.testing.assert_array_equal(np.isnan(result.vectors).all(axis=1), [False, True, False])
     assert not np.isnan(result.vectors[[0, 2]]).any()
     error = result.errors[1]
@@ -103,8 +110,8 @@ def test_the_row_of_a_failed_input_is_nan_and_no_other(encoding):
 
 
 def test_when_all_inputs_failed_there_are_rows_but_no_dimensions():
-    answer = embed_pb2.EmbedResponse(embeddings=[embed_pb2.Embedding(error=OVERLOADED)])
-    result = decoded(answer)
+    sent = embed_pb2.EmbedResponse(embeddings=[embed_pb2.Embedding(error=OVERLOADED)])
+    result = decoded(sent)
     assert result.vectors.shape == (1, 0)
     assert result.model_version == ""
 
@@ -115,17 +122,17 @@ def test_an_answer_without_any_vector_does_not_hide_the_dimensions_of_the_others
 
 
 def test_vectors_of_wrong_lengths_are_refused_even_if_their_sum_is_right():
-    answer = response(np.ones((2, 4)))
-    answer.embeddings[0].vector += answer.embeddings[1].vector[:4]
-    answer.embeddings[1].vector = answer.embeddings[1].vector[:-4]
+    sent = response(np.ones((2, 4)))
+    sent.embeddings[0].vector += sent.embeddings[1].vector[:4]
+    sent.embeddings[1].vector = sent.embeddings[1].vector[:-4]
     with pytest.raises(InternalError, match="4 dimensions"):
-        decoded(answer)
+        decoded(sent)
 
 
 def test_an_empty_vector_without_an_error_is_refused():
-    answer = embed_pb2.EmbedResponse(embeddings=[embed_pb2.Embedding(model_version="v")])
+    sent = embed_pb2.EmbedResponse(embeddings=[embed_pb2.Embedding(model_version="v")])
     with pytest.raises(InternalError):
-        decoded(answer)
+        decoded(sent)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +148,10 @@ def test_answers_of_different_layouts_are_refused(second):
 
 
 def test_an_encoding_from_the_future_is_refused():
-    answer = response(np.ones((1, 4)))
-    answer.encoding = 99
+    sent = response(np.ones((1, 4)))
+    sent.encoding = 99
     with pytest.raises(InternalError, match="layouts"):
-        decoded(answer)
+        decoded(sent)
 
 
 def test_vectors_of_two_model_versions_are_never_mixed():
@@ -154,9 +161,9 @@ def test_vectors_of_two_model_versions_are_never_mixed():
 
 
 def test_a_tier_from_the_future_is_unspecified():
-    answer = response(np.ones((1, 4)))
-    answer.embeddings[0].tier = 99
-    assert decoded(answer).tiers == ["unspecified"]
+    sent = response(np.ones((1, 4)))
+    sent.embeddings[0].tier = 99
+    assert decoded(sent).tiers == ["unspecified"]
 
 
 def test_a_result_is_an_array_to_numpy():
@@ -182,6 +189,6 @@ def test_vectors_can_be_changed_in_place():
 
 
 def test_the_text_of_users_is_not_in_the_representation():
-    result = decode(["a secret"], [response(np.ones((1, 3)))])
+    result = decode(["a secret"], [answer(response(np.ones((1, 3))))])
     assert "secret" not in repr(result)
     assert "1 x 3" in repr(result)

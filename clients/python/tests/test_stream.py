@@ -24,7 +24,7 @@ from embercache import (
     VersionMismatchError,
     _backoff,
 )
-from embercache._requests import Batch, options
+from embercache._requests import Batch
 from embercache._stream import WINDOW, StreamWindow
 from embercache.v1 import embed_pb2
 
@@ -252,8 +252,8 @@ def test_a_model_that_changes_during_the_job_ends_it(client, sidecar):
 
 @pytest.mark.parametrize("number", [1, 7])
 def test_an_answer_to_what_was_not_asked_is_refused(number):
-    window = StreamWindow(options(), "raise")
-    window.add(Batch(["a"], [embed_pb2.Input(text="a")]))
+    window = StreamWindow("raise")
+    window.add(Batch(["a"], embed_pb2.EmbedRequest()))
     with pytest.raises(InternalError, match=f"request {number}, which is not open"):
         window.answer(embed_pb2.EmbedStreamResponse(id=number))
 
