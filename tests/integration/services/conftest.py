@@ -323,12 +323,13 @@ class HeldModel:
     """Every model loaded meanwhile: its batches are noted, and run when the test lets them.
 
     ``sizes`` are those of the batches that were begun; ``holds`` says whether batches that begin
-    from now on wait.
+    from now on wait; ``error`` is what they fail with.
     """
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.holds = True
+        self.error: Exception | None = None
         self._let_go = threading.Event()
 
     def let_go(self) -> None:
@@ -341,6 +342,8 @@ class HeldModel:
         waits = self.holds
         self.sizes.append(len(batch))
         assert not waits or self._let_go.wait(HANG_GUARD)
+        if self.error is not None:
+            raise self.error
         return Encoder.run(encoder, batch)
 
 
