@@ -181,11 +181,22 @@ def test_a_pull_that_was_killed_is_finished_by_the_next(
         assert process.stdout.readline() == b"here\n"
         process.send_signal(signal.SIGKILL)
     assert not (folder / "tiny").exists()
+    part = (folder / "tiny-pack-1.0.whl.part").stat().st_size
     asked = len(index.asked)
     pull("tiny", folder, silent)
     whole()
-    resumed = [wanted for wanted in index.asked[asked:] if wanted is None]
-    assert resumed == []  # nothing was fetched a second time
+    resumed = index.asked[asked:]  # nothing is fetched a second time
+    assert resumed == ([f"bytes={part}-"] if stage == "download" else [])
+
+
+def test_what_a_killed_pull_unpacked_is_not_part_of_the_pack(
+    index: Any, tiny_pack: BuiltInPack, folder: Path, whole: Any
+) -> None:
+    for left_over in (".tiny.new", ".tiny.old"):
+        (folder / left_over).mkdir(parents=True)
+        (folder / left_over / "stray").write_text("")
+    pull("tiny", folder, silent)
+    whole()
 
 
 def test_an_unknown_pack_says_which_there_are(folder: Path) -> None:

@@ -84,6 +84,12 @@ def test_both_integer_types_and_token_types_are_fed(make_pack: Any, ids: int) ->
     np.testing.assert_allclose(run(folder, [TWO]), [unit(2, 2)], rtol=1e-6)
 
 
+def test_texts_are_padded_with_the_models_padding_token(make_pack: Any) -> None:
+    make_pack.json("config.json", {"pad_token_id": TWO})
+    folder = make_pack.text(output="sentence_embedding", pooled_rows="right")  # sees the padding
+    np.testing.assert_array_equal(run(folder, [ONE], [ONE, ONE, ONE]), [[5, 5], [3, 3]])
+
+
 def test_nan_stays_in_the_row_of_its_own_input(make_pack: Any) -> None:
     vectors = run(make_pack.text(), [ONE], [NAN], [TWO])
     assert np.isfinite(vectors).all(axis=1).tolist() == [True, False, True]
