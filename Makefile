@@ -1,7 +1,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: setup proto lock
+.PHONY: setup run test lint bench proto lock
 
 setup: $(VENV)/.ready
 
@@ -10,6 +10,25 @@ $(VENV)/.ready: requirements.lock pyproject.toml clients/python/pyproject.toml
 	$(PY) -m pip install -q --require-hashes -r requirements.lock
 	$(PY) -m pip install -q --no-deps --no-build-isolation -e clients/python -e .
 	touch $@
+
+# The demonstration: a private Redis, a real sidecar, one corpus cold, warm and hot.
+run: setup
+	@$(VENV)/bin/embercache models pull minilm
+	@$(PY) -m bench.demo
+
+test: setup
+	$(PY) -m pytest
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+# Needs h2load, which is in Debian's package nghttp2-client.
+bench: setup
+	$(VENV)/bin/embercache models pull minilm
+	$(PY) -m bench.hot_path
+	$(PY) bench/encoder.py
 
 proto: setup
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m grpc_tools.protoc -I proto \
