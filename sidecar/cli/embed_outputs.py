@@ -53,12 +53,15 @@ class Writer(Protocol):
 class JsonLinesWriter:
     """One JSON object for each row: its index, tier and vector, or its error."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, dimensions: int) -> None:
         self._file = file
+        # Nine digits are enough for any float32, and json.dumps would write up to twenty.
+        self._vector = f', "vector": [{", ".join(["%.9g"] * dimensions)}]'
 
     def write(self, row: Row) -> None:
         """Writes a row."""
         values: dict[str, Any] = {"index": row.index}
+        vector = ""
         if isinstance(row.input, Entity):
             values["id"] = row.input.id
             if row.input.chunk_id:
@@ -68,8 +71,9 @@ class JsonLinesWriter:
         else:
             values["tier"] = row.outcome.tier
             values["truncated"] = row.outcome.truncated
-            values["vector"] = row.outcome.vector.tolist()
-        self._file.write(json.dumps(values, ensure_ascii=False).encode() + b"\n")
+            vector = self._vector % tuple(row.outcome.vector.tolist())
+        line = json.dumps(values, ensure_ascii=False).removesuffix("}") + vector + "}\n"
+        self._file.write(line.encode())
 
 
 class NpyWriter:
@@ -108,7 +112,7 @@ def open_writer(out: Path | None, dimensions: int) -> Iterator[Writer]:
     The file appears whole, when the context is left without an error.
     """
     if out is None:
-        yield JsonLinesWriter(sys.stdout.buffer)
+        yield JsonLinesWriter(sys.stdout.buffer, dimensions)
         return
     part = out.with_name(f".{out.name}.part")
     try:
@@ -118,7 +122,7 @@ def open_writer(out: Path | None, dimensions: int) -> Iterator[Writer]:
                 yield npy_writer
                 npy_writer.finish()
             else:
-                yield JsonLinesWriter(file)
+                yield JsonLinesWriter(file, dimensions)
         part.replace(out)
     except OSError as error:
         raise click.ClickException(f"cannot write {out}: {error.strerror}") from error
