@@ -46,6 +46,6 @@ def _tensor(body: memoryview, entry: dict[str, Any]) -> NDArray[Any]:
     begin, end = entry["data_offsets"]
     if not 0 <= begin <= end <= len(body):
         raise ValueError(f"bytes {begin}-{end} lie outside the file")
-    if any(size < 0 for size in shape) or end - begin != math.prod(shape) * dtype.itemsize:
+    if end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"bytes {begin}-{end} do not hold shape {shape}")
     return np.frombuffer(body[begin:end], dtype).reshape(shape)

@@ -53,6 +53,7 @@ def test_tensors_are_read_by_name(tmp_path: Path) -> None:
         file_bytes({"t": entry("F32", [1], 0, 8)}, bytes(8)),  # too many bytes for the shape
         file_bytes({"t": entry("F32", [2], 4, 12)}, bytes(8)),  # past the end
         file_bytes({"t": entry("F32", [2], -8, 0)}, bytes(8)),
+        file_bytes({"t": entry("F32", [2], -16, -8)}, bytes(16)),
         file_bytes({"t": entry("F32", [-1, -2], 0, 8)}, bytes(8)),
         file_bytes({"t": entry("F32", [0], 8, 0)}, bytes(8)),
         file_bytes({"t": entry("F16", [2], 0, 4)}, bytes(4)),
