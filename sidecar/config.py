@@ -198,7 +198,7 @@ class RedisSettings(_Section):
     )
     password_file: Path | None = Field(None, description="file that holds the password")
     timeout: Seconds = Field(
-        0.05, gt=0, description="longest wait for Redis before the model answers instead"
+        0.1, gt=0, description="longest wait for Redis before the model answers instead"
     )
     queue_bytes: Bytes = Field(
         64 * 2**20, ge=2**20, description="most bytes waiting to be written; more are dropped"
