@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from sidecar.cache.breaker import Breaker
 from sidecar.cache.redis_connect import connect
@@ -17,6 +18,10 @@ from sidecar.models.pull import pull
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
+
+# A busy machine is no failure.
+settings.register_profile("embercache", deadline=None)
+settings.load_profile("embercache")
 
 
 @pytest.fixture(scope="session")

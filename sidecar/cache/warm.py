@@ -21,6 +21,9 @@ __all__ = ["WarmCounters", "WarmTier", "WarmUnavailableError"]
 
 T = TypeVar("T")
 
+# The queue of writes, the stream that is followed, and one for whoever else calls `run`.
+_OTHER_CONNECTIONS = 3
+
 
 @dataclass(slots=True)
 class WarmCounters:
@@ -67,7 +70,7 @@ class WarmTier:
             breaker or Breaker("redis"),
             timeout=timeout,
             probe_timeout=probe_timeout,
-            connections=MAX_FLIGHTS,
+            connections=MAX_FLIGHTS + _OTHER_CONNECTIONS,
             when_down=self._drop_writes,
         )
         self._lookups = WarmLookups(self._link, self.counters, timeout=timeout)

@@ -109,9 +109,9 @@ class WarmLookups:
                     [v if isinstance(v, bytes) else None for v in values[start:end]]
                 )
             start = end
-        for value in values:
-            if isinstance(value, Exception):
-                self._link.report(value)
+        error = next((value for value in values if isinstance(value, Exception)), None)
+        if error is not None:
+            self._link.report(error)
 
     def _count(self, values: list[bytes | Exception | None]) -> None:
         self._counters.lookups += len(values)

@@ -161,6 +161,19 @@ def no_space_beyond(file_bytes: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def hanging(disk: DiskTier) -> Iterator[None]:
+    """The disk's thread waits in a call meanwhile, as on a volume that has lost its server."""
+    hang = threading.Event()
+    patience, disk._timeout = disk._timeout, 0.02
+    disk._thread.submit(hang.wait)
+    try:
+        yield
+    finally:
+        hang.set()
+        disk._timeout = patience
+
+
+@contextlib.contextmanager
 def without_privileges() -> Iterator[None]:
     """Root may write to a read-only folder, so be somebody else meanwhile."""
     root = os.geteuid() == 0
@@ -233,19 +246,16 @@ async def test_a_full_disk_refuses_writes_and_can_still_be_read(open_disk: OpenD
 async def test_a_disk_that_hangs_holds_nobody_up(
     open_disk: OpenDisk, eventually: Eventually
 ) -> None:
-    disk = await open_disk(timeout=0.02)
+    disk = await open_disk()
     await store(disk, 5)
-    hang = threading.Event()
-    disk._thread.submit(hang.wait)
-    async with asyncio.timeout(20):
+    with hanging(disk):
         for _ in range(50):
             disk.put(b"queued", b"x", 0, replace=False)
             assert await get(disk, 5) == [None] * 5
         assert not await disk.flush(0.01)
-    counters = disk.counters
-    assert counters.errors == counters.lookups == 25
-    assert counters.skipped == 225
-    hang.set()
+        counters = disk.counters
+        assert counters.errors == counters.lookups == 25
+        assert counters.skipped == 225
     assert await disk.flush(20)
     await eventually(lambda: disk._reads.closed)
     assert await get(disk, 5) == values(5)
@@ -265,10 +275,8 @@ async def test_a_lookup_that_was_cancelled_leaves_nothing_behind(open_disk: Open
 
 
 async def test_closing_while_the_disk_hangs_comes_to_an_end(open_disk: OpenDisk) -> None:
-    disk = await open_disk(timeout=0.02)
-    hang = threading.Event()
-    disk._thread.submit(hang.wait)
-    disk.put(b"k", b"x", 0, replace=False)
-    async with asyncio.timeout(20):
-        await disk.close()
-    hang.set()
+    disk = await open_disk()
+    with hanging(disk):
+        disk.put(b"k", b"x", 0, replace=False)
+        async with asyncio.timeout(20):
+            await disk.close()

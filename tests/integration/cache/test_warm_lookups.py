@@ -168,6 +168,25 @@ async def test_a_cancelled_lookup_does_not_cancel_those_it_travels_with(warm: Wa
     assert await calls(warm, "mget") == 1
 
 
+async def test_a_lookup_cancelled_on_its_way_does_not_shift_the_values_of_the_others(
+    own_redis: DevRedis, open_warm: Callable[..., Awaitable[WarmTier]]
+) -> None:
+    warm = await open_warm(own_redis.url, timeout=60)
+    keys = [b"a", b"b", b"c", b"d"]
+    await store(warm, keys)
+    own_redis.freeze()
+    first, doomed, last = (
+        asyncio.create_task(warm.get_many(part)) for part in ([b"a"], [b"b", b"c"], [b"d"])
+    )
+    for _ in range(20):
+        await asyncio.sleep(0)
+    doomed.cancel()
+    own_redis.thaw()
+    assert await first == [value_of(b"a")]
+    assert await last == [value_of(b"d")]
+    assert (warm.counters.lookups, warm.counters.found) == (2, 2)
+
+
 async def test_operations_of_others_that_were_cancelled_leave_no_reply_behind(
     warm: WarmTier,
 ) -> None:
