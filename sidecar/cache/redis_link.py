@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
 from redis.asyncio.cluster import RedisCluster
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from sidecar.cache.redis_connect import Client
 
 T = TypeVar("T")
+
+_MAX_OPERATIONS = 32
 
 
 class WarmUnavailableError(Exception):
@@ -49,6 +52,8 @@ class RedisLink:
         self._probe_timeout = probe_timeout
         self._connections = connections
         self._when_down = when_down
+        # More would come to redis-py's own limit, where it fails instead of waiting.
+        self._turns = asyncio.Semaphore(_MAX_OPERATIONS)
         self._probing: asyncio.Task[None] | None = None
         self._probe_failure = ""
 
@@ -68,8 +73,11 @@ class RedisLink:
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait({self._probing})
-        await self._forget_connections()
-        await self.client.aclose()
+        # They may be broken in any way, and are given up whatever comes.
+        with contextlib.suppress(RedisError, OSError):
+            await self._forget_connections()
+        with contextlib.suppress(RedisError, OSError):
+            await self.client.aclose()
 
     async def run(
         self, operation: Callable[[Client], Awaitable[T]], seconds: float | None = None
@@ -84,7 +92,10 @@ class RedisLink:
         if not self._breaker.closed:
             raise WarmUnavailableError("Redis is down; it is probed until it is back")
         try:
-            async with asyncio.timeout(self._timeout if seconds is None else seconds):
+            async with (
+                asyncio.timeout(self._timeout if seconds is None else seconds),
+                self._turns,
+            ):
                 result = await operation(self.client)
         except (RedisError, RedisClusterException, OSError) as error:
             self.report(error)

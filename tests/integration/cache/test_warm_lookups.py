@@ -204,6 +204,20 @@ async def test_operations_of_others_that_were_cancelled_leave_no_reply_behind(
     assert warm.state == "up"
 
 
+async def test_very_many_operations_at_once_share_some_connections(
+    own_redis: DevRedis, open_warm: Callable[..., Awaitable[WarmTier]]
+) -> None:
+    warm = await open_warm(own_redis.url)
+    await store(warm, [b"a"])
+    got = await asyncio.gather(
+        *(warm.run(lambda redis: redis.get(b"a")) for _ in range(500)),
+        *(warm.get_many([b"a"]) for _ in range(500)),
+    )
+    assert got == [value_of(b"a")] * 500 + [[value_of(b"a")]] * 500
+    assert len(await warm.run(lambda redis: redis.client_list())) <= 32
+    assert warm.counters.errors == 0
+
+
 async def test_closing_ends_lookups_that_wait(
     own_redis: DevRedis, open_warm: Callable[..., Awaitable[WarmTier]]
 ) -> None:
