@@ -26,7 +26,12 @@ def config() -> None:
 @config.command()
 @settings_options
 def check(settings: Settings) -> None:
-    """Check flags, environment and file; name every field that is wrong."""
+    """Check flags, environment and file; name every field that is wrong.
+
+    \b
+    Examples:
+      embercache config check --config embercache.yaml
+    """
     del settings  # Read, and so right.
     known = {setting.variable for setting in all_settings()} | _OTHER_VARIABLES
     for name in sorted(os.environ):
@@ -40,7 +45,12 @@ def check(settings: Settings) -> None:
 @config.command()
 @settings_options
 def show(settings: Settings) -> None:
-    """Show every setting as YAML, each with its meaning. Secrets are not shown."""
+    """Show every setting as YAML, each with its meaning. Secrets are not shown.
+
+    \b
+    Examples:
+      embercache config show > embercache.yaml
+    """
     section = ""
     for setting, value in all_values(settings):
         if setting.section != section:

@@ -88,6 +88,10 @@ def list_(folder: Path) -> None:
     """List the built-in packs: what they are, where they are, and their version.
 
     The version is the one that is part of every key, and that `embercache stats` shows.
+
+    \b
+    Examples:
+      embercache models list
     """
     for status in packs.list_packs(folder):
         click.echo(f"{status.pack.name}: {status.pack.summary}")
@@ -95,6 +99,8 @@ def list_(folder: Path) -> None:
             click.echo(f"  not pulled: run `embercache models pull {status.pack.name}`")
         else:
             click.echo(f"  {status.path}, {decimal(_size(status.path))}, {_version(status.path)}")
+            if not packs.is_current(status.pack, folder):
+                click.echo(f"  not what `embercache models pull {status.pack.name}` makes today")
 
 
 @models.command()

@@ -30,6 +30,12 @@ def serve(settings: Settings, dev: bool) -> None:
     """Run a sidecar until SIGTERM, then let calls in progress end.
 
     Secrets are set by environment or file: EMBERCACHE_REDIS_URL, EMBERCACHE_CACHE_SALT.
+
+    \b
+    Examples:
+      embercache serve --dev
+      EMBERCACHE_REDIS_URL=redis://redis:6379 embercache serve --hot-max-bytes 1GiB
+      embercache serve --server-address "" --server-socket /run/embercache.sock
     """
     configure_logging(settings.log)
     try:
