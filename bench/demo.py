@@ -144,17 +144,15 @@ def _print_neighbours(
     with Client(address) as client:
         questions = client.embed(QUESTIONS).vectors
     CONSOLE.print("\nThe vectors mean something. What is nearest to a question, by cosine:")
-    named = [(name, text.partition("\n")[0]) for text, name in corpus.items()]
+    names = list(corpus.values())
+    lines = [text.partition("\n")[0] for text in corpus]
     for question, scores in zip(QUESTIONS, questions @ vectors.T, strict=True):
         CONSOLE.print(f"\n  [bold]{question}[/]")
-        for index in np.argsort(-scores)[:3]:
-            name, line = named[index]
-            CONSOLE.print(
-                f"  {scores[index]:.2f}  {name}  {line}",
-                markup=False,
-                no_wrap=True,
-                overflow="ellipsis",
-            )
+        nearest = np.argsort(-scores)[:3]
+        width = max(len(names[index]) for index in nearest)
+        for index in nearest:
+            found = f"  {scores[index]:.2f}  {names[index]:{width}}  {lines[index]}"
+            CONSOLE.print(found, markup=False, no_wrap=True, overflow="ellipsis")
 
 
 def _print_next_steps() -> None:
