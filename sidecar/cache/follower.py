@@ -72,6 +72,11 @@ class InvalidationFollower:
                     self._connected = False
                     _log.warning("invalidations are not followed", reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
+            except Exception:
+                # Whatever it was, giving up would leave this sidecar deaf for ever.
+                _log.exception("invalidations are not followed")
+                self._connected, self._position = False, None
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _connect(self) -> None:
         if self._position is None or not await self._is_there(self._position):
@@ -95,7 +100,7 @@ class InvalidationFollower:
         )
         for _, entries in reply or ():
             for position, fields in entries:
-                self._apply(dict(zip(fields[::2], fields[1::2], strict=True)))
+                self._apply(fields)
                 self._position = position
 
     def _apply(self, event: dict[bytes, bytes]) -> None:
@@ -126,7 +131,6 @@ class InvalidationFollower:
 
     async def _command(self, *arguments: Any) -> Any:
         async def execute(client: Any) -> Any:
-            # Raw replies: redis-py's own parsing differs between its versions.
             return await client.execute_command(*arguments)
 
         return await self._warm.run(execute, seconds=BLOCK_SECONDS + _ANSWER_SECONDS)

@@ -38,13 +38,14 @@ class ReadThroughCounters:
 class _Flight:
     """One item on its way. ``done`` holds its answer, or the error, as a plain result."""
 
-    __slots__ = ("done", "name", "replace", "stores", "waiters", "want", "work")
+    __slots__ = ("done", "name", "removed", "replace", "stores", "waiters", "want", "work")
 
     def __init__(self, name: object, want: Want, mode: CacheMode) -> None:
         self.name = name
         self.want = want
         self.stores = mode.stores
         self.replace = mode is CacheMode.REFRESH
+        self.removed = False
         self.waiters = 0
         self.done: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
         self.work: asyncio.Future[Any] | None = None
@@ -80,6 +81,7 @@ class ReadThrough:
         self, state: NamespaceState, wants: Sequence[Want], policy: Policy, loader: Loader
     ) -> list[Answer | Exception]:
         """Answers every item in order, each on its own: with an entry, or with its error."""
+        stamp = state.stamp
         results: list[Answer | Exception | None] = [None] * len(wants)
         if policy.mode.reads:
             results = [self._hot_answer(state, want) for want in wants]
@@ -95,15 +97,16 @@ class ReadThrough:
             else:
                 self.counters.failed += 1
         if policy.tags and policy.mode is not CacheMode.BYPASS:
-            await self._add_tags(state, wants, answers, policy)
+            await self._add_tags(state, stamp, wants, answers, policy)
         return answers
 
     def remove(self, keys: Sequence[bytes]) -> None:
         """Removes entries from this sidecar's own tiers, and keeps flights from storing them."""
         doomed = set(keys)
-        for flight in self._flights.values():
-            if flight.want.key in doomed:
-                flight.stores = False
+        for flight in [flight for flight in self._flights.values() if flight.want.key in doomed]:
+            # For those who wait already; who asks from now on gets something newer.
+            flight.removed = True
+            self._forget(flight)
         for key in keys:
             self._hot.remove(key)
         for tier, store in self._lower:
@@ -141,12 +144,12 @@ class ReadThrough:
     ) -> list[tuple[_Flight, bool]]:
         """The flight of each item, and whether this call started it for this item."""
         mode = policy.mode
-        shared = mode in (CacheMode.DEFAULT, CacheMode.NO_STORE, CacheMode.REFRESH)
-        flights = self._flights if shared else {}
+        flights = {} if mode is CacheMode.BYPASS else self._flights
+        kind = mode if mode in (CacheMode.REFRESH, CacheMode.ONLY_IF_CACHED) else None
         joined: list[tuple[_Flight, bool]] = []
         started: list[_Flight] = []
         for want in wants:
-            name = (want.key, want.content, mode is CacheMode.REFRESH)
+            name = (want.key, want.content, kind)
             flight = flights.get(name)
             first = flight is None
             if flight is None:
@@ -233,7 +236,8 @@ class ReadThrough:
             expires = int((now + ttl * (1 - self._ttl_jitter * random.random())) * 1000)  # noqa: S311
         entry = Entry(value, int(now * 1000), expires, flight.want.content, tags or ())
         # An invalidation may have come while the model was at work.
-        if flight.stores and tags is not None and state.is_current(tags):
+        stores = flight.stores and not flight.removed
+        if stores and tags is not None and state.is_current(tags):
             # What the key does not cover may have changed, so the last writer wins there.
             replace = flight.replace or bool(flight.want.content)
             self._keep_hot(state, flight.want.key, entry)
@@ -262,8 +266,9 @@ class ReadThrough:
             if entry is None:
                 missing.append(flight)
             elif self._is_valid(state, flight.want, entry):
-                self._keep_hot(state, flight.want.key, entry)
-                self._write_back(flight.want.key, entry, replace=True, above=tier)
+                if not flight.removed:
+                    self._keep_hot(state, flight.want.key, entry)
+                    self._write_back(flight.want.key, entry, replace=True, above=tier)
                 self._land(flight, Answer(entry, tier))
             else:
                 flight.replace = True
@@ -296,11 +301,15 @@ class ReadThrough:
     async def _add_tags(
         self,
         state: NamespaceState,
+        stamp: int,
         wants: Sequence[Want],
         answers: Sequence[Answer | Exception],
         policy: Policy,
     ) -> None:
-        """Makes entries that were stored without a call's tags carry them too."""
+        """Makes entries that were stored without a call's tags carry them too.
+
+        ``stamp`` is that of the state before the entries were read.
+        """
         await self._generations.resolve(state, policy.tags)
         stamped = _stamped(state, policy.tags)
         for want, answer in zip(wants, answers, strict=True):
@@ -308,19 +317,28 @@ class ReadThrough:
                 continue
             if answer.tier is Tier.COALESCED and not policy.mode.stores:
                 continue
-            have = {tag for tag, _ in answer.entry.tags}
+            entry = self._newest(want, answer.entry)
+            have = {tag for tag, _ in entry.tags}
             if have.issuperset(policy.tags):
                 continue
-            union = answer.entry.tags + tuple(tag for tag in stamped or () if tag[0] not in have)
-            if stamped is None or len(union) > MAX_TAGS:
-                # It cannot carry them, so it must not stay.
+            union = entry.tags + tuple(tag for tag in stamped or () if tag[0] not in have)
+            if stamped is None or len(union) > MAX_TAGS or state.stamp != stamp:
+                # It cannot carry them, so it must not stay; or it was removed meanwhile, perhaps.
                 self.remove([want.key])
                 for _, store in self._lower:
                     store.delete([want.key])
             elif state.is_current(union):
-                entry = replace(answer.entry, tags=union)
+                entry = replace(entry, tags=union)
                 self._keep_hot(state, want.key, entry)
                 self._write_back(want.key, entry, replace=True, above=None)
+
+    def _newest(self, want: Want, entry: Entry) -> Entry:
+        """The entry as it is now: other calls may have given it tags meanwhile."""
+        held = self._hot.get(want.key)
+        if held is None or held.value.content != want.content:
+            return entry
+        newest: Entry = held.value
+        return newest
 
 
 def _stamped(state: NamespaceState, tags: Sequence[bytes]) -> tuple[tuple[bytes, int], ...] | None:
