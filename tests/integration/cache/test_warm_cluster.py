@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 from redis.crc import key_slot
 
+from sidecar.cache.warm import WarmUnavailableError
 from sidecar.dev_redis import DevRedis
 
 if TYPE_CHECKING:
@@ -202,6 +203,25 @@ async def test_losing_a_node_is_an_outage_until_it_is_back(
     await eventually(lambda: cluster.ready)
     await store(warm, KEYS)
     assert await warm.get_many(KEYS) == [b"value of " + key for key in KEYS]
+
+
+async def test_closing_while_a_node_is_lost_leaves_no_connection_to_the_others(
+    cluster: Cluster, open_warm: OpenWarm, eventually: Eventually
+) -> None:
+    def connections() -> int:
+        return sum(len(node.client_list()) for node in cluster.nodes[:2])
+
+    before = connections()
+    warm = await open_warm(cluster.url)
+    assert connections() > before
+    cluster.servers[2].kill()
+    lost = next(key for key in KEYS if cluster.owner(key) == 2)
+    with pytest.raises(WarmUnavailableError):
+        await warm.run(lambda redis: redis.get(lost))
+    await warm.close()
+    await eventually(lambda: connections() == before)
+    cluster.servers[2].start()
+    await eventually(lambda: cluster.ready)
 
 
 async def test_lookups_that_were_cancelled_leave_no_reply_to_others(
