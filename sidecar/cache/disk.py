@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# With more removals than that outstanding, the disk is not read.
+_MAX_REMOVED = 100_000
+
 
 class DiskLockedError(Exception):
     """Another process uses the folder."""
@@ -84,6 +87,8 @@ class DiskTier:
         self._writes = Breaker("disk writes")
         self._recoveries: dict[Breaker, asyncio.Task[None]] = {}
         self._queue = WriteQueue(self._apply, self.counters, max_bytes=queue_bytes)
+        # Entries whose removal has not reached the disk, or never did.
+        self._removed: dict[bytes, asyncio.Future[bool]] = {}
         self._lock: int | None = None
         self._closed = False
 
@@ -141,7 +146,7 @@ class DiskTier:
         """
         if not keys:
             return []
-        if not self._reads.closed:
+        if not self._reads.closed or len(self._removed) > _MAX_REMOVED:
             self.counters.skipped += len(keys)
             return [None] * len(keys)
         found = await self._call(partial(self._store.get_many, list(keys), self._clock()))
@@ -150,7 +155,7 @@ class DiskTier:
         if isinstance(found, _Failure):
             self.counters.errors += len(keys)
             return [None] * len(keys)
-        values = [found.get(key) for key in keys]
+        values = [None if key in self._removed else found.get(key) for key in keys]
         self.counters.found += sum(value is not None for value in values)
         if self._store.wants_write:
             self._queue.wake()
@@ -165,19 +170,38 @@ class DiskTier:
         self._add(Put(key, value, expires_ms, replace))
 
     def delete(self, keys: Sequence[bytes]) -> None:
-        """Queues removals behind the writes already queued; dropped as those are."""
+        """Removes entries: they are not found from now on, and soon are no longer on disk.
+
+        Where the disk does not obey they are not found while this process lives.
+        """
         for key in keys:
-            self._add(Delete(key))
+            gone = asyncio.get_running_loop().create_future()
+            gone.add_done_callback(partial(self._note_removal, key))
+            self._removed[key] = gone
+            if self._writes.closed:
+                self._queue.add_unbounded(Delete(key, gone))
+            else:
+                self.counters.writes_dropped += 1
 
     async def clear(self) -> int:
         """Removes all entries, those queued included; returns how many were on disk."""
         self._queue.drop_all()
+        hidden = dict(self._removed)
         removed = await self._call(self._store.clear, patient=True)
-        return 0 if isinstance(removed, _Failure) else removed
+        if isinstance(removed, _Failure):
+            return 0
+        for key, gone in hidden.items():
+            if self._removed.get(key) is gone:
+                del self._removed[key]
+        return removed
 
     async def flush(self, seconds: float) -> bool:
         """Waits up to ``seconds`` for queued writes; returns whether none is left."""
         return await self._queue.flush(seconds)
+
+    def _note_removal(self, key: bytes, gone: asyncio.Future[bool]) -> None:
+        if not gone.cancelled() and gone.result() and self._removed.get(key) is gone:
+            del self._removed[key]
 
     def _add(self, write: Write) -> None:
         if self._writes.closed:

@@ -132,6 +132,14 @@ async def test_puts_and_deletes_of_a_key_take_effect_in_order(disk: DiskTier) ->
     assert disk.entries == 1
 
 
+async def test_a_deleted_entry_is_not_found_even_before_the_disk_knows(disk: DiskTier) -> None:
+    await store(disk, {b"goes": b"old", b"stays": b"x"})
+    disk.delete([b"goes"])
+    assert await disk.get_many([b"goes", b"stays"]) == [None, b"x"]
+    await store(disk, {b"goes": b"new"})
+    assert await disk.get_many([b"goes"]) == [b"new"]
+
+
 async def test_an_expired_entry_is_a_miss_and_gives_way_to_a_new_one(
     disk: DiskTier, clock: Clock
 ) -> None:

@@ -243,6 +243,21 @@ async def test_a_full_disk_refuses_writes_and_can_still_be_read(open_disk: OpenD
     assert disk.corrupt_files == 0
 
 
+async def test_an_entry_deleted_while_the_disk_is_full_is_not_found_any_more(
+    open_disk: OpenDisk,
+) -> None:
+    disk = await open_disk()
+    await store(disk, 5)
+    with no_space_beyond(200_000):
+        while not disk.counters.writes_dropped:
+            disk.put(b"new", b"x" * 100_000, 0, replace=True)
+            disk.delete([b"0"])
+            assert await disk.flush(10)
+            assert await get(disk, 5) == [None, *values(5)[1:]]
+    await until_it_works(disk)
+    assert await get(disk, 5) == [None, *values(5)[1:]]
+
+
 async def test_a_disk_that_hangs_holds_nobody_up(
     open_disk: OpenDisk, eventually: Eventually
 ) -> None:
