@@ -172,9 +172,11 @@ class EmbedService:
         """Answers a request; keeps the response under ``name`` if a repetition may use it."""
         parsed = self._reader.read(request)
         state = await self._generations.state(parsed.namespace)
+        # What is invalidated from now on must not be in a response that is kept.
+        stamp = state.stamp
         results = await self._fetch(parsed, state)
-        if not parsed.pinned_version and any(_is_version_change(result) for result in results):
-            # The encoders moved to another version, and this caller takes any.
+        if any(_is_version_change(result) for result in results):
+            # The encoders moved to another version. Who asked for the old one is told so here.
             parsed = self._reader.read(request)
             results = await self._fetch(parsed, state)
         if parsed.fail_truncated:
@@ -183,7 +185,7 @@ class EmbedService:
         response = _write(parsed, results)
         now_ms = time.time_ns() // 1_000_000
         if name is not None and parsed.mode is not CacheMode.NO_STORE:
-            self._keep_response(name, parsed, state, results, response, now_ms)
+            self._keep_response(name, parsed, state, stamp, results, response, now_ms)
         return response.at(now_ms)
 
     async def _answer_in_stream(self, raw: bytes) -> bytes:
@@ -227,6 +229,7 @@ class EmbedService:
         name: bytes,
         parsed: ParsedRequest,
         state: NamespaceState,
+        stamp: int,
         results: Sequence[Answer | Exception],
         response: AgedBytes,
         now_ms: int,
@@ -243,7 +246,7 @@ class EmbedService:
             _StoredResponse(state, parsed.embedder, parsed.info, response),
             len(response.data) + 100 * len(results),
             ttl=(expires - now_ms) / 1000,
-            stamp=state.stamp,
+            stamp=stamp,
         )
 
 

@@ -84,7 +84,6 @@ class ParsedRequest:
 
     embedder: Embedder
     info: ModelInfo
-    pinned_version: bool
     namespace: str
     items: list[Item | CallError]
     encoding: Codec
@@ -140,7 +139,6 @@ class RequestReader:
         return ParsedRequest(
             embedder=embedder,
             info=info,
-            pinned_version=bool(request.model_version),
             namespace=namespace(request.namespace),
             items=[self.item(entry, prompt, input_type) for entry in request.inputs],
             encoding=enum_value(_ENCODINGS, request.encoding, "encoding"),

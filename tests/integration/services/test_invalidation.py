@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from embercache.v1 import cache_pb2, common_pb2, embed_pb2
 
+from sidecar.cache.disk import DiskTier
+from sidecar.cache.local_generations import LocalGenerations
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
@@ -260,3 +263,66 @@ async def test_without_redis_nobody_else_has_to_be_told(start: Start) -> None:
     request = cache_pb2.InvalidateRequest()
     request.whole_namespace.SetInParent()
     await sidecar.caches.Invalidate(request, timeout=HANG_GUARD)
+
+
+class Gate:
+    """Holds the results of an asynchronous method back until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+        self.reached = asyncio.Event()
+        self.open = asyncio.Event()
+        method = getattr(owner, name)
+
+        async def held(*arguments: Any) -> Any:
+            result = await method(*arguments)
+            self.reached.set()
+            await asyncio.wait_for(self.open.wait(), HANG_GUARD)
+            return result
+
+        monkeypatch.setattr(owner, name, held)
+
+
+async def test_a_response_made_before_an_invalidation_is_not_served_after_it(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar = await start()
+    await sidecar.embed("a text", tags=["old"])
+    gate = Gate(monkeypatch, LocalGenerations, "generations")
+    call = asyncio.create_task(sidecar.tiers("a text", tags=["new"]))
+    await asyncio.wait_for(gate.reached.wait(), HANG_GUARD)
+    await sidecar.invalidate(tags=["old"])
+    gate.open.set()
+    assert await call == ["HOT"]
+    assert await sidecar.tiers("a text", tags=["new"]) == ["COMPUTED"]
+
+
+@pytest.mark.parametrize("only_if_cached", [False, True])
+async def test_an_entry_that_is_removed_while_it_is_read_is_not_kept(
+    only_if_cached: bool, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar = await start(disk=tmp_path / "disk")
+    await sidecar.embed("a text")
+    await sidecar.on_disk(1)
+    await sidecar.flush(common_pb2.TIER_HOT)
+    gate = Gate(monkeypatch, DiskTier, "get_many")
+    mode = {"mode": common_pb2.CACHE_MODE_ONLY_IF_CACHED} if only_if_cached else {}
+    call = asyncio.create_task(sidecar.tiers("a text", **mode))
+    await asyncio.wait_for(gate.reached.wait(), HANG_GUARD)
+    await sidecar.invalidate(inputs=["a text"])
+    gate.open.set()
+    assert await call == ["DISK"]
+    assert await sidecar.tiers("a text") == ["COMPUTED"]
+
+
+async def test_an_entry_that_is_removed_while_it_is_given_a_tag_does_not_come_back(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar = await start()
+    await sidecar.embed("a text")
+    gate = Gate(monkeypatch, LocalGenerations, "generations")
+    call = asyncio.create_task(sidecar.tiers("a text", tags=["new"]))
+    await asyncio.wait_for(gate.reached.wait(), HANG_GUARD)
+    await sidecar.invalidate(inputs=["a text"])
+    gate.open.set()
+    assert await call == ["HOT"]
+    assert await sidecar.tiers("a text") == ["COMPUTED"]

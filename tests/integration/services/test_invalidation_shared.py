@@ -87,6 +87,7 @@ async def test_the_other_sidecar_keeps_what_is_not_concerned(
     assert await two.tiers("elsewhere", namespace="b") == ["HOT"]
 
 
+@pytest.mark.xfail(reason="a copy in another sidecar's memory does not get the tag", strict=True)
 async def test_a_tag_that_another_sidecar_gave_an_entry_counts_for_the_copy_here(
     start: Start, redis_server: DevRedis, view: View, eventually: Eventually
 ) -> None:
@@ -96,7 +97,8 @@ async def test_a_tag_that_another_sidecar_gave_an_entry_counts_for_the_copy_here
     assert await two.tiers("a text", tags=["a tag"]) == ["WARM"]
     await two.invalidate(tags=["a tag"])
     await obeys(two)
-    await obeys(one)
+    async with asyncio.timeout(2):
+        await obeys(one)
 
 
 async def test_a_sidecar_that_starts_later_obeys(
