@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -226,7 +227,9 @@ async def test_a_folder_that_is_read_only_is_no_error(open_disk: OpenDisk) -> No
             await disk.close()
 
 
-async def test_a_full_disk_refuses_writes_and_can_still_be_read(open_disk: OpenDisk) -> None:
+async def test_a_full_disk_refuses_writes_and_can_still_be_read(
+    folder: Path, open_disk: OpenDisk
+) -> None:
     disk = await open_disk()
     await store(disk, 5)
     with structlog.testing.capture_logs() as logs:
@@ -241,6 +244,10 @@ async def test_a_full_disk_refuses_writes_and_can_still_be_read(open_disk: OpenD
     assert await get(disk, 5) == values(5)
     assert {log["service"] for log in logs} == {"disk writes"}
     assert disk.corrupt_files == 0
+    # What was given up has left no trace in the totals.
+    with contextlib.closing(sqlite3.connect(folder / "entries.db")) as other:
+        rows = "SELECT count(*), sum(length(key) + length(value)) FROM entries"
+        assert other.execute(rows).fetchone() == (disk.entries, disk.size_bytes)
 
 
 async def test_an_entry_deleted_while_the_disk_is_full_is_not_found_any_more(
