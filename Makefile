@@ -28,7 +28,9 @@ lint: setup
 bench: setup
 	$(VENV)/bin/embercache models pull minilm
 	$(PY) -m bench.hot_path
-	$(PY) bench/encoder.py
+	$(PY) -m bench.warm_path
+	$(PY) -m bench.codecs
+	$(PY) -m bench.encoder
 
 proto: setup
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m grpc_tools.protoc -I proto \

@@ -1,6 +1,6 @@
 """How many texts a second the encoder embeds, beside other ways to run the same model.
 
-    python bench/encoder.py --provider cpu --texts 1000 --json result.json
+    python -m bench.encoder --provider cpu
 
 The texts are docstrings of the standard library. Every way runs once in each of several rounds,
 and the median counts, so that other work on the machine falls on all alike. The reference is
@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
-import json
 import statistics
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corpus import docstrings
-
+from bench.corpus import docstrings
+from bench.report import add_json_option, print_table, write_json
 from sidecar.models.cpus import usable_cpus
 from sidecar.models.encoder import Encoder
 from sidecar.models.local import LocalEmbedder
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--provider", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--texts", type=int, default=1000, help="how many texts (default 1000)")
     parser.add_argument("--rounds", type=int, default=3, help="the median of so many counts")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    add_json_option(parser)
     options = parser.parse_args()
 
     texts = docstrings(options.texts)
@@ -53,19 +52,20 @@ def main() -> None:
         print(f"No reference: {REFERENCE} and {PACKS['minilm'].package} are not both installed.")
     rates = measure(ways, options.rounds, len(texts))
 
-    print(f"{len(texts)} docstrings, {usable_cpus()} CPUs, provider {options.provider}")
-    for name, rate in rates.items():
-        print(f"{name:30} {rate:8.1f} texts/s {rates[OURS] / rate:8.2f}x")
-    if options.json:
-        figures = {
-            "texts": len(texts),
-            "provider": options.provider,
-            "cpus": usable_cpus(),
-            "texts_per_second": rates,
-            "ratio_to_unbatched": rates[OURS] / rates[SINGLY],
-            "ratio_to_reference": rates[OURS] / rates[REFERENCE] if reference else None,
-        }
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print_table(
+        f"{len(texts)} docstrings, {usable_cpus()} CPUs, provider {options.provider}",
+        ("way", "texts/s", "ours is faster by"),
+        [(name, rate, f"{rates[OURS] / rate:.2f}x") for name, rate in rates.items()],
+    )
+    figures = {
+        "texts": len(texts),
+        "provider": options.provider,
+        "cpus": usable_cpus(),
+        "texts_per_second": rates,
+        "ratio_to_unbatched": rates[OURS] / rates[SINGLY],
+        "ratio_to_reference": rates[OURS] / rates[REFERENCE] if reference else None,
+    }
+    write_json(options.json, figures)
 
 
 def our_ways(folder: Path, provider: str, texts: list[str]) -> dict[str, Callable[[], object]]:
