@@ -59,9 +59,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--items", type=int, default=3000, help="docstrings to embed")
     items = parser.parse_args().items
-    # So that servers are ended, too, when the demonstration is told to end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Told to end either way, it ends its servers first.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        _demonstrate(items)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
+
+def _demonstrate(items: int) -> None:
     corpus = named_docstrings(items)
     _introduce(len(corpus))
     with tempfile.TemporaryDirectory(prefix="embercache-demo-") as folder, DevRedis() as redis:
