@@ -87,6 +87,7 @@ class RemoteEmbedder:
                 ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 # Replicas that come or go must be noticed within seconds, not minutes.
+                ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 2000),
                 ("grpc.min_reconnect_backoff_ms", 100),
                 ("grpc.dns_min_time_between_resolutions_ms", 5000),
@@ -128,6 +129,7 @@ class RemoteEmbedder:
         version = self.info.version
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Embedded]] = [loop.create_future() for _ in inputs]
+        self._under_way += len(inputs)
         for part in _parts(inputs):
             self._spawn(self._call(inputs[part], futures[part], version))
         return futures
@@ -143,7 +145,6 @@ class RemoteEmbedder:
         self, inputs: Sequence[ModelInput], futures: list[asyncio.Future[Embedded]], version: str
     ) -> None:
         """Embeds inputs with one call, which ends early if all of its futures are cancelled."""
-        self._under_way += len(inputs)
         request = embed_pb2.EmbedRequest(
             inputs=[_input(item) for item in inputs],
             model=self._name,
@@ -166,7 +167,10 @@ class RemoteEmbedder:
             _fail(futures, ModelUnavailableError("the sidecar is shutting down; try another"))
             raise
         except grpc.aio.AioRpcError as error:
-            _fail(futures, await self._explain(error))
+            reason = await self._explain(error)
+            if isinstance(reason, QueueFullError):
+                self.counters.shed += len(inputs)
+            _fail(futures, reason)
         except ModelError as error:
             _fail(futures, error)
         finally:
@@ -178,8 +182,9 @@ class RemoteEmbedder:
         if embedding.HasField("error"):
             future.set_exception(_item_error(embedding.error))
             return
-        vector = np.frombuffer(embedding.vector, dtype="<f4")
-        if len(vector) != self.info.dimensions or not np.isfinite(vector).all():
+        vector = np.frombuffer(embedding.vector, dtype="<f4", count=len(embedding.vector) // 4)
+        expected = 4 * self.info.dimensions
+        if len(embedding.vector) != expected or not np.isfinite(vector).all():
             future.set_exception(ModelError("the encoder answered with a vector that is none"))
             return
         self.counters.computed += 1
@@ -197,9 +202,9 @@ class RemoteEmbedder:
                     return unknown
                 return VersionChangedError(details)
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
-                self.counters.shed += 1
                 return QueueFullError(details)
-            case grpc.StatusCode.UNAVAILABLE:
+            # An encoder that ends before its calls do cancels them.
+            case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
                 return ModelUnavailableError(
                     f"the encoder at {self._target} cannot be reached: try again later"
                 )
@@ -273,7 +278,7 @@ def _parts(inputs: Sequence[ModelInput]) -> Iterator[slice]:
     """Cuts inputs into calls of bounded size."""
     start = size = 0
     for end, item in enumerate(inputs):
-        more = len(item) if isinstance(item, str) else item.nbytes
+        more = len(item.encode()) if isinstance(item, str) else item.nbytes
         if end > start and (end - start == INPUTS_A_CALL or size + more > BYTES_A_CALL):
             yield slice(start, end)
             start, size = end, 0

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sidecar.cache.hot import HotTier
     from sidecar.cache.read_through import ReadThrough
     from sidecar.config import CacheSettings
-    from sidecar.models.types import Embedded, Embedder, ModelInfo
+    from sidecar.models.types import Embedded, Embedder, ModelInfo, ModelInput
     from sidecar.services.embed_request import ParsedRequest, RequestReader
     from sidecar.services.embed_wire import AgedBytes
 
@@ -50,11 +50,18 @@ class _StoredResponse:
 
 
 class _ModelLoader:
-    """A model as what the cache computes its misses with."""
+    """One version of a model as what the cache computes its misses with."""
 
-    def __init__(self, embedder: Embedder, codec: Codec) -> None:
+    def __init__(self, embedder: Embedder, version: str, codec: Codec) -> None:
+        self._embedder = embedder
+        self._version = version
         self._codec = codec
-        self.submit = embedder.submit
+
+    def submit(self, sources: Sequence[ModelInput]) -> list[asyncio.Future[Embedded]]:
+        # The encoders may have moved on while the tiers were asked: the keys are of this version.
+        if self._embedder.info.version != self._version:
+            raise VersionChangedError(f"the model is no longer in version {self._version}: retry")
+        return self._embedder.submit(sources)
 
     def value(self, result: Embedded) -> Value:
         payload = encode_vector(result.vector, self._codec)
@@ -215,7 +222,7 @@ class EmbedService:
             if isinstance(item, Item)
         ]
         policy = Policy(parsed.mode, parsed.tags)
-        loader = _ModelLoader(parsed.embedder, self._codec)
+        loader = _ModelLoader(parsed.embedder, parsed.info.version, self._codec)
         answers = iter(await self._cache.fetch(state, wants, policy, loader))
         return [item if isinstance(item, CallError) else next(answers) for item in parsed.items]
 
