@@ -26,5 +26,6 @@ JITTER = 0.2
 
 def delay(failures: int) -> float:
     """Seconds to wait after so many failures in a row: exponential, with jitter, as gRPC does."""
-    base = min(INITIAL_SECONDS * MULTIPLIER ** (failures - 1), MAX_SECONDS)
+    exponent = min(failures - 1, 30)  # the power of a larger one may not fit a float
+    base = min(INITIAL_SECONDS * MULTIPLIER**exponent, MAX_SECONDS)
     return base * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret

@@ -7,6 +7,7 @@ one broke.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,12 +58,15 @@ class Resend:
 class StreamWindow:
     """The batches under way. Used by one thread or task at a time."""
 
-    def __init__(self, on_error: OnError) -> None:
+    def __init__(self, on_error: OnError, timeout: float) -> None:
         self._on_error = on_error
         self._flights: dict[int, _Flight] = {}  # in the order of the inputs
         self._next_id = 0
         self._version = ""
+        self._timeout = timeout
+        self._was_answered = False
         self._breaks = 0  # in a row, without an answer between them
+        self._broken_at = 0.0  # when the first of them came
 
     @property
     def has_room(self) -> bool:
@@ -90,6 +94,7 @@ class StreamWindow:
         flight = self._flights.get(message.id)
         if flight is None or flight.asked is None:
             raise InternalError(f"the sidecar answered request {message.id}, which is not open")
+        self._was_answered = True
         self._breaks = 0
         places: Sequence[int]
         if message.HasField("response"):
@@ -110,12 +115,21 @@ class StreamWindow:
     def broken(self, error: EmbercacheError) -> float:
         """Takes the error that ended the stream; returns seconds to wait before a new one.
 
-        Raises the error if a new one is not worth it.
+        Raises the error if a new one is not worth it. A sidecar that has answered before is given
+        ``timeout`` seconds to come back, one that never has as many tries as for any call.
         """
+        now = time.monotonic()
+        if not self._breaks:
+            self._broken_at = now
         self._breaks += 1
-        if not isinstance(error, _backoff.TRANSIENT) or self._breaks == _backoff.ATTEMPTS:
+        delay = _backoff.delay(self._breaks)
+        if self._was_answered:
+            hopeless = now + delay - self._broken_at > self._timeout
+        else:
+            hopeless = self._breaks == _backoff.ATTEMPTS
+        if hopeless or not isinstance(error, _backoff.TRANSIENT):
             raise error
-        return _backoff.delay(self._breaks)
+        return delay
 
     def landed(self) -> Iterator[EmbedResult]:
         """The results whose turn it is.

@@ -81,7 +81,7 @@ class AsyncClient:
         """As `Client.embed_stream`; ``inputs`` may be an async iterable too."""
         batcher = _requests.Batcher(_requests.options(**options), batch_size)
         return self._stream(
-            StreamWindow(on_error), _batches(_requests.many(inputs), batcher), timeout
+            StreamWindow(on_error, timeout), _batches(_requests.many(inputs), batcher), timeout
         )
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:

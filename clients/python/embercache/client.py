@@ -95,13 +95,14 @@ class Client:
 
         Up to eight batches are under way at a time, and no more is read ahead from ``inputs``,
         which may be longer than memory. Batches that could not be answered for the moment are
-        sent again, and a stream that broke is opened anew. ``timeout`` is the longest wait for
-        the next answer, in seconds. ``on_error`` is as in `embed`; after an error the iterator
-        ends, so give ``"return"`` where a bad input must not end the job.
+        sent again, and a stream that broke is opened anew. ``timeout`` is the longest wait, in
+        seconds, for the next answer and for a sidecar that went away to come back. ``on_error``
+        is as in `embed`; after an error the iterator ends, so give ``"return"`` where a bad input
+        must not end the job.
         """
         batcher = _requests.Batcher(_requests.options(**options), batch_size)
         batches = _requests.batches(_requests.many(inputs), batcher)
-        return self._stream(StreamWindow(on_error), batches, timeout)
+        return self._stream(StreamWindow(on_error, timeout), batches, timeout)
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """The models that the sidecar answers for, the default one first."""

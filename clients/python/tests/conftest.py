@@ -30,7 +30,7 @@ class FakeSidecar(embed_pb2_grpc.EmbedServiceServicer, cache_pb2_grpc.CacheServi
         self.call_faults = []  # status names, one for each call to come
         self.item_faults = {}  # text -> status names, one for each time it is asked for
         self.batch_faults = {}  # number of a stream's request -> status names
-        self.stream_faults = {}  # answers given on a stream -> status names that then end it
+        self.stream_faults = {}  # text -> status names that end streams instead of its answer
         self.tamper = None  # changes each response before it leaves
         self.group = []  # sizes of the groups in which a stream is answered, each out of order
         self.gate = threading.Event()  # while it is not set, calls hang until they are given up
@@ -52,18 +52,16 @@ class FakeSidecar(embed_pb2_grpc.EmbedServiceServicer, cache_pb2_grpc.CacheServi
 
     def EmbedStream(self, requests, context):  # noqa: N802
         self.streams += 1
-        context.add_callback(self.stream_ended.release)
-        answered = 0
+        at_end(context, self.stream_ended.release)
         for group in self._groups(requests):
             for message in group:
-                if faults := self.stream_faults.get(answered):
+                if faults := self.stream_faults.get(message.request.inputs[0].text):
                     code = faults.pop(0)
                     if code != "OK":
                         context.abort(getattr(grpc.StatusCode, code), "told to break")
                     return
                 self._wait(context)
                 yield self._answer(message)
-                answered += 1
 
     def ListModels(self, request, context):  # noqa: N802
         self._begin(request, context)
@@ -109,7 +107,7 @@ class FakeSidecar(embed_pb2_grpc.EmbedServiceServicer, cache_pb2_grpc.CacheServi
 
     def _wait(self, context):
         if not self.gate.is_set():
-            context.add_callback(self.gate.set)
+            at_end(context, self.gate.set)
             self.hanging.set()
             assert self.gate.wait(HANG_GUARD)
 
@@ -166,6 +164,12 @@ class FakeSidecar(embed_pb2_grpc.EmbedServiceServicer, cache_pb2_grpc.CacheServi
         )
 
 
+def at_end(context, callback):
+    """Calls back when the call has ended, at once if it has already."""
+    if not context.add_callback(callback):
+        callback()
+
+
 def start(sidecar, address="127.0.0.1:0"):
     """Serves the sidecar. Returns the server."""
     server = grpc.server(
@@ -203,7 +207,8 @@ class Blocking:
             while (result := self._loop.run_until_complete(anext(results, end))) is not end:
                 yield result
         finally:
-            self._loop.run_until_complete(results.aclose())
+            if not self._loop.is_closed():  # as when a failed test left it for the collector
+                self._loop.run_until_complete(results.aclose())
 
 
 @pytest.fixture

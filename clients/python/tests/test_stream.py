@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from embercache import (
     UnavailableError,
     VersionMismatchError,
     _backoff,
+    _stream,
 )
 from embercache._requests import Batch
 from embercache._stream import WINDOW, StreamWindow
@@ -140,7 +142,7 @@ def test_an_error_of_the_source_reaches_the_caller_and_ends_the_call(client, sid
 def test_a_stream_that_ends_too_early_is_opened_anew_for_what_was_not_answered(
     client, sidecar, end
 ):
-    sidecar.stream_faults = {3: [end]}
+    sidecar.stream_faults = {"3": [end]}
     texts = [str(i) for i in range(6)]
     results = list(client.embed_stream(texts, batch_size=1))
     assert [text for result in results for text in result.inputs] == texts
@@ -150,26 +152,51 @@ def test_a_stream_that_ends_too_early_is_opened_anew_for_what_was_not_answered(
 
 
 def test_a_stream_that_makes_progress_may_break_any_number_of_times(client, sidecar):
-    sidecar.stream_faults = {1: ["UNAVAILABLE"] * 20}
     texts = [str(i) for i in range(20)]
+    sidecar.stream_faults = {text: ["UNAVAILABLE"] for text in texts}
     results = list(client.embed_stream(texts, batch_size=1))
     assert [text for result in results for text in result.inputs] == texts
 
 
-def test_a_stream_that_breaks_again_and_again_without_an_answer_is_given_up(client, sidecar):
-    sidecar.stream_faults = {0: ["UNAVAILABLE"] * 20}
+def test_a_sidecar_that_never_answered_is_given_up_after_five_tries(client, sidecar):
+    sidecar.stream_faults = {"a": ["UNAVAILABLE"] * 20}
     with pytest.raises(UnavailableError, match="told to break"):
         list(client.embed_stream(["a"]))
     assert sidecar.streams == 5
 
 
+def test_a_sidecar_that_has_answered_before_is_given_time_to_come_back(client, sidecar):
+    sidecar.stream_faults = {"b": ["UNAVAILABLE"] * 12}
+    results = client.embed_stream(["a", "b"], batch_size=1)
+    assert [list(result.inputs) for result in results] == [["a"], ["b"]]
+    assert sidecar.streams == 13
+
+
+def test_a_sidecar_that_does_not_come_back_in_that_time_is_given_up(monkeypatch):
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(_stream, "time", clock)
+    window = StreamWindow("raise", timeout=60)
+    asked = window.add(Batch(["a"], embed_pb2.EmbedRequest()))
+    window.answer(embed_pb2.EmbedStreamResponse(id=asked.id))
+    for seconds in (0, 1, 30, 59):
+        clock.now = 1000.0 + seconds
+        assert window.broken(UnavailableError("gone")) < 1
+    clock.now = 1061.0
+    with pytest.raises(UnavailableError, match="gone"):
+        window.broken(UnavailableError("gone"))
+
+
 def test_an_error_that_will_not_pass_ends_the_stream_after_the_results_before_it(client, sidecar):
-    sidecar.stream_faults = {2: ["PERMISSION_DENIED"]}
-    results = client.embed_stream(["a", "b", "c", "d"], batch_size=1)
+    sidecar.stream_faults = {"c": ["PERMISSION_DENIED"] * 9}
+    results = client.embed_stream(["a", "b", "c"], batch_size=1)
     assert [list(next(results).inputs), list(next(results).inputs)] == [["a"], ["b"]]
     with pytest.raises(PermissionDeniedError):
         next(results)
-    assert sidecar.streams == 1
+
+
+def test_an_error_that_will_not_pass_is_not_tried_again():
+    with pytest.raises(PermissionDeniedError):
+        StreamWindow("raise", timeout=60).broken(PermissionDeniedError("no"))
 
 
 def test_a_batch_that_was_refused_for_the_moment_is_sent_again(client, sidecar):
@@ -237,7 +264,6 @@ def test_a_stream_without_answers_is_given_up_after_the_timeout(client, sidecar)
     sidecar.gate.clear()
     with pytest.raises(DeadlineExceededError, match=r"0\.1 seconds"):
         list(client.embed_stream(["a"], timeout=0.1))
-    assert sidecar.stream_ended.acquire(timeout=HANG_GUARD)
 
 
 def test_a_model_that_changes_during_the_job_ends_it(client, sidecar):
@@ -252,7 +278,7 @@ def test_a_model_that_changes_during_the_job_ends_it(client, sidecar):
 
 @pytest.mark.parametrize("number", [1, 7])
 def test_an_answer_to_what_was_not_asked_is_refused(number):
-    window = StreamWindow("raise")
+    window = StreamWindow("raise", timeout=60)
     window.add(Batch(["a"], embed_pb2.EmbedRequest()))
     with pytest.raises(InternalError, match=f"request {number}, which is not open"):
         window.answer(embed_pb2.EmbedStreamResponse(id=number))
