@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 if TYPE_CHECKING:
+    from structlog.typing import EventDict
+
     from sidecar.config import LogSettings
 
 
@@ -16,9 +19,7 @@ def configure_logging(settings: LogSettings) -> None:
     """Sends structlog's and the standard library's logs to standard error in one form."""
     as_text = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
     renderer: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
-        if as_text
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [structlog.dev.ConsoleRenderer()] if as_text else [structlog.processors.JSONRenderer()]
     )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -36,7 +37,35 @@ def configure_logging(settings: LogSettings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                trace_without_values,
+                *renderer,
+            ],
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def trace_without_values(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Puts where an exception came from in the place of the exception.
+
+    Neither its message nor any variable is shown: both may hold the text of a user.
+    """
+    found = event.pop("exc_info", None)
+    if isinstance(found, tuple):
+        found = found[1]
+    error = found if isinstance(found, BaseException) else sys.exc_info()[1] if found else None
+    if error is not None:
+        event["exception"] = "\nwhich led to\n".join(_traces(error))
+    return event
+
+
+def _traces(error: BaseException | None) -> list[str]:
+    """The trace of an exception, behind those of its causes."""
+    traces: list[str] = []
+    while error is not None:
+        name = f"{type(error).__module__}.{type(error).__qualname__}"
+        traces.insert(0, "".join(traceback.format_tb(error.__traceback__)) + name)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return traces
