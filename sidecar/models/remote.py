@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -86,6 +87,8 @@ class RemoteEmbedder:
             options=[
                 ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+                # A request that does not fit in here is never sent again; the default is 256 KiB.
+                ("grpc.per_rpc_retry_buffer_size", _MAX_MESSAGE_BYTES),
                 # Replicas that come or go must be noticed within seconds, not minutes.
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 2000),
@@ -131,7 +134,8 @@ class RemoteEmbedder:
         futures: list[asyncio.Future[Embedded]] = [loop.create_future() for _ in inputs]
         self._under_way += len(inputs)
         for part in _parts(inputs):
-            self._spawn(self._call(inputs[part], futures[part], version))
+            task = self._spawn(self._call(inputs[part], futures[part], version))
+            task.add_done_callback(partial(self._end, futures[part]))
         return futures
 
     async def close(self) -> None:
@@ -161,11 +165,9 @@ class RemoteEmbedder:
             for future, embedding in zip(futures, response.embeddings, strict=True):
                 self._deliver(future, embedding)
         except asyncio.CancelledError:
-            if all(future.cancelled() for future in futures):
-                self.counters.abandoned += len(futures)
-                return
-            _fail(futures, ModelUnavailableError("the sidecar is shutting down; try another"))
-            raise
+            if not all(future.cancelled() for future in futures):
+                raise
+            self.counters.abandoned += len(futures)
         except grpc.aio.AioRpcError as error:
             reason = await self._explain(error)
             if isinstance(reason, QueueFullError):
@@ -173,8 +175,20 @@ class RemoteEmbedder:
             _fail(futures, reason)
         except ModelError as error:
             _fail(futures, error)
-        finally:
-            self._under_way -= len(inputs)
+
+    def _end(self, futures: Sequence[asyncio.Future[Embedded]], call: asyncio.Task[None]) -> None:
+        """Sees to it that futures end with their call, even one that was never begun."""
+        self._under_way -= len(futures)
+        if call.cancelled():
+            _fail(futures, ModelUnavailableError("the sidecar is shutting down; try another"))
+        elif (fault := call.exception()) is not None:
+            _log.error("a call to the encoder failed unexpectedly", exc_info=fault)
+            _fail(
+                futures,
+                ModelError(
+                    "an error in the sidecar's call to the encoder; its log has the details"
+                ),
+            )
 
     def _deliver(self, future: asyncio.Future[Embedded], embedding: embed_pb2.Embedding) -> None:
         if future.done():
@@ -260,10 +274,11 @@ class RemoteEmbedder:
             _log.info("the encoder serves", model=info.name, version=info.version)
             self._info = info
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _grpc_target(target: str) -> str:
