@@ -8,6 +8,7 @@ the environment, which wins over the file, which wins over the default.
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -303,12 +304,18 @@ def load_settings(
 
 
 def _explain(detail: ErrorDetails, sources: Mapping[str, str], file: Path | None) -> str:
-    path = ".".join(str(part) for part in detail["loc"][:2]) or "settings"
+    # An unknown name may be a value that went astray, and that may be a secret.
+    parts = [part if _is_name(part) else "..." for part in detail["loc"][:2]]
+    path = ".".join(map(str, parts)) or "settings"
     origin = sources.get(path, str(file) if file else "")
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
         message = "there is no such setting; see 'embercache config show'"
     return f"{path}{f' ({origin})' if origin else ''}: {message}"
+
+
+def _is_name(part: int | str) -> bool:
+    return isinstance(part, int) or re.fullmatch(r"[A-Za-z_]{1,40}", part) is not None
 
 
 def _read_yaml(file: Path | None) -> dict[str, Any]:
@@ -318,8 +325,16 @@ def _read_yaml(file: Path | None) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the settings file {file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        # Neither the line itself nor what the problem quotes of it: both may hold a secret.
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = re.sub(r"""(['"])(?:\\.|(?!\1).)*\1""", "...", error.problem or "")
+        raise ConfigError(f"{file}{line}: not YAML: {problem}") from None
+    except (yaml.YAMLError, ValueError):
+        raise ConfigError(
+            f"{file}: not YAML: it must be UTF-8 without control characters, and dates and numbers"
+            " in it must be right"
+        ) from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -70,6 +70,52 @@ def test_a_file_that_is_no_mapping_of_sections_is_refused(file: Path, content: s
     assert complaint(file)
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('hot:\n  max_bytes: 1\nredis:\n  url: "redis://:hunter2@h/0\n', 5),
+        ("cache:\n  salt: hunter2: x\n", 2),
+        ("cache:\n  salt: *hunter2\n", 2),
+        ("cache:\n  salt: !hunter2 x\n", 2),
+        ("cache:\n  salt: !hunter2's x\n", 2),
+        ("cache:\n  salt: !h'hunter2%22hunter2 x\n", 2),
+        ("cache:\n  salt: &hunter2 x\n  prefix: &hunter2 y\n", 3),
+        ("cache:\n  salt: [hunter2\nhot:\n", 3),
+    ],
+)
+def test_a_file_that_is_not_yaml_is_refused_with_the_line_but_not_what_it_holds(
+    file: Path, content: str, line: int
+) -> None:
+    file.write_text(content)
+    text = complaint(file)
+    assert text.startswith(f"{file}, line {line}: not YAML: ")
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("content", [b"cache:\n  salt: hunter2\xff", b"cache: {salt: 0x_, a: 0b2}"])
+def test_a_file_with_a_value_that_yaml_cannot_read_is_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    text = complaint(file)
+    assert str(file) in text
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "redis: redis://:hunter2@h/0\n",
+        "redis: {url:redis://:hunter2@h/0}\n",
+        "redis://:hunter2@h/0:\n",
+        "redis: {url: [hunter2]}\n",
+        "redis: {url: {hunter2: hunter2}}\n",
+        "cache: {salt: hunter2, codec: 1, prefix: ' '}\n",
+    ],
+)
+def test_a_complaint_holds_no_secret_that_is_in_the_wrong_place(file: Path, content: str) -> None:
+    file.write_text(content)
+    assert "hunter2" not in complaint(file)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "none.yaml") in complaint(tmp_path / "none.yaml")
 
