@@ -129,10 +129,10 @@ def one_input(item: str | bytes | NDArray[Any] | embed_pb2.Input) -> embed_pb2.I
 
 
 class Sidecar:
-    """A sidecar in this process, and a client of it."""
+    """A client of a sidecar, and what ends the sidecar."""
 
-    def __init__(self, app: App, stop: Callable[[], Awaitable[None]]) -> None:
-        self.address = app.addresses[0]
+    def __init__(self, address: str, stop: Callable[[], Awaitable[None]]) -> None:
+        self.address = address
         self.stop = stop
         self.channel = grpc.aio.insecure_channel(
             self.address,
@@ -206,6 +206,7 @@ class Sidecar:
         namespace: str = "",
         tags: Sequence[str] = (),
         inputs: Sequence[Any] = (),
+        input_tags: Sequence[str] = (),
         **fields: Any,
     ) -> None:
         """Invalidates tags, or inputs (``fields`` are those of Inputs), or the whole namespace."""
@@ -214,7 +215,8 @@ class Sidecar:
             request.tags.tags.extend(tags)
         elif inputs:
             entries = [one_input(item) for item in inputs]
-            request.inputs.CopyFrom(cache_pb2.InvalidateRequest.Inputs(inputs=entries, **fields))
+            target = cache_pb2.InvalidateRequest.Inputs(inputs=entries, tags=input_tags, **fields)
+            request.inputs.CopyFrom(target)
         else:
             request.whole_namespace.SetInParent()
         await self.caches.Invalidate(request, timeout=HANG_GUARD)
@@ -285,11 +287,27 @@ async def start(tiny_pack: Path) -> AsyncIterator[Callable[..., Awaitable[Sideca
             app = App(Settings.model_validate(values))
             running = await exits.enter_async_context(contextlib.AsyncExitStack())
             await running.enter_async_context(app)
-            sidecar = Sidecar(app, running.aclose)
-            running.push_async_callback(sidecar.channel.close)
+            sidecar = Sidecar(app.addresses[0], running.aclose)
+            exits.push_async_callback(sidecar.channel.close)
             return sidecar
 
         yield start_sidecar
+
+
+@pytest.fixture
+async def client_of() -> AsyncIterator[Callable[[str], Sidecar]]:
+    """Makes clients of sidecars that run elsewhere."""
+    async with contextlib.AsyncExitStack() as exits:
+
+        async def nothing() -> None:
+            """Who started it ends it."""
+
+        def connect(address: str) -> Sidecar:
+            client = Sidecar(address, nothing)
+            exits.push_async_callback(client.channel.close)
+            return client
+
+        yield connect
 
 
 class RedisView:

@@ -1,0 +1,1 @@
+../integration/services/conftest.py
