@@ -31,7 +31,8 @@ class WarmCounters:
 
     Of the ``lookups`` that ended, ``found`` had a value, ``errors`` failed or came too late, and
     the rest were misses. ``skipped`` were not sent, and ``writes_dropped`` not written, because
-    Redis was down; writes are also dropped if Redis refuses them or their queue is full.
+    Redis was down; the rest of a large lookup is also skipped if much of it failed, and writes are
+    dropped if Redis refuses them or their queue is full.
     """
 
     lookups: int = 0
@@ -47,7 +48,8 @@ class WarmTier:
 
     Args:
         client: from `sidecar.cache.redis_connect.connect`; closed together with the tier.
-        timeout: seconds for a lookup as a whole, waiting for a connection included.
+        timeout: seconds for a lookup of up to 512 keys, waiting for a connection included; a larger
+            one is made in chunks, each with so much time.
         probe_timeout: seconds for connecting to Redis at start and while it is down.
         queue_bytes: bound on the writes that wait for Redis; more are dropped.
         breaker: decides when Redis is down.
@@ -97,10 +99,12 @@ class WarmTier:
         await self._link.close()
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The value under each key, or None. Never raises and never takes longer than ``timeout``.
+        """The value under each key, or None. Never raises.
 
-        When Redis fails, every value is None; only the counters tell this from a miss. Lookups made
-        at the same time share one round trip (in a cluster: one for each node).
+        Takes at most ``timeout`` for each chunk of 512 keys, of which all but the late ones have
+        their values; when three of them failed, or Redis is down, the rest is not sent. What failed
+        is None; only the counters tell this from a miss. Lookups made at the same time share one
+        round trip (in a cluster: one for each node).
         """
         return await self._lookups.get_many(keys)
 

@@ -20,16 +20,20 @@ if TYPE_CHECKING:
     from sidecar.cache.warm import WarmCounters
 
 MAX_FLIGHTS = 8
+# What one connection carries at a time, and the most that one time limit is for.
 _MAX_KEYS = 512
+# With so many chunks of one call lost, the rest is not sent.
+_MAX_FAILED_CHUNKS = 3
 
 
 class _Lookup:
     """Keys that somebody waits for. ``values`` ends once: answered, too late or cancelled."""
 
-    __slots__ = ("keys", "values")
+    __slots__ = ("failed", "keys", "values")
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self.keys = keys
+        self.failed = False
         self.values: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
 
 
@@ -37,7 +41,8 @@ class WarmLookups:
     """Looks keys up over at most `MAX_FLIGHTS` connections.
 
     A flight carries all that waits when it starts, and then what has gathered meanwhile. It runs in
-    a task of its own, so a caller that is cancelled costs no connection.
+    a task of its own, so a caller that is cancelled costs no connection. A large call is cut into
+    chunks that travel one after the other: together they would come too late, all of them.
     """
 
     def __init__(self, link: RedisLink, counters: WarmCounters, *, timeout: float) -> None:
@@ -50,12 +55,28 @@ class WarmLookups:
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values under the keys, in their order; see `WarmTier.get_many`."""
-        if not keys:
-            return []
-        if not self._link.up:
-            self._counters.skipped += len(keys)
-            return [None] * len(keys)
-        lookup = _Lookup(keys)
+        values: list[bytes | None] = []
+        failed = 0
+        while len(values) < len(keys):
+            if not self._link.up or failed == _MAX_FAILED_CHUNKS:
+                rest = len(keys) - len(values)
+                self._counters.skipped += rest
+                return values + [None] * rest
+            chunk = _Lookup(keys[len(values) : len(values) + _MAX_KEYS])
+            values += await self._get(chunk)
+            failed += chunk.failed
+        return values
+
+    async def close(self) -> None:
+        """Ends the flights; who still waits gets nothing."""
+        for flight in self._flights:
+            flight.cancel()
+        if self._flights:
+            await asyncio.wait(self._flights)
+        while self._waiting:
+            self._fail(self._waiting.popleft())
+
+    async def _get(self, lookup: _Lookup) -> list[bytes | None]:
         self._waiting.append(lookup)
         if not self._boarding and len(self._flights) < MAX_FLIGHTS:
             self._boarding = True
@@ -67,15 +88,6 @@ class WarmLookups:
             return await lookup.values
         finally:
             timer.cancel()
-
-    async def close(self) -> None:
-        """Ends the flights; who still waits gets nothing."""
-        for flight in self._flights:
-            flight.cancel()
-        if self._flights:
-            await asyncio.wait(self._flights)
-        while self._waiting:
-            self._fail(self._waiting.popleft())
 
     async def _fly(self) -> None:
         self._boarding = False
@@ -123,6 +135,7 @@ class WarmLookups:
 
     def _fail(self, lookup: _Lookup) -> None:
         if not lookup.values.done():
+            lookup.failed = True
             self._counters.lookups += len(lookup.keys)
             self._counters.errors += len(lookup.keys)
             lookup.values.set_result([None] * len(lookup.keys))

@@ -103,6 +103,11 @@ async def test_a_call_may_have_more_keys_than_are_gathered_at_most(warm: WarmTie
     assert large == [value_of(key) if key in stored else None for key in keys]
 
 
+async def test_a_large_call_is_made_in_chunks(warm: WarmTier) -> None:
+    await warm.get_many([b"key %d" % i for i in range(1500)])
+    assert await calls(warm, "mget") == 3
+
+
 async def test_large_values_come_back_whole(warm: WarmTier) -> None:
     value = random.Random(1).randbytes(5_000_000)
     warm.put(b"large", value, 0, replace=True)

@@ -51,6 +51,28 @@ async def load(warm: WarmTier) -> AsyncIterator[None]:
             assert sum(await asyncio.gather(*workers)) == 0
 
 
+@contextlib.asynccontextmanager
+async def swallowing(redis: DevRedis, path: Path, word: bytes) -> AsyncIterator[None]:
+    """A way to Redis on which lookups that name ``word`` are lost."""
+
+    async def pass_on(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: bytes | None
+    ) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(2**20):
+                if lost is None or b"MGET" not in data or lost not in data:
+                    writer.write(data)
+                    await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, requests = await asyncio.open_unix_connection(redis.url.removeprefix("unix://"))
+        await asyncio.gather(pass_on(reader, requests, word), pass_on(answers, writer, None))
+
+    async with await asyncio.start_unix_server(serve, path, limit=2**20):
+        yield
+
+
 async def test_callers_outlive_a_crash_and_a_restart_of_redis(
     own_redis: DevRedis, open_warm: OpenWarm, eventually: Eventually
 ) -> None:
@@ -94,6 +116,41 @@ async def test_a_lookup_ends_in_time_however_many_wait(
     async with asyncio.timeout(5):
         got = await asyncio.gather(*(warm.get_many(many) for _ in range(400)))
     assert got == [[None] * 512] * 400
+    own_redis.thaw()
+
+
+async def test_one_late_chunk_of_a_large_lookup_costs_the_others_nothing(
+    own_redis: DevRedis, open_warm: OpenWarm, tmp_path: Path
+) -> None:
+    path = tmp_path / "redis.sock"
+    async with swallowing(own_redis, path, b"key 600 "):
+        warm = await open_warm(f"unix://{path}", timeout=0.5)
+        keys = [b"key %d " % i for i in range(1500)]
+        for key in keys:
+            warm.put(key, b"value of " + key, 0, replace=True)
+        assert await warm.flush(20)
+        late = range(512, 1024)
+        assert await warm.get_many(keys) == [
+            None if i in late else b"value of " + key for i, key in enumerate(keys)
+        ]
+        assert (warm.counters.lookups, warm.counters.errors) == (1500, 512)
+        await warm.close()
+
+
+@pytest.mark.parametrize(("failures", "late"), [(1, 1), (10_000, 3)])
+async def test_a_large_lookup_does_not_wait_for_every_chunk_of_a_frozen_redis(
+    failures: int, late: int, own_redis: DevRedis, open_warm: OpenWarm
+) -> None:
+    warm = await open_warm(
+        own_redis.url, timeout=0.1, breaker=Breaker("redis", failures=failures, first_seconds=60)
+    )
+    own_redis.freeze()
+    async with asyncio.timeout(20):
+        assert await warm.get_many([b"key"] * 100_000) == [None] * 100_000
+    counters = warm.counters
+    # The chunk that follows at once when the breaker opens may be counted as sent.
+    assert counters.errors in (late * 512, (late + 1) * 512)
+    assert counters.errors + counters.skipped == 100_000
     own_redis.thaw()
 
 
