@@ -155,12 +155,40 @@ async def _open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> _
     )
     exits.push_async_callback(cache.close)
     if warm is not None and isinstance(store, RedisGenerations):
-        follower = InvalidationFollower(
-            warm, store.stream, generations, remove=cache.remove, lost=hot.clear
-        )
+        follower = _follow(settings, warm, store, generations, cache, hot, disk)
+        await follower.start()
         task = asyncio.create_task(follower.run())
         exits.push_async_callback(_end_task, task)
     return _Tiers(hot, disk, warm, generations, cache)
+
+
+def _follow(
+    settings: Settings,
+    warm: WarmTier,
+    store: RedisGenerations,
+    generations: Generations,
+    cache: ReadThrough,
+    hot: HotTier[Any],
+    disk: DiskTier | None,
+) -> InvalidationFollower:
+    async def lose_all() -> None:
+        hot.clear()
+        if disk is not None:
+            await disk.clear()
+
+    async def settle() -> bool:
+        return disk is None or await disk.flush(_FLUSH_SECONDS)
+
+    folder = settings.disk.folder
+    return InvalidationFollower(
+        warm,
+        store.stream,
+        generations,
+        remove=cache.remove,
+        lost=lose_all,
+        settle=settle,
+        file=folder / "position" if folder is not None else None,
+    )
 
 
 async def _open_disk(settings: Settings, exits: contextlib.AsyncExitStack) -> DiskTier | None:

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from sidecar.cache.disk_store import MIN_BYTES
 from sidecar.models.packs import default_folder
 from sidecar.units import Bytes, Lifetime, Seconds, Words
 
@@ -181,7 +182,7 @@ class DiskSettings(_Section):
     """The disk tier: a folder of this sidecar alone."""
 
     folder: Path | None = Field(None, description="where it is; empty for no disk tier")
-    max_bytes: Bytes = Field(4 * 2**30, ge=2**20, description="capacity")
+    max_bytes: Bytes = Field(4 * 2**30, ge=MIN_BYTES, description="capacity; at least 16 MiB")
 
     @field_validator("folder", mode="before")
     @classmethod

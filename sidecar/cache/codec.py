@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
-MAX_TAGS = 64
 _HEADER = struct.Struct("<BBBBIIqq")
 _CHECKSUM = struct.Struct("<I")
 _TAG = struct.Struct("<16sq")

@@ -2,23 +2,26 @@
 
 The stream is read by id: after a lost connection it is read from where it was left. When that
 place is gone, or Redis has lost its state, nobody knows what was missed, and everything that was
-taken for valid is given up.
+taken for valid is given up. The position outlives a restart beside the disk tier, whose entries
+would otherwise outlive removals.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from sidecar.cache.generations import MAX_NAMESPACES, StoreUnavailableError
-from sidecar.cache.redis_generations import STREAM_LENGTH, TAG_FIELD
+from sidecar.cache.redis_generations import TAG_FIELD
 from sidecar.cache.warm import WarmUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
 
     from sidecar.cache.generations import Generations
     from sidecar.cache.warm import WarmTier
@@ -28,7 +31,6 @@ SYNCHRONISE_SECONDS = 5.0
 _NAMESPACES_A_ROUND = 20
 _RETRY_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
-_START = b"0-0"
 
 _log = structlog.get_logger()
 
@@ -36,7 +38,8 @@ _log = structlog.get_logger()
 class InvalidationFollower:
     """Applies what the stream says to ``generations``, and removals through ``remove``.
 
-    ``lost`` is called when invalidations may have been missed.
+    ``lost`` is called when invalidations may have been missed. ``file`` keeps the position for
+    the next start; what was applied is on disk before, which is what ``settle`` waits for.
     """
 
     def __init__(
@@ -46,16 +49,26 @@ class InvalidationFollower:
         generations: Generations,
         *,
         remove: Callable[[Sequence[bytes]], None],
-        lost: Callable[[], object],
+        lost: Callable[[], Awaitable[None]],
+        settle: Callable[[], Awaitable[bool]],
+        file: Path | None,
     ) -> None:
         self._warm = warm
         self._stream = stream
         self._generations = generations
         self._remove = remove
         self._lost = lost
-        self._position: bytes | None = None
+        self._settle = settle
+        self._file = file
+        self._position = _read_position(file)
+        self._saved = self._position
         self._connected = False
         self._synchronised_at = 0.0
+
+    async def start(self) -> None:
+        """Catches up, so that nothing is served that was removed while this sidecar was down."""
+        with contextlib.suppress(WarmUnavailableError, StoreUnavailableError):
+            await self._connect()
 
     async def run(self) -> None:
         """Follows the stream until cancelled."""
@@ -63,10 +76,11 @@ class InvalidationFollower:
             try:
                 if not self._connected:
                     await self._connect()
-                await self._read()
+                await self._read(block=True)
                 if time.monotonic() - self._synchronised_at > SYNCHRONISE_SECONDS:
                     # A state that Redis lost by itself is announced by nobody.
                     await self._synchronise(_NAMESPACES_A_ROUND)
+                    await self._save_position()
             except (WarmUnavailableError, StoreUnavailableError) as error:
                 if self._connected:
                     self._connected = False
@@ -80,28 +94,40 @@ class InvalidationFollower:
 
     async def _connect(self) -> None:
         if self._position is None or not await self._is_there(self._position):
-            newest = await self._command("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
-            missed = self._position is not None
-            self._position = newest[0][0] if newest else _START
-            self._give_up(missed=missed)
+            position = await self._newest()
+            await self._give_up(missed=self._position is not None)
+            self._position = position
+        while await self._read(block=False):
+            pass
         await self._synchronise(MAX_NAMESPACES)
+        await self._save_position()
         self._connected = True
         _log.info("invalidations are followed")
 
+    async def _newest(self) -> bytes:
+        newest = await self._command("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
+        if newest:
+            position: bytes = newest[0][0]
+            return position
+        # An entry that concerns nobody: of an empty stream one cannot tell later whether it is
+        # still the same.
+        added: bytes = await self._command("XADD", self._stream, "*", "n", "")
+        return added
+
     async def _is_there(self, position: bytes) -> bool:
-        if position == _START:
-            return int(await self._command("XLEN", self._stream)) < STREAM_LENGTH
         return bool(await self._command("XRANGE", self._stream, position, position))
 
-    async def _read(self) -> None:
-        block = round(BLOCK_SECONDS * 1000)
+    async def _read(self, *, block: bool) -> bool:
+        """Applies what is new; returns whether there was anything."""
+        wait = ("BLOCK", round(BLOCK_SECONDS * 1000)) if block else ()
         reply = await self._command(
-            "XREAD", "COUNT", 1000, "BLOCK", block, "STREAMS", self._stream, self._position
+            "XREAD", "COUNT", 1000, *wait, "STREAMS", self._stream, self._position
         )
         for _, entries in reply or ():
             for position, fields in entries:
                 self._apply(fields)
                 self._position = position
+        return bool(reply)
 
     def _apply(self, event: dict[bytes, bytes]) -> None:
         namespace = event.get(b"n", b"").decode()
@@ -114,23 +140,46 @@ class InvalidationFollower:
             return
         elif event[b"f"] == b"epoch":
             state.merge(int(event[b"g"]), state.base)
+        elif event[b"f"] == b"base":
+            # An old one, read again after a start, must not come back.
+            state.merge(state.epoch, max(state.base, int(event[b"g"])))
         elif event[b"f"].startswith(TAG_FIELD):
             tag = bytes.fromhex(event[b"f"].removeprefix(TAG_FIELD).decode())
             state.invalidate({tag: int(event[b"g"])})
 
     async def _synchronise(self, most: int) -> None:
         if await self._generations.synchronise(most):
-            self._give_up(missed=True)
+            await self._give_up(missed=True)
         self._synchronised_at = time.monotonic()
 
-    def _give_up(self, *, missed: bool) -> None:
+    async def _give_up(self, *, missed: bool) -> None:
         self._generations.forget_tags()
-        self._lost()
+        await self._lost()
         if missed:
-            _log.warning("invalidations may have been missed: the hot tier starts anew")
+            _log.warning("invalidations may have been missed: memory and disk start anew")
+
+    async def _save_position(self) -> None:
+        position = self._position
+        if self._file is None or position is None or position == self._saved:
+            return
+        if not await self._settle():
+            return
+        new = self._file.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            # Without it, the next start finds an older position, or none and an empty disk.
+            new.write_bytes(position)
+            new.replace(self._file)
+            self._saved = position
 
     async def _command(self, *arguments: Any) -> Any:
         async def execute(client: Any) -> Any:
             return await client.execute_command(*arguments)
 
         return await self._warm.run(execute, seconds=BLOCK_SECONDS + _ANSWER_SECONDS)
+
+
+def _read_position(file: Path | None) -> bytes | None:
+    try:
+        return file.read_bytes() or None if file is not None else None
+    except OSError:
+        return None

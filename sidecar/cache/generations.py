@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 MAX_NAMESPACES = 10_000
-MAX_KNOWN_TAGS = 100_000
+MAX_KNOWN_TAGS = 200_000
+"""Of all namespaces together."""
+MAX_STORED_TAGS = 100_000
+"""Of one namespace."""
 
 _NO_BASE = 0
 _PROVISIONAL_BITS = 40
@@ -32,6 +35,25 @@ class InvalidationNotSharedError(Exception):
     """An invalidation is in force here, but other sidecars could not be told."""
 
 
+class _KnownTags:
+    """The generations of tags that this sidecar knows, those used least of late forgotten."""
+
+    def __init__(self) -> None:
+        self._generations: OrderedDict[tuple[int, bytes], int] = OrderedDict()
+
+    def get(self, era: int, tag: bytes) -> int | None:
+        return self._generations.get((era, tag))
+
+    def set(self, era: int, tag: bytes, generation: int) -> None:
+        self._generations[era, tag] = generation
+        self._generations.move_to_end((era, tag))
+        if len(self._generations) > MAX_KNOWN_TAGS:
+            self._generations.popitem(last=False)
+
+    def forget(self, era: int, tag: bytes) -> None:
+        self._generations.pop((era, tag), None)
+
+
 class NamespaceState:
     """What this sidecar knows of one namespace.
 
@@ -39,44 +61,61 @@ class NamespaceState:
     the namespace: what was valid under the present stamp still is.
     """
 
-    __slots__ = ("_tags", "base", "epoch", "name", "stamp")
+    __slots__ = ("_era", "_known", "base", "epoch", "name", "stamp", "synchronised", "unshared")
 
-    def __init__(self, name: str, epoch: int, base: int) -> None:
+    def __init__(self, name: str, epoch: int, base: int, known: _KnownTags) -> None:
         self.name = name
         self.epoch = epoch
         self.base = base
         self.stamp = next(_stamps)
-        self._tags: OrderedDict[bytes, int] = OrderedDict()
+        # When it was compared with the store, in the order of synchronisations.
+        self.synchronised = 0
+        # Tags that were invalidated here while the store was down.
+        self.unshared: set[bytes] = set()
+        self._known = known
+        self._era = next(_stamps)
 
     def generation(self, tag: bytes) -> int | None:
         """The generation of a tag by its digest, None if this sidecar does not know it."""
-        return self._tags.get(tag)
+        return self._known.get(self._era, tag)
 
     def is_current(self, tags: Iterable[tuple[bytes, int]]) -> bool:
         """Whether every tag is known and still at the generation given."""
-        known = self._tags
-        return all(known.get(tag) == generation for tag, generation in tags)
+        return all(self.generation(tag) == generation for tag, generation in tags)
 
     def learn(self, generations: Mapping[bytes, int]) -> None:
-        """Takes note of generations; older ones than those known are ignored."""
+        """Takes note of generations in the store; ones older than those known are ignored."""
         for tag, generation in generations.items():
-            if generation > self._tags.get(tag, 0):
-                self._tags[tag] = generation
-            self._tags.move_to_end(tag)
-        while len(self._tags) > MAX_KNOWN_TAGS:
-            self._tags.popitem(last=False)
+            if tag not in self.unshared:
+                self._known.set(self._era, tag, max(generation, self.generation(tag) or 0))
 
     def invalidate(self, generations: Mapping[bytes, int]) -> None:
-        """Takes note of tags that were invalidated."""
+        """Takes note of tags that were invalidated in the store."""
         self.learn(generations)
         self.stamp = next(_stamps)
+
+    def invalidate_unshared(self, tags: Sequence[bytes], now_us: int) -> None:
+        """Invalidates tags on this sidecar alone, until the store can be told."""
+        for tag in tags:
+            later = max(now_us, (self.generation(tag) or 0) + 1)
+            self._known.set(self._era, tag, later)
+        self.unshared.update(tags)
+        self.stamp = next(_stamps)
+
+    def shared(self, tags: Iterable[bytes]) -> None:
+        """Takes note that the store was told of tags that had been invalidated here alone.
+
+        What it made of them is to be asked: our clock may be ahead of its.
+        """
+        for tag in self.unshared.intersection(tags):
+            self._known.forget(self._era, tag)
+            self.unshared.discard(tag)
 
     def merge(self, epoch: int, base: int) -> None:
         """Takes note of the shared state. Another base makes every tag unknown."""
         if base != self.base:
             self.base = base
-            self._tags.clear()
-            self.stamp = next(_stamps)
+            self.forget_tags()
         if epoch > self.epoch:
             self.epoch = epoch
             self.stamp = next(_stamps)
@@ -87,7 +126,7 @@ class NamespaceState:
 
     def forget_tags(self) -> None:
         """Makes every tag unknown: some invalidations may have been missed."""
-        self._tags.clear()
+        self._era = next(_stamps)
         self.restamp()
 
 
@@ -102,8 +141,14 @@ class GenerationStore(Protocol):
         """The generation of each tag."""
         ...
 
-    async def bump_tags(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
-        """Moves each tag to a new generation, tells all other sidecars, and returns them."""
+    async def bump_tags(
+        self, namespace: str, tags: Sequence[bytes]
+    ) -> tuple[int, dict[bytes, int]]:
+        """Moves each tag to a new generation, tells all other sidecars, and returns them.
+
+        The namespace's base comes with them. When it holds more than `MAX_STORED_TAGS`, all of
+        its tags are forgotten first and the base is moved, which invalidates all that is tagged.
+        """
         ...
 
     async def bump_epoch(self, namespace: str) -> int:
@@ -126,6 +171,8 @@ class Generations:
         self._store = store
         self._now_us = now_us or (lambda: time.time_ns() // 1000)
         self._states: OrderedDict[str, NamespaceState] = OrderedDict()
+        self._known_tags = _KnownTags()
+        self._rounds = itertools.count(1)
         self._loading: dict[str, asyncio.Task[NamespaceState]] = {}
 
     def in_memory(self, namespace: str) -> NamespaceState | None:
@@ -140,6 +187,7 @@ class Generations:
         """
         state = self._states.get(namespace)
         if state is not None:
+            self._states.move_to_end(namespace)
             return state
         loading = self._loading.get(namespace)
         if loading is None:
@@ -154,7 +202,7 @@ class Generations:
         except StoreUnavailableError:
             # Below any epoch that a clock gives, so that the shared one replaces it.
             epoch, base = secrets.randbits(_PROVISIONAL_BITS), _NO_BASE
-        state = self._states[namespace] = NamespaceState(namespace, epoch, base)
+        state = self._states[namespace] = NamespaceState(namespace, epoch, base, self._known_tags)
         if len(self._states) > MAX_NAMESPACES:
             _, forgotten = self._states.popitem(last=False)
             # It hears of no invalidation any more, so nothing may be valid under it.
@@ -181,10 +229,9 @@ class Generations:
         """
         state = await self.state(namespace)
         try:
-            state.invalidate(await self._store.bump_tags(namespace, tags))
+            await self._bump_tags(state, tags)
         except StoreUnavailableError as error:
-            now = self._now_us()
-            state.invalidate({tag: max(now, (state.generation(tag) or 0) + 1) for tag in tags})
+            state.invalidate_unshared(tags, self._now_us())
             raise InvalidationNotSharedError(str(error)) from error
 
     async def invalidate_namespace(self, namespace: str) -> None:
@@ -198,6 +245,15 @@ class Generations:
         except StoreUnavailableError as error:
             state.merge(max(self._now_us(), state.epoch + 1), state.base)
             raise InvalidationNotSharedError(str(error)) from error
+
+    async def agree(self, namespace: str) -> tuple[NamespaceState, bool]:
+        """The state of a namespace, and whether it is what the store has at this moment."""
+        state = await self.state(namespace)
+        try:
+            await self._synchronise(state)
+        except StoreUnavailableError:
+            return state, False
+        return state, True
 
     async def remove_shared(self, state: NamespaceState, keys: Sequence[bytes]) -> None:
         """Removes entries from the shared tier and from the tiers of all other sidecars.
@@ -213,20 +269,29 @@ class Generations:
     async def synchronise(self, most: int = MAX_NAMESPACES) -> bool:
         """Brings states in memory and the store together, those first that have waited longest.
 
-        An epoch that the store had not taken is shared by this. Returns whether the store has
-        lost state since it was last asked. Raises `StoreUnavailableError`.
+        What was invalidated while the store was down is shared by this. Returns whether the
+        store has lost state since it was last asked. Raises `StoreUnavailableError`.
         """
+        waiting = sorted(self._states.values(), key=lambda state: state.synchronised)
         lost = False
-        for name in list(self._states)[:most]:
-            state = self._states.get(name)
-            if state is None:
-                continue
-            epoch, base = await self._store.load(name, _agreed_epoch(state))
-            lost |= state.base not in (base, _NO_BASE)
-            state.merge(epoch, base)
-            if name in self._states:
-                self._states.move_to_end(name)
+        for state in waiting[:most]:
+            lost |= await self._synchronise(state)
         return lost
+
+    async def _synchronise(self, state: NamespaceState) -> bool:
+        epoch, base = await self._store.load(state.name, _agreed_epoch(state))
+        lost = state.base not in (base, _NO_BASE)
+        state.merge(epoch, base)
+        if state.unshared:
+            await self._bump_tags(state, list(state.unshared))
+        state.synchronised = next(self._rounds)
+        return lost
+
+    async def _bump_tags(self, state: NamespaceState, tags: Sequence[bytes]) -> None:
+        base, generations = await self._store.bump_tags(state.name, tags)
+        state.merge(state.epoch, base)
+        state.shared(tags)
+        state.invalidate(generations)
 
     def forget_tags(self) -> None:
         """Makes every tag unknown: some invalidations may have been missed."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sidecar.cache.codec import MAX_TAGS, CorruptValueError, Entry, pack, unpack
+from sidecar.cache.codec import CorruptValueError, Entry, pack, unpack
 from sidecar.cache.items import Answer, CacheMode, NotCachedError, Tier
 
 if TYPE_CHECKING:
@@ -38,17 +38,24 @@ class ReadThroughCounters:
 class _Flight:
     """One item on its way. ``done`` holds its answer, or the error, as a plain result."""
 
-    __slots__ = ("done", "name", "removed", "replace", "stores", "waiters", "want", "work")
+    __slots__ = ("done", "name", "removed", "replace", "stores", "ttl", "waiters", "want", "work")
 
     def __init__(self, name: object, want: Want, mode: CacheMode) -> None:
         self.name = name
         self.want = want
-        self.stores = mode.stores
+        self.stores = False
+        self.ttl: float | None = None
         self.replace = mode is CacheMode.REFRESH
         self.removed = False
         self.waiters = 0
         self.done: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
         self.work: asyncio.Future[Any] | None = None
+
+    def store_for(self, ttl: float | None) -> None:
+        """Has the result stored: of all that ask for it, for the shortest lifetime."""
+        if ttl is not None and (self.ttl is None or ttl < self.ttl or not self.stores):
+            self.ttl = ttl
+        self.stores = True
 
     def land(self, result: Answer | Exception) -> None:
         if not self.done.done():
@@ -81,7 +88,6 @@ class ReadThrough:
         self, state: NamespaceState, wants: Sequence[Want], policy: Policy, loader: Loader
     ) -> list[Answer | Exception]:
         """Answers every item in order, each on its own: with an entry, or with its error."""
-        stamp = state.stamp
         results: list[Answer | Exception | None] = [None] * len(wants)
         if policy.mode.reads:
             results = [self._hot_answer(state, want) for want in wants]
@@ -96,8 +102,6 @@ class ReadThrough:
                 self.counters.answered[result.tier] += 1
             else:
                 self.counters.failed += 1
-        if policy.tags and policy.mode is not CacheMode.BYPASS:
-            await self._add_tags(state, stamp, wants, answers, policy)
         return answers
 
     def remove(self, keys: Sequence[bytes]) -> None:
@@ -156,7 +160,8 @@ class ReadThrough:
                 flight = flights[name] = _Flight(name, want, mode)
                 started.append(flight)
             flight.waiters += 1
-            flight.stores |= mode.stores
+            if mode.stores:
+                flight.store_for(want.ttl)
             joined.append((flight, first))
         if started:
             task = asyncio.ensure_future(self._run(state, started, policy, loader))
@@ -231,7 +236,7 @@ class ReadThrough:
             self._land(flight, error)
             return
         now = self._clock()
-        expires, ttl = 0, flight.want.ttl
+        expires, ttl = 0, flight.ttl
         if ttl is not None:
             expires = int((now + ttl * (1 - self._ttl_jitter * random.random())) * 1000)  # noqa: S311
         entry = Entry(value, int(now * 1000), expires, flight.want.content, tags or ())
@@ -295,50 +300,6 @@ class ReadThrough:
                 return
             data = data or pack(entry, key)
             store.put(key, data, entry.expires_ms, replace=replace)
-
-    # Tags
-
-    async def _add_tags(
-        self,
-        state: NamespaceState,
-        stamp: int,
-        wants: Sequence[Want],
-        answers: Sequence[Answer | Exception],
-        policy: Policy,
-    ) -> None:
-        """Makes entries that were stored without a call's tags carry them too.
-
-        ``stamp`` is that of the state before the entries were read.
-        """
-        await self._generations.resolve(state, policy.tags)
-        stamped = _stamped(state, policy.tags)
-        for want, answer in zip(wants, answers, strict=True):
-            if not isinstance(answer, Answer) or answer.tier is Tier.COMPUTED:
-                continue
-            if answer.tier is Tier.COALESCED and not policy.mode.stores:
-                continue
-            entry = self._newest(want, answer.entry)
-            have = {tag for tag, _ in entry.tags}
-            if have.issuperset(policy.tags):
-                continue
-            union = entry.tags + tuple(tag for tag in stamped or () if tag[0] not in have)
-            if stamped is None or len(union) > MAX_TAGS or state.stamp != stamp:
-                # It cannot carry them, so it must not stay; or it was removed meanwhile, perhaps.
-                self.remove([want.key])
-                for _, store in self._lower:
-                    store.delete([want.key])
-            elif state.is_current(union):
-                entry = replace(entry, tags=union)
-                self._keep_hot(state, want.key, entry)
-                self._write_back(want.key, entry, replace=True, above=None)
-
-    def _newest(self, want: Want, entry: Entry) -> Entry:
-        """The entry as it is now: other calls may have given it tags meanwhile."""
-        held = self._hot.get(want.key)
-        if held is None or held.value.content != want.content:
-            return entry
-        newest: Entry = held.value
-        return newest
 
 
 def _stamped(state: NamespaceState, tags: Sequence[bytes]) -> tuple[tuple[bytes, int], ...] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sidecar.cache.generations import StoreUnavailableError
+from sidecar.cache.generations import MAX_STORED_TAGS, StoreUnavailableError
 from sidecar.cache.warm import WarmUnavailableError
 
 if TYPE_CHECKING:
@@ -47,12 +47,21 @@ return {epoch, redis.call('HGET', KEYS[1], 'base')}
 _BUMP = (
     _NEXT
     + """
-local result = {}
-for i = 3, #ARGV do
-    local value = later(redis.call('HGET', KEYS[1], ARGV[i]))
-    redis.call('HSET', KEYS[1], ARGV[i], value)
-    redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'n', ARGV[1], 'f', ARGV[i], 'g', value)
-    result[#result + 1] = value
+local function announce(field, value)
+    redis.call('HSET', KEYS[1], field, value)
+    redis.call(
+        'XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'n', ARGV[1], 'f', field, 'g', value)
+end
+if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[3]) then
+    local epoch, base = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'base'))
+    redis.call('DEL', KEYS[1])
+    if epoch then redis.call('HSET', KEYS[1], 'epoch', epoch) end
+    announce('base', later(base))
+end
+local result = {redis.call('HGET', KEYS[1], 'base') }
+for i = 4, #ARGV do
+    announce(ARGV[i], later(redis.call('HGET', KEYS[1], ARGV[i])))
+    result[#result + 1] = redis.call('HGET', KEYS[1], ARGV[i])
 end
 return result
 """
@@ -84,14 +93,16 @@ class RedisGenerations:
             raise StoreUnavailableError("Redis has lost the state of the namespace")
         return {tag: int(value or base) for tag, value in zip(tags, values, strict=True)}
 
-    async def bump_tags(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
+    async def bump_tags(
+        self, namespace: str, tags: Sequence[bytes]
+    ) -> tuple[int, dict[bytes, int]]:
         """See `GenerationStore.bump_tags`."""
-        values = await self._bump(namespace, [_tag_field(tag) for tag in tags])
-        return dict(zip(tags, values, strict=True))
+        base, *values = await self._bump(namespace, [_tag_field(tag) for tag in tags])
+        return base, dict(zip(tags, values, strict=True))
 
     async def bump_epoch(self, namespace: str) -> int:
         """See `GenerationStore.bump_epoch`."""
-        return (await self._bump(namespace, [b"epoch"]))[0]
+        return (await self._bump(namespace, [b"epoch"]))[1]
 
     async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
         """See `GenerationStore.remove`."""
@@ -106,9 +117,14 @@ class RedisGenerations:
         )
 
     async def _bump(self, namespace: str, fields: list[bytes]) -> list[int]:
+        """The base, and the new value of each field."""
+        # A hash that was lost needs its base before anything is written into it.
+        await self.load(namespace, 0)
         keys = (self._hash(namespace), self.stream)
         reply = await self._run(
-            lambda redis: redis.eval(_BUMP, 2, *keys, namespace, STREAM_LENGTH, *fields)
+            lambda redis: redis.eval(
+                _BUMP, 2, *keys, namespace, STREAM_LENGTH, MAX_STORED_TAGS, *fields
+            )
         )
         return [int(value) for value in reply]
 

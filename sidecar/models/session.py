@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sidecar.models.cpus import usable_cpus
@@ -28,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 def _runtime() -> Any:
     """ONNX Runtime; a sidecar whose model runs elsewhere does without it."""
+    # From 1.31 on it reports its use to its maker, unless told not to before it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from embercache.v1 import cache_pb2, common_pb2
 
 from sidecar import __version__
+from sidecar.cache.generations import InvalidationNotSharedError
 from sidecar.cache.items import Tier
 from sidecar.models.types import ModelUnavailableError
-from sidecar.services.embed_request import decode, namespace, tag_digests
+from sidecar.services.embed_request import MAX_TAGS, decode, namespace, tag_digests
 from sidecar.services.embed_wire import TIER_NUMBER
 from sidecar.services.errors import CallError, invalid
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from sidecar.services.embed import EmbedService
     from sidecar.services.embed_request import RequestReader
 
-_MAX_TAGS = 1000
+_MAX_TAGS_INVALIDATED = 1000
 
 
 class CacheAdmin:
@@ -82,7 +83,7 @@ class CacheAdmin:
         name = namespace(request.namespace)
         match request.WhichOneof("target"):
             case "tags":
-                tags = tag_digests(request.tags.tags, _MAX_TAGS)
+                tags = tag_digests(request.tags.tags, _MAX_TAGS_INVALIDATED)
                 if not tags:
                     raise invalid("name at least one tag")
                 await self._generations.invalidate_tags(name, tags)
@@ -116,9 +117,11 @@ class CacheAdmin:
         for item in items:
             if isinstance(item, CallError):
                 raise item
-        state = await self._generations.state(name)
+        tags = tag_digests(target.tags, MAX_TAGS)
+        # A removal under an epoch of yesterday would remove nothing.
+        state, is_agreed = await self._generations.agree(name)
         keys = [
-            self._embed.key(name, info, state.epoch, item)
+            self._embed.key(name, info, state.epoch, item, tags)
             for item in items
             if not isinstance(item, CallError)
         ]
@@ -127,6 +130,10 @@ class CacheAdmin:
         # This sidecar first, so that it obeys even if Redis cannot be told.
         self._cache.remove(keys)
         await self._generations.remove_shared(state, keys)
+        if not is_agreed:
+            raise InvalidationNotSharedError(
+                "Redis did not say under which epoch others keep the entries: repeat the call"
+            )
 
     def _tier(self, tier: Tier) -> cache_pb2.TierStats:
         counters = self._cache.counters

@@ -158,8 +158,10 @@ class EmbedService:
             )
         return response.SerializeToString()
 
-    def key(self, namespace: str, info: ModelInfo, epoch: int, item: Item) -> bytes:
-        """The key of an item's entry."""
+    def key(
+        self, namespace: str, info: ModelInfo, epoch: int, item: Item, tags: Sequence[bytes]
+    ) -> bytes:
+        """The key of an item's entry. Calls that give other tags have entries of their own."""
         name = (namespace, info.name, info.version)
         space = self._key_spaces.get(name)
         if space is None:
@@ -173,7 +175,7 @@ class EmbedService:
                 version=info.version,
                 salt=self._salt,
             )
-        return space.key(epoch, *item.key_parts)
+        return space.key(epoch, self._codec.name.encode(), *item.key_parts, *sorted(tags))
 
     async def _answer(self, request: embed_pb2.EmbedRequest, name: bytes | None) -> bytes:
         """Answers a request; keeps the response under ``name`` if a repetition may use it."""
@@ -213,7 +215,7 @@ class EmbedService:
         """The result of each item, in order."""
         wants = [
             Want(
-                key=self.key(state.name, parsed.info, state.epoch, item),
+                key=self.key(state.name, parsed.info, state.epoch, item, parsed.tags),
                 content=item.content,
                 source=item.source,
                 ttl=self._ttl(parsed, item),

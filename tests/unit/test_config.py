@@ -32,7 +32,7 @@ def test_without_any_settings_the_defaults_apply() -> None:
 
 
 def test_a_flag_wins_over_the_environment_which_wins_over_the_file(file: Path) -> None:
-    file.write_text("hot: {max_bytes: 1MiB}\nlog: {level: error}\ndisk: {max_bytes: 1MiB}\n")
+    file.write_text("hot: {max_bytes: 1MiB}\nlog: {level: error}\ndisk: {max_bytes: 16MiB}\n")
     settings = load_settings(
         file,
         {"EMBERCACHE_HOT_MAX_BYTES": "2MiB", "EMBERCACHE_LOG_LEVEL": "debug"},
@@ -40,7 +40,7 @@ def test_a_flag_wins_over_the_environment_which_wins_over_the_file(file: Path) -
     )
     assert settings.hot.max_bytes == 3 * 2**20
     assert settings.log.level == "debug"
-    assert settings.disk.max_bytes == 2**20
+    assert settings.disk.max_bytes == 2**24
 
 
 def test_a_bad_value_is_reported_with_its_field_and_where_it_came_from(file: Path) -> None:

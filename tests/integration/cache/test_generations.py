@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,7 +44,9 @@ class Breakable:
         self._check()
         return await self._store.generations(namespace, tags)
 
-    async def bump_tags(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
+    async def bump_tags(
+        self, namespace: str, tags: Sequence[bytes]
+    ) -> tuple[int, dict[bytes, int]]:
         self._check()
         return await self._store.bump_tags(namespace, tags)
 
@@ -160,6 +163,76 @@ async def test_an_invalidation_that_the_store_did_not_take_is_in_force_here(
     assert not state.is_current(tags)
     assert state.epoch > epoch
     assert state.stamp != stamp
+
+
+@pytest.mark.parametrize("ahead_us", [-3_600_000_000, 0, 3_600_000_000])
+async def test_tags_that_the_store_did_not_take_are_shared_when_it_is_back_whatever_our_clock(
+    store: Breakable, ahead_us: int
+) -> None:
+    one = Generations(store, now_us=lambda: time.time_ns() // 1000 + ahead_us)
+    two = Generations(store)
+    before = await stamped(two)
+    await stamped(one)
+    store.down = True
+    with pytest.raises(InvalidationNotSharedError):
+        await one.invalidate_tags("n", [TAG])
+    store.down = False
+    await one.synchronise()
+    other = Generations(store)
+    assert await stamped(other) != before
+    assert await stamped(one) == await stamped(other)
+    # And invalidations that come later are heard of again.
+    await other.invalidate_tags("n", [TAG])
+    state = await one.state("n")
+    state.invalidate(dict(await stamped(other)))
+    assert await stamped(one) == await stamped(other)
+
+
+async def test_an_invalidation_of_ours_is_shared_even_if_another_one_is_heard_of_first(
+    store: Breakable,
+) -> None:
+    one, two = Generations(store), Generations(store)
+    state = await one.state("n")
+    await stamped(one)
+    store.down = True
+    with pytest.raises(InvalidationNotSharedError):
+        await one.invalidate_tags("n", [TAG])
+    store.down = False
+    await two.invalidate_tags("n", [TAG])
+    heard = dict(await stamped(two))
+    state.invalidate(heard)
+    await one.synchronise()
+    assert dict(await stamped(Generations(store)))[TAG] > heard[TAG]
+
+
+async def test_agreeing_learns_an_epoch_that_was_not_heard_of(store: Breakable) -> None:
+    one, two = Generations(store), Generations(store)
+    await one.state("n")
+    await two.invalidate_namespace("n")
+    state, is_agreed = await one.agree("n")
+    assert is_agreed
+    assert state.epoch == (await two.state("n")).epoch
+    store.down = True
+    assert not (await one.agree("n"))[1]
+
+
+async def test_the_memory_of_the_store_is_bounded_and_what_it_forgets_is_invalid(
+    store: Breakable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("generations", "redis_generations", "local_generations"):
+        monkeypatch.setattr(f"sidecar.cache.{module}.MAX_STORED_TAGS", 20, raising=False)
+    generations, other = Generations(store), Generations(store)
+    never, once = await stamped(generations, OTHER), await stamped(generations)
+    await generations.invalidate_tags("n", [TAG])
+    once = await stamped(generations)
+    for number in range(60):
+        await generations.invalidate_tags("n", [b"%016d" % number])
+    state = await generations.state("n")
+    for seen in (state, await other.state("n")):
+        await generations.resolve(seen, [TAG, OTHER])
+        assert not seen.is_current(never)
+        assert not seen.is_current(once)
+    assert state.is_current(await stamped(generations))
 
 
 async def test_an_epoch_that_the_store_did_not_take_is_shared_when_it_is_back(

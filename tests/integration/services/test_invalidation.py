@@ -9,7 +9,6 @@ import pytest
 from embercache.v1 import cache_pb2, common_pb2, embed_pb2
 
 from sidecar.cache.disk import DiskTier
-from sidecar.cache.local_generations import LocalGenerations
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,15 +39,16 @@ async def sidecar(
 
 
 async def test_a_tag_orphans_exactly_the_entries_that_carry_it(sidecar: Sidecar) -> None:
-    await sidecar.embed("red", tags=["colour"])
-    await sidecar.embed("salmon", tags=["colour", "fish"])
-    await sidecar.embed("trout", tags=["fish"])
-    await sidecar.embed("plain")
-    everything = ("red", "salmon", "trout", "plain")
-    assert await sidecar.tiers(*everything) == ["HOT"] * 4
+    tags = {"red": ["colour"], "salmon": ["colour", "fish"], "trout": ["fish"], "plain": []}
+
+    async def tiers() -> list[str]:
+        return [(await sidecar.tiers(text, tags=tags[text]))[0] for text in tags]
+
+    assert await tiers() == ["COMPUTED"] * 4
+    assert await tiers() == ["HOT"] * 4
     await sidecar.invalidate(tags=["colour"])
-    assert await sidecar.tiers(*everything) == ["COMPUTED", "COMPUTED", "HOT", "HOT"]
-    assert await sidecar.tiers(*everything) == ["HOT"] * 4
+    assert await tiers() == ["COMPUTED", "COMPUTED", "HOT", "HOT"]
+    assert await tiers() == ["HOT"] * 4
 
 
 async def test_what_was_computed_after_an_invalidation_stays_until_the_next(
@@ -56,7 +56,7 @@ async def test_what_was_computed_after_an_invalidation_stays_until_the_next(
 ) -> None:
     for _ in range(3):
         assert await sidecar.tiers("a text", tags=["a tag"]) == ["COMPUTED"]
-        assert await sidecar.tiers("a text") == ["HOT"]
+        assert await sidecar.tiers("a text", tags=["a tag"]) == ["HOT"]
         await sidecar.invalidate(tags=["a tag"])
 
 
@@ -64,64 +64,34 @@ async def test_several_tags_are_invalidated_at_once(sidecar: Sidecar) -> None:
     for tag in ("a", "b", "c"):
         await sidecar.embed(tag, tags=[tag])
     await sidecar.invalidate(tags=["a", "b", "unheard of"])
-    assert await sidecar.tiers("a", "b", "c") == ["COMPUTED", "COMPUTED", "HOT"]
+    tiers = [(await sidecar.tiers(tag, tags=[tag]))[0] for tag in ("a", "b", "c")]
+    assert tiers == ["COMPUTED", "COMPUTED", "HOT"]
 
 
-async def test_a_tag_that_a_later_call_gave_counts_too(sidecar: Sidecar) -> None:
+async def test_calls_that_give_other_tags_have_entries_of_their_own(sidecar: Sidecar) -> None:
+    for tags in ([], ["a"], ["b"], ["a", "b"]):
+        assert await sidecar.tiers("a text", tags=tags) == ["COMPUTED"]
+    assert await sidecar.tiers("a text", tags=["b", "a", "b"]) == ["HOT"]
+    await sidecar.invalidate(tags=["a"])
+    for tags, tier in (([], "HOT"), (["a"], "COMPUTED"), (["b"], "HOT"), (["a", "b"], "COMPUTED")):
+        assert await sidecar.tiers("a text", tags=tags) == [tier]
+
+
+async def test_an_input_is_removed_for_the_tags_it_was_stored_with(sidecar: Sidecar) -> None:
     await sidecar.embed("a text")
-    assert await sidecar.tiers("a text", tags=["later"]) == ["HOT"]
-    await sidecar.invalidate(tags=["later"])
-    assert await sidecar.tiers("a text") == ["COMPUTED"]
-
-
-async def test_a_later_tag_does_not_take_the_place_of_an_earlier_one(sidecar: Sidecar) -> None:
-    for first in ("early", "late"):
-        await sidecar.embed("a text", tags=["early"])
-        await sidecar.embed("a text", tags=["late"])
-        await sidecar.invalidate(tags=[first])
-        assert await sidecar.tiers("a text") == ["COMPUTED"]
-
-
-async def test_tags_given_by_calls_at_the_same_time_all_count(
-    start: Start, held_model: HeldModel, redis_server: DevRedis, eventually: Eventually
-) -> None:
-    held_model.holds = False
-    sidecar = await start(redis=redis_server)
-    tags = [f"tag {number}" for number in range(8)]
-    for number, tag in enumerate(tags):
-        await sidecar.embed("a text", mode=common_pb2.CACHE_MODE_REFRESH)
-        await asyncio.gather(*(sidecar.embed("a text", tags=[other]) for other in tags))
-        await sidecar.invalidate(tags=[tag])
-        assert await sidecar.tiers("a text") == ["COMPUTED"], number
-
-
-async def test_tags_of_callers_that_wait_for_one_computation_all_count(
-    start: Start, held_model: HeldModel, eventually: Eventually
-) -> None:
-    sidecar = await start()
-    for number in range(3):
-        held_model.holds = True
-        begun = len(held_model.sizes)
-        calls = [
-            asyncio.create_task(sidecar.embed("a text", tags=[tag])) for tag in ("0", "1", "2")
-        ]
-        await eventually(lambda begun=begun: len(held_model.sizes) > begun)
-        for _ in range(5):
-            await sidecar.stats()
-        held_model.let_go()
-        await asyncio.gather(*calls)
-        assert await sidecar.tiers("a text") == ["HOT"]
-        await sidecar.invalidate(tags=[str(number)])
-        assert await sidecar.tiers("a text") == ["COMPUTED"]
-        await sidecar.invalidate()
+    await sidecar.embed("a text", tags=["a tag"])
+    await sidecar.invalidate(inputs=["a text"], input_tags=["a tag"])
+    assert await sidecar.tiers("a text") == ["HOT"]
+    assert await sidecar.tiers("a text", tags=["a tag"]) == ["COMPUTED"]
 
 
 async def test_a_tag_of_another_namespace_is_another_tag(sidecar: Sidecar) -> None:
     for namespace in ("a", "b"):
         await sidecar.embed("a text", namespace=namespace, tags=["a tag"])
     await sidecar.invalidate(namespace="a", tags=["a tag"])
-    assert await sidecar.tiers("a text", namespace="a") == ["COMPUTED"]
-    assert await sidecar.tiers("a text", namespace="b") == ["HOT"]
+    for namespace, tier in (("a", "COMPUTED"), ("b", "HOT")):
+        tiers = await sidecar.tiers("a text", namespace=namespace, tags=["a tag"])
+        assert tiers == [tier]
 
 
 async def test_a_namespace_is_orphaned_at_once_and_no_other(sidecar: Sidecar) -> None:
@@ -164,7 +134,9 @@ async def test_a_stored_response_obeys_as_its_items_do(kind: str, sidecar: Sidec
         await sidecar.embed("one", "two", tags=["a tag"])
     assert (await sidecar.stats()).response_hits == 1
     await sidecar.invalidate(
-        tags=["a tag"] if kind == "tags" else [], inputs=["one"] if kind == "inputs" else []
+        tags=["a tag"] if kind == "tags" else [],
+        inputs=["one"] if kind == "inputs" else [],
+        input_tags=["a tag"],
     )
     expected = {"inputs": ["COMPUTED", "HOT"]}.get(kind, ["COMPUTED", "COMPUTED"])
     assert await sidecar.tiers("one", "two", tags=["a tag"]) == expected
@@ -175,16 +147,14 @@ async def test_an_entry_carries_its_tags_to_disk_and_redis_and_back(
 ) -> None:
     for options in ({"disk": tmp_path / "disk"}, {"redis": redis_server}):
         sidecar = await start(**options)
-        await sidecar.embed("tagged", "retagged")
-        await sidecar.embed("tagged", tags=["a tag"], mode=common_pb2.CACHE_MODE_REFRESH)
-        await sidecar.embed("retagged", tags=["a tag"])
-        await sidecar.embed("other", tags=["other"])
+        await sidecar.embed("a text", tags=["a tag"])
+        await sidecar.embed("a text", tags=["other"])
         await sidecar.stop()
         sidecar = await start(**options)
         await sidecar.invalidate(tags=["a tag"])
         tier = "DISK" if "disk" in options else "WARM"
-        tiers = await sidecar.tiers("tagged", "retagged", "other")
-        assert tiers == ["COMPUTED", "COMPUTED", tier]
+        assert await sidecar.tiers("a text", tags=["a tag"]) == ["COMPUTED"]
+        assert await sidecar.tiers("a text", tags=["other"]) == [tier]
 
 
 async def test_an_invalidation_outlives_a_restart(
@@ -201,8 +171,8 @@ async def test_an_invalidation_outlives_a_restart(
         await sidecar.stop()
         sidecar = await start(**options)
         tier = "DISK" if "disk" in options else "WARM"
-        tiers = await sidecar.tiers("tagged", "removed", "stays")
-        assert tiers == ["COMPUTED", "COMPUTED", tier]
+        assert await sidecar.tiers("tagged", tags=["a tag"]) == ["COMPUTED"]
+        assert await sidecar.tiers("removed", "stays") == ["COMPUTED", tier]
         assert await sidecar.tiers("a text", namespace="gone") == ["COMPUTED"]
         await sidecar.stop()
 
@@ -215,11 +185,13 @@ async def test_what_was_being_computed_meanwhile_is_not_stored(
     call = asyncio.create_task(sidecar.tiers("a text", tags=["a tag"]))
     await eventually(lambda: held_model.sizes)
     await sidecar.invalidate(
-        tags=["a tag"] if kind == "tags" else [], inputs=["a text"] if kind == "inputs" else []
+        tags=["a tag"] if kind == "tags" else [],
+        inputs=["a text"] if kind == "inputs" else [],
+        input_tags=["a tag"],
     )
     held_model.let_go()
     assert await call == ["COMPUTED"]
-    assert await sidecar.tiers("a text") == ["COMPUTED"]
+    assert await sidecar.tiers("a text", tags=["a tag"]) == ["COMPUTED"]
 
 
 async def test_a_caller_that_joins_after_a_removal_does_not_bring_the_entry_back(
@@ -236,14 +208,6 @@ async def test_a_caller_that_joins_after_a_removal_does_not_bring_the_entry_back
     # Who asks after the removal is given nothing that was begun before it.
     assert [await before, await after] == [["COMPUTED"], ["COMPUTED"]]
     assert await sidecar.tiers("a text") == ["HOT"]
-
-
-async def test_more_tags_than_an_entry_can_carry_remove_it(sidecar: Sidecar) -> None:
-    for number in range(5):
-        assert await sidecar.tiers("a text", tags=[f"{number} {other}" for other in range(16)]) == (
-            ["HOT"] if number else ["COMPUTED"]
-        )
-    assert await sidecar.tiers("a text") == ["COMPUTED"]
 
 
 async def test_flushing_makes_nothing_invalid(
@@ -282,20 +246,6 @@ class Gate:
         monkeypatch.setattr(owner, name, held)
 
 
-async def test_a_response_made_before_an_invalidation_is_not_served_after_it(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sidecar = await start()
-    await sidecar.embed("a text", tags=["old"])
-    gate = Gate(monkeypatch, LocalGenerations, "generations")
-    call = asyncio.create_task(sidecar.tiers("a text", tags=["new"]))
-    await asyncio.wait_for(gate.reached.wait(), HANG_GUARD)
-    await sidecar.invalidate(tags=["old"])
-    gate.open.set()
-    assert await call == ["HOT"]
-    assert await sidecar.tiers("a text", tags=["new"]) == ["COMPUTED"]
-
-
 @pytest.mark.parametrize("only_if_cached", [False, True])
 async def test_an_entry_that_is_removed_while_it_is_read_is_not_kept(
     only_if_cached: bool, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -311,18 +261,4 @@ async def test_an_entry_that_is_removed_while_it_is_read_is_not_kept(
     await sidecar.invalidate(inputs=["a text"])
     gate.open.set()
     assert await call == ["DISK"]
-    assert await sidecar.tiers("a text") == ["COMPUTED"]
-
-
-async def test_an_entry_that_is_removed_while_it_is_given_a_tag_does_not_come_back(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sidecar = await start()
-    await sidecar.embed("a text")
-    gate = Gate(monkeypatch, LocalGenerations, "generations")
-    call = asyncio.create_task(sidecar.tiers("a text", tags=["new"]))
-    await asyncio.wait_for(gate.reached.wait(), HANG_GUARD)
-    await sidecar.invalidate(inputs=["a text"])
-    gate.open.set()
-    assert await call == ["HOT"]
     assert await sidecar.tiers("a text") == ["COMPUTED"]

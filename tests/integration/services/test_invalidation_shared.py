@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     Start = Callable[..., Awaitable[Any]]
     Eventually = Callable[[Callable[[], object]], Awaitable[None]]
 
-HOW = {"tags": {"tags": ["a tag"]}, "inputs": {"inputs": ["a text"]}, "namespace": {}}
-CACHED = {"mode": common_pb2.CACHE_MODE_ONLY_IF_CACHED}
+HOW = {
+    "tags": {"tags": ["a tag"]},
+    "inputs": {"inputs": ["a text"], "input_tags": ["a tag"]},
+    "namespace": {},
+}
+TAGGED = {"tags": ["a tag"]}
+CACHED = {"mode": common_pb2.CACHE_MODE_ONLY_IF_CACHED, **TAGGED}
 
 
 async def pair(start: Start, redis: DevRedis, view: View, eventually: Eventually) -> Any:
@@ -83,22 +88,8 @@ async def test_the_other_sidecar_keeps_what_is_not_concerned(
     await two.embed("elsewhere", tags=["a tag"], namespace="b")
     await one.invalidate(tags=["a tag"])
     await obeys(two)
-    assert await two.tiers("other") == ["HOT"]
-    assert await two.tiers("elsewhere", namespace="b") == ["HOT"]
-
-
-@pytest.mark.xfail(reason="a copy in another sidecar's memory does not get the tag", strict=True)
-async def test_a_tag_that_another_sidecar_gave_an_entry_counts_for_the_copy_here(
-    start: Start, redis_server: DevRedis, view: View, eventually: Eventually
-) -> None:
-    one, two = await start(redis=redis_server), await start(redis=redis_server)
-    await one.embed("a text")
-    await eventually(view(redis_server).entries)
-    assert await two.tiers("a text", tags=["a tag"]) == ["WARM"]
-    await two.invalidate(tags=["a tag"])
-    await obeys(two)
-    async with asyncio.timeout(2):
-        await obeys(one)
+    assert await two.tiers("other", tags=["other"]) == ["HOT"]
+    assert await two.tiers("elsewhere", namespace="b", **TAGGED) == ["HOT"]
 
 
 async def test_a_sidecar_that_starts_later_obeys(
@@ -107,7 +98,7 @@ async def test_a_sidecar_that_starts_later_obeys(
     one, _ = await pair(start, redis_server, view, eventually)
     await one.invalidate(tags=["a tag"])
     late = await start(redis=redis_server)
-    assert await late.tiers("a text") == ["COMPUTED"]
+    assert await late.tiers("a text", **TAGGED) == ["COMPUTED"]
 
 
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW.keys())
@@ -203,4 +194,36 @@ async def test_a_redis_that_lost_its_data_leaves_no_tagged_entry_valid_by_mistak
     await obeys(one)
     await one.embed("a text", tags=["a tag"])
     await eventually(view(own_redis).entries)
-    assert await two.tiers("a text") == ["WARM"]
+    assert await two.tiers("a text", **TAGGED) == ["WARM"]
+
+
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW.keys())
+async def test_what_was_removed_while_a_sidecar_was_down_is_not_served_from_its_disk(
+    how: dict[str, Any], start: Start, redis_server: DevRedis, tmp_path: Path
+) -> None:
+    one, two = (
+        await start(redis=redis_server, disk=tmp_path / "disk"),
+        await start(redis=redis_server),
+    )
+    await one.embed("a text", **TAGGED)
+    await one.embed("kept", **TAGGED, namespace="other")
+    await one.stop()
+    await two.invalidate(**how)
+    again = await start(redis=redis_server, disk=tmp_path / "disk")
+    assert await again.tiers("a text", **TAGGED) == ["COMPUTED"]
+    assert await again.tiers("kept", **TAGGED, namespace="other") == ["DISK"]
+
+
+async def test_a_disk_is_emptied_when_nobody_knows_what_was_removed_meanwhile(
+    start: Start, redis_server: DevRedis, view: View, tmp_path: Path
+) -> None:
+    one = await start(redis=redis_server, disk=tmp_path / "disk")
+    two = await start(redis=redis_server)
+    await one.embed("a text", "kept")
+    await two.invalidate(inputs=["something else"])
+    await one.stop()
+    await two.invalidate(inputs=["a text"])
+    view(redis_server).client.delete("embercache:{state}:invalidations")
+    await two.invalidate(inputs=["something else"])
+    again = await start(redis=redis_server, disk=tmp_path / "disk")
+    assert await again.tiers("a text", "kept") == ["COMPUTED", "WARM"]

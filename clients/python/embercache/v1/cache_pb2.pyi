@@ -252,22 +252,28 @@ class InvalidateRequest(_message.Message):
         INPUTS_FIELD_NUMBER: _builtins.int
         MODEL_FIELD_NUMBER: _builtins.int
         INPUT_TYPE_FIELD_NUMBER: _builtins.int
+        TAGS_FIELD_NUMBER: _builtins.int
         model: _builtins.str
         """Empty for the sidecar's first model."""
         input_type: _embed_pb2.InputType.ValueType
         """As in the calls that stored them."""
         @_builtins.property
         def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_embed_pb2.Input]: ...
+        @_builtins.property
+        def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """As in the calls that stored them."""
+
         def __init__(
             self,
             *,
             inputs: _abc.Iterable[_embed_pb2.Input] | None = ...,
             model: _builtins.str = ...,
             input_type: _embed_pb2.InputType.ValueType = ...,
+            tags: _abc.Iterable[_builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["input_type", b"input_type", "inputs", b"inputs", "model", b"model"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["input_type", b"input_type", "inputs", b"inputs", "model", b"model", "tags", b"tags"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -106,8 +106,9 @@ class CacheOptions(_message.Message):
 
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """After this call, invalidating any of these tags in the same namespace
-        removes every entry the call read or stored. At most 16, each 1 to 256 bytes.
+        """Invalidating any of these tags in the same namespace removes every entry that
+        this call reads or stores. Calls that give other tags, or none, have entries of
+        their own. At most 16, each 1 to 256 bytes; their order does not matter.
         """
 
     def __init__(
