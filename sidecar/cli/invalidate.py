@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--tag", "tags", multiple=True, help="every entry with this tag; may be repeated")
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    help="every entry with this tag; with --id, --text: those stored with it; may be repeated",
+)
 @click.option("--id", "ids", multiple=True, help="the entity of this id; may be repeated")
 @click.option("--chunk-id", default="", help="with one --id: this part of it only")
 @click.option("--text", "texts", multiple=True, help="this text; may be repeated")
@@ -49,7 +54,8 @@ def invalidate(
       embercache invalidate --id document-17 --namespace shop
       embercache invalidate --whole-namespace --namespace shop
     """
-    if bool(tags) + bool(ids or texts) + whole_namespace != 1:
+    by_input = bool(ids or texts)
+    if (bool(tags) and not by_input) + by_input + whole_namespace != 1:
         raise click.UsageError("give --tag, or --id and --text, or --whole-namespace")
     if chunk_id and len(ids) != 1:
         raise click.UsageError("--chunk-id goes with exactly one --id")
@@ -65,7 +71,7 @@ def invalidate(
         )
     if whole_namespace:
         what = "everything"
-    elif tags:
+    elif not by_input:
         what = f"every entry with the tag {' or '.join(tags)}"
     else:
         what = f"the entries of {len(inputs):,} inputs"

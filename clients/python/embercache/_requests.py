@@ -203,14 +203,16 @@ def invalidate_request(
     whole_namespace: bool,
 ) -> cache_pb2.InvalidateRequest:
     """Raises `InvalidArgumentError` unless exactly one kind of target is given."""
-    if (tags is not None) + (inputs is not None) + whole_namespace != 1:
+    by_tags = tags is not None and inputs is None
+    if by_tags + (inputs is not None) + whole_namespace != 1:
         raise InvalidArgumentError("give one of tags, inputs and whole_namespace=True")
     if inputs is None and (model or input_type):
         raise InvalidArgumentError("model and input_type only go with inputs")
     request = cache_pb2.InvalidateRequest(namespace=namespace)
-    if tags is not None:
+    if inputs is None and tags is not None:
         request.tags.tags.extend(_tags(tags))
     elif inputs is not None:
+        request.inputs.tags.extend(_tags(tags or ()))
         for index, item in enumerate(many(inputs)):
             _fill(request.inputs.inputs.add(), item, index)
         request.inputs.model = model

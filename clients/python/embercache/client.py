@@ -127,7 +127,7 @@ class Client:
         """Makes entries invalid on every sidecar that shares the same Redis.
 
         Give one of ``tags`` (every entry that carries one of them), ``inputs`` (their entries,
-        for ``model`` and ``input_type`` as in the calls that stored them) and
+        for ``model``, ``input_type`` and ``tags`` as in the calls that stored them) and
         ``whole_namespace=True``. After an `UnavailableError` the sidecar asked obeys, but others
         may not have heard: repeat the call.
         """

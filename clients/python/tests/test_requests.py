@@ -184,17 +184,21 @@ def test_tags_inputs_or_a_whole_namespace_can_be_invalidated():
     assert invalidation(tags=["a"], namespace="n") == cache_pb2.InvalidateRequest(
         namespace="n", tags=cache_pb2.InvalidateRequest.Tags(tags=["a"])
     )
-    by_input = invalidation(inputs=["t", Entity("doc")], model="m", input_type="document").inputs
+    by_input = invalidation(
+        inputs=["t", Entity("doc")], model="m", input_type="document", tags=["a"]
+    ).inputs
     assert by_input.inputs == [
         embed_pb2.Input(text="t"),
         embed_pb2.Input(entity=embed_pb2.Entity(id="doc")),
     ]
     assert (by_input.model, by_input.input_type) == ("m", embed_pb2.INPUT_TYPE_DOCUMENT)
+    assert by_input.tags == ["a"]
     assert invalidation(whole_namespace=True).WhichOneof("target") == "whole_namespace"
 
 
 @pytest.mark.parametrize(
-    "given_", [{}, {"tags": ["a"], "inputs": ["t"]}, {"tags": [], "whole_namespace": True}]
+    "given_",
+    [{}, {"inputs": ["t"], "whole_namespace": True}, {"tags": [], "whole_namespace": True}],
 )
 def test_exactly_one_kind_of_target_must_be_given_to_invalidate(given_):
     with pytest.raises(InvalidArgumentError, match="give one of"):
