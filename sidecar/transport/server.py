@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import grpc
@@ -79,6 +80,9 @@ class GrpcServer:
 
     def _listen_unix(self, server: grpc.aio.Server, path: str) -> None:
         path = os.path.abspath(path)
+        if _is_listened_on(path):
+            # gRPC would take the path from the other one, which would go on without callers.
+            raise ListenError(f"another process listens on the socket {path}: set server.socket")
         previous = os.umask(0o117)
         try:
             server.add_insecure_port(f"unix:{path}")
@@ -90,3 +94,12 @@ class GrpcServer:
         finally:
             os.umask(previous)
         self.addresses.append(f"unix:{path}")
+
+
+def _is_listened_on(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
