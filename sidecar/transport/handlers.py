@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     Unary = Callable[[bytes], Awaitable[bytes]]
     Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 
+# The caller went away or its deadline passed: the server is not told which.
+_CANCELLED = grpc.StatusCode.CANCELLED.name
+
 
 def unary(method: Unary, name: str, metrics: CallMetrics) -> grpc.RpcMethodHandler[Any, Any]:
     """A handler for one request and one response."""
@@ -30,6 +34,9 @@ def unary(method: Unary, name: str, metrics: CallMetrics) -> grpc.RpcMethodHandl
         except Exception as error:
             await _end(error, name, context, metrics)
             raise  # not reached: ending a call raises
+        except asyncio.CancelledError:
+            metrics.failed(name, _CANCELLED)
+            raise
         observe(perf_counter() - started)
         return response
 
@@ -48,6 +55,9 @@ def stream(method: Stream, name: str, metrics: CallMetrics) -> grpc.RpcMethodHan
                 yield response
         except Exception as error:
             await _end(error, name, context, metrics)
+        except (asyncio.CancelledError, GeneratorExit):
+            metrics.failed(name, _CANCELLED)
+            raise
         finally:
             await responses.aclose()  # type: ignore[attr-defined]
         observe(perf_counter() - started)
