@@ -190,11 +190,12 @@ class EmbedService:
             results = await self._fetch(parsed, state)
         if parsed.fail_truncated:
             results = [_fail_if_truncated(result) for result in results]
-        _raise_if_all_may_be_retried(results)
-        response = _write(parsed, results)
+        outcomes = _as_outcomes(results)
+        _raise_if_all_may_be_retried(outcomes)
+        response = _write(parsed, outcomes)
         now_ms = time.time_ns() // 1_000_000
         if name is not None and parsed.mode is not CacheMode.NO_STORE:
-            self._keep_response(name, parsed, state, stamp, results, response, now_ms)
+            self._keep_response(name, parsed, state, stamp, outcomes, response, now_ms)
         return response.at(now_ms)
 
     async def _answer_in_stream(self, raw: bytes) -> bytes:
@@ -239,14 +240,14 @@ class EmbedService:
         parsed: ParsedRequest,
         state: NamespaceState,
         stamp: int,
-        results: Sequence[Answer | Exception],
+        results: Sequence[Answer | CallError],
         response: AgedBytes,
         now_ms: int,
     ) -> None:
         """Keeps a response if all of it came from memory, for as long as all of it may live."""
         expires = math.inf
         for result in results:
-            if isinstance(result, Exception) or result.tier is not Tier.HOT:
+            if isinstance(result, CallError) or result.tier is not Tier.HOT:
                 return
             if result.entry.expires_ms:
                 expires = min(expires, result.entry.expires_ms)
@@ -259,13 +260,19 @@ class EmbedService:
         )
 
 
-def _write(parsed: ParsedRequest, results: Sequence[Answer | Exception]) -> AgedBytes:
+def _as_outcomes(results: Sequence[Answer | Exception]) -> list[Answer | CallError]:
+    """Errors as statuses. One that many items share is converted, and perhaps logged, once."""
+    distinct = {id(result): result for result in results if isinstance(result, Exception)}
+    failures = {number: as_call_error(error) for number, error in distinct.items()}
+    return [failures[id(result)] if isinstance(result, Exception) else result for result in results]
+
+
+def _write(parsed: ParsedRequest, results: Sequence[Answer | CallError]) -> AgedBytes:
     info = parsed.info
     writer = ResponseWriter(info.name, info.version, info.dimensions, parsed.encoding)
     for result in results:
-        if isinstance(result, Exception):
-            failure = as_call_error(result)
-            writer.add_error(failure.number, failure.message)
+        if isinstance(result, CallError):
+            writer.add_error(result.number, result.message)
         else:
             writer.add_vector(result.entry, result.tier)
     return writer.finish()
@@ -284,10 +291,10 @@ def _fail_if_truncated(result: Answer | Exception) -> Answer | Exception:
     return result
 
 
-def _raise_if_all_may_be_retried(results: Sequence[Answer | Exception]) -> None:
+def _raise_if_all_may_be_retried(results: Sequence[Answer | CallError]) -> None:
     """Ends the call itself where that is all there is to say, so that clients' retries apply."""
-    if not all(isinstance(result, Exception) for result in results):
+    failures = [result for result in results if isinstance(result, CallError)]
+    if len(failures) < len(results):
         return
-    failures = [as_call_error(result) for result in results if isinstance(result, Exception)]
     if failures[0].code in RETRYABLE and len({failure.code for failure in failures}) == 1:
         raise failures[0]

@@ -8,6 +8,10 @@ import grpc
 import numpy as np
 import pytest
 from embercache.v1 import common_pb2
+from structlog.testing import capture_logs
+
+from sidecar.models.local import LocalEmbedder
+from sidecar.telemetry.logging import trace_without_values
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,3 +76,22 @@ async def test_a_call_in_which_every_item_fails_for_good_is_still_an_answer(
     sidecar = await start()
     response = await sidecar.embed(NAN, CRASH)
     assert [e.error.code for e in response.embeddings] == [INTERNAL, INTERNAL]
+
+
+async def test_an_unexpected_fault_is_told_without_its_message_and_logged_once_a_call(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar = await start()
+
+    def fault(embedder: LocalEmbedder, inputs: list[str]) -> None:
+        raise RuntimeError(f"cannot read {inputs[0]}")
+
+    monkeypatch.setattr(LocalEmbedder, "submit", fault)
+    with capture_logs() as log:
+        response = await sidecar.embed(*(f"text of a user {number}" for number in range(100)))
+    assert [e.error.code for e in response.embeddings] == [INTERNAL] * 100
+    assert "text of a user" not in str(response)
+    (entry,) = log
+    shown = trace_without_values(None, "error", entry)
+    assert "RuntimeError" in shown["exception"]
+    assert "text of a user" not in str(shown)
