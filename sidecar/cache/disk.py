@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -17,12 +18,12 @@ from sidecar.cache.disk_store import MIN_BYTES, DiskStore, is_corrupt
 from sidecar.cache.write_queue import Delete, Put, Write, WriteQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
 
-# With more removals than that outstanding, the disk is not read.
+# With more removals than that outstanding, all entries are removed instead.
 _MAX_REMOVED = 100_000
 
 
@@ -87,8 +88,12 @@ class DiskTier:
         self._writes = Breaker("disk writes")
         self._recoveries: dict[Breaker, asyncio.Task[None]] = {}
         self._queue = WriteQueue(self._apply, self.counters, max_bytes=queue_bytes)
-        # Entries whose removal has not reached the disk, or never did.
+        # Entries whose removal has not reached the disk, each until it has; once a future is done,
+        # the disk has not obeyed and is to be told again.
         self._removed: dict[bytes, asyncio.Future[bool]] = {}
+        # Times that the removals were too many to note, and how many of these the disk has obeyed.
+        self._overflows = 0
+        self._overflows_cleared = 0
         self._lock: int | None = None
         self._closed = False
 
@@ -133,6 +138,8 @@ class DiskTier:
             task.cancel()
         if self._recoveries:
             await asyncio.wait(self._recoveries.values())
+        if self._lock is not None and (self._removed or self._must_clear):
+            await self._call(partial(self._remove_for_good, list(self._removed)))
         await self._call(self._store.close)
         self._thread.shutdown(wait=False)
         if self._lock is not None:
@@ -146,7 +153,7 @@ class DiskTier:
         """
         if not keys:
             return []
-        if not self._reads.closed or len(self._removed) > _MAX_REMOVED:
+        if not self._reads.closed or self._must_clear:
             self.counters.skipped += len(keys)
             return [None] * len(keys)
         found = await self._call(partial(self._store.get_many, list(keys), self._clock()))
@@ -155,6 +162,8 @@ class DiskTier:
         if isinstance(found, _Failure):
             self.counters.errors += len(keys)
             return [None] * len(keys)
+        if self._must_clear:
+            found = {}
         values = [None if key in self._removed else found.get(key) for key in keys]
         self.counters.found += sum(value is not None for value in values)
         if self._store.wants_write:
@@ -172,22 +181,21 @@ class DiskTier:
     def delete(self, keys: Sequence[bytes]) -> None:
         """Removes entries: they are not found from now on, and soon are no longer on disk.
 
-        Where the disk does not obey they are not found while this process lives.
+        Where the disk does not obey they are hidden and removed when it does: at the latest by
+        `close`, if it does then. A process that is killed before finds them again.
         """
         for key in keys:
-            gone = asyncio.get_running_loop().create_future()
-            gone.add_done_callback(partial(self._note_removal, key))
-            self._removed[key] = gone
-            if self._writes.closed:
-                self._queue.add_unbounded(Delete(key, gone))
-            else:
-                self.counters.writes_dropped += 1
+            if len(self._removed) >= _MAX_REMOVED:
+                self._overflows += 1
+                self._removed.clear()
+                self._queue.drop_all()
+            self._remove(key)
 
     async def clear(self) -> int:
         """Removes all entries, those queued included; returns how many were on disk."""
-        self._queue.drop_all()
         hidden = dict(self._removed)
-        removed = await self._call(self._store.clear, patient=True)
+        self._queue.drop_all()
+        removed = await self._clear()
         if isinstance(removed, _Failure):
             return 0
         for key, gone in hidden.items():
@@ -199,9 +207,49 @@ class DiskTier:
         """Waits up to ``seconds`` for queued writes; returns whether none is left."""
         return await self._queue.flush(seconds)
 
+    @property
+    def _must_clear(self) -> bool:
+        return self._overflows != self._overflows_cleared
+
+    def _remove(self, key: bytes) -> None:
+        gone = self._removed[key] = asyncio.get_running_loop().create_future()
+        gone.add_done_callback(partial(self._note_removal, key))
+        if self._writes.closed:
+            self._queue.add_unbounded(Delete(key, gone))
+        else:
+            self.counters.writes_dropped += 1
+            gone.set_result(False)
+
     def _note_removal(self, key: bytes, gone: asyncio.Future[bool]) -> None:
-        if not gone.cancelled() and gone.result() and self._removed.get(key) is gone:
+        if self._removed.get(key) is not gone:
+            return
+        if gone.result():
             del self._removed[key]
+        elif self._writes.closed and not self._closed:
+            # Until the disk obeys, or has failed so often that it is probed first.
+            self._remove(key)
+
+    def _remove_again(self) -> None:
+        """Has all removals made that the disk did not obey while it was in trouble."""
+        for key in [key for key, gone in self._removed.items() if gone.done()]:
+            self._remove(key)
+        self._queue.wake()
+
+    def _remove_for_good(self, keys: list[bytes]) -> None:
+        """The last chance: what is left now would be found again after a restart."""
+        if not self._must_clear:
+            with contextlib.suppress(sqlite3.Error, OSError):
+                self._store.apply([Delete(key) for key in keys], self._clock())
+                return
+        # A full disk that takes no transaction still lets files be unlinked.
+        self._store.clear()
+
+    async def _clear(self) -> int | _Failure:
+        overflows = self._overflows
+        removed = await self._call(self._store.clear, patient=True)
+        if not isinstance(removed, _Failure):
+            self._overflows_cleared = overflows
+        return removed
 
     def _add(self, write: Write) -> None:
         if self._writes.closed:
@@ -210,9 +258,16 @@ class DiskTier:
             self.counters.writes_dropped += 1
 
     async def _apply(self, batch: list[Write]) -> list[bool]:
-        done = await self._call(partial(self._store.apply, batch, self._clock()), patient=True)
+        done = await self._write(batch)
         self._report(self._writes, done)
         return [False] * len(batch) if isinstance(done, _Failure) else done
+
+    async def _write(self, batch: list[Write]) -> list[bool] | _Failure:
+        if self._must_clear:
+            cleared = await self._clear()
+            if isinstance(cleared, _Failure):
+                return cleared
+        return await self._call(partial(self._store.apply, batch, self._clock()), patient=True)
 
     async def _call(self, work: Callable[[], T], *, patient: bool = False) -> T | _Failure:
         """What ``work`` returns in the disk's thread; or that it failed, or takes too long."""
@@ -256,7 +311,12 @@ class DiskTier:
             probe = partial(self._probe, self._try_write)
         else:
             probe = partial(self._probe, self._try_read)
-        self._recoveries[breaker] = asyncio.create_task(breaker.recover(probe))
+        self._recoveries[breaker] = asyncio.create_task(self._bring_back(breaker, probe))
+
+    async def _bring_back(self, breaker: Breaker, probe: Callable[[], Awaitable[bool]]) -> None:
+        await breaker.recover(probe)
+        if breaker is self._writes:
+            self._remove_again()
 
     async def _probe(self, work: Callable[[], object]) -> bool:
         return not isinstance(await self._call(work), _Failure)

@@ -96,8 +96,11 @@ class WriteQueue:
 
     async def flush(self, seconds: float) -> bool:
         """Waits up to ``seconds`` for what is queued; returns whether nothing is left."""
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=seconds)
+        clock = asyncio.get_running_loop().time
+        end = clock() + seconds
+        # More than one task, if a write that failed was queued again.
+        while self._task is not None and not self._task.done() and (left := end - clock()) > 0:
+            await asyncio.wait({self._task}, timeout=left)
         return self._bytes == 0
 
     async def close(self) -> None:

@@ -265,6 +265,93 @@ async def test_an_entry_deleted_while_the_disk_is_full_is_not_found_any_more(
     assert await get(disk, 5) == [None, *values(5)[1:]]
 
 
+async def fill(disk: DiskTier) -> None:
+    """Overwrites an entry until the disk, which has no space, is given up."""
+    while disk._writes.closed:
+        disk.put(b"4", b"x" * 100_000, 0, replace=True)
+        assert await disk.flush(10)
+
+
+async def test_a_removal_that_a_full_disk_refused_is_made_when_there_is_space(
+    open_disk: OpenDisk, eventually: Eventually
+) -> None:
+    disk = await open_disk()
+    await store(disk, 5)
+    with no_space_beyond(200_000):
+        await fill(disk)
+        disk.delete([b"0", b"1"])
+    # Without any other write.
+    await eventually(lambda: disk.entries == 3)
+    disk.put(b"0", b"anew", 0, replace=False)
+    assert await disk.flush(10)
+    assert await get(disk, 3) == [b"anew", None, values(3)[2]]
+
+
+async def test_a_removal_that_failed_once_is_tried_again(
+    open_disk: OpenDisk, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = await open_disk()
+    await store(disk, 5)
+    apply = disk._store.apply
+
+    def fail(*_: object) -> list[bool]:
+        monkeypatch.setattr(disk._store, "apply", apply)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(disk._store, "apply", fail)
+    disk.delete([b"0"])
+    await eventually(lambda: disk.entries == 4)
+    disk.put(b"0", b"anew", 0, replace=False)
+    assert await disk.flush(10)
+    assert await get(disk, 2) == [b"anew", values(2)[1]]
+
+
+async def test_a_removal_that_a_full_disk_refused_to_the_end_is_not_undone_by_a_restart(
+    open_disk: OpenDisk,
+) -> None:
+    disk = await open_disk()
+    await store(disk, 5)
+    with no_space_beyond(200_000):
+        await fill(disk)
+        disk.delete([b"0"])
+        await disk.close()
+    disk = await open_disk()
+    assert await get(disk, 1) == [None]
+    await until_it_works(disk)
+
+
+async def test_removals_too_many_to_note_while_the_disk_is_full_cost_all_entries_not_the_tier(
+    open_disk: OpenDisk, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.cache.disk._MAX_REMOVED", 3)
+    disk = await open_disk()
+    await store(disk, 10)
+    with no_space_beyond(200_000):
+        await fill(disk)
+        disk.delete([b"%d" % i for i in range(8)])
+        assert await get(disk, 10) == [None] * 10
+    await until_it_works(disk)
+    assert await get(disk, 10) == [None] * 10
+    await store(disk, 10)
+    assert await get(disk, 10) == values(10)
+    disk.delete([b"0"])
+    assert await get(disk, 2) == [None, values(2)[1]]
+
+
+async def test_removals_too_many_to_note_are_not_undone_by_a_restart(
+    open_disk: OpenDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.cache.disk._MAX_REMOVED", 3)
+    disk = await open_disk()
+    await store(disk, 10)
+    with no_space_beyond(200_000):
+        await fill(disk)
+        disk.delete([b"%d" % i for i in range(8)])
+        await disk.close()
+    disk = await open_disk()
+    assert await get(disk, 8) == [None] * 8
+
+
 async def test_a_disk_that_hangs_holds_nobody_up(
     open_disk: OpenDisk, eventually: Eventually
 ) -> None:
