@@ -136,7 +136,7 @@ async def test_a_hit_does_not_lengthen_a_lifetime(
     await sidecar.embed("a text", ttl=Duration(seconds=100))
     await eventually(view(redis_server).entries)
     await sidecar.flush()
-    await sidecar.embed("a text", ttl=Duration(seconds=1000), tags=["a tag"])
+    await sidecar.embed("a text", ttl=Duration(seconds=1000))
     await sidecar.stop()
     (key,) = view(redis_server).entries()
     assert 0 < view(redis_server).client.pttl(key) <= 100_000
