@@ -119,8 +119,11 @@ class EmbedService:
 
         async def read() -> None:
             try:
-                async for raw in requests:
+                while True:
                     await window.acquire()
+                    raw = await anext(requests, None)
+                    if raw is None:
+                        break
                     task = asyncio.create_task(self._answer_in_stream(raw))
                     tasks.add(task)
                     task.add_done_callback(ready.put_nowait)
@@ -203,6 +206,7 @@ class EmbedService:
         try:
             message = decode(embed_pb2.EmbedStreamRequest, raw)
             number = message.id
+            self._reader.check_size(raw)
             result = length_delimited(2, await self._answer(message.request, None))
         except Exception as error:
             failure = as_call_error(error)

@@ -108,13 +108,17 @@ class RequestReader:
 
     def decode(self, raw: bytes) -> embed_pb2.EmbedRequest:
         """The message in the bytes. Raises `CallError`."""
+        self.check_size(raw)
+        return decode(embed_pb2.EmbedRequest, raw)
+
+    def check_size(self, raw: bytes) -> None:
+        """Raises `CallError` for a message that is larger than allowed."""
         if len(raw) > self._limits.max_message_bytes:
             raise CallError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"the request has {len(raw)} bytes, more than the {self._limits.max_message_bytes}"
-                " allowed: split the batch, use EmbedStream, or raise server.max_message_bytes",
+                " allowed: split the batch, or raise server.max_message_bytes",
             )
-        return decode(embed_pb2.EmbedRequest, raw)
 
     def read(self, request: embed_pb2.EmbedRequest) -> ParsedRequest:
         """The request in our terms. Raises `CallError` if the call as a whole is wrong."""

@@ -172,7 +172,7 @@ async def test_a_message_over_the_limit_is_told_what_to_do(start: Start) -> None
     assert await sidecar.embed("x" * 4000)
     code, details = await failure(sidecar.embed("x" * 5000))
     assert code == Code.RESOURCE_EXHAUSTED
-    assert "more than the 4096 allowed: split the batch, use EmbedStream, or raise" in details
+    assert "more than the 4096 allowed: split the batch, or raise" in details
 
 
 async def test_a_message_over_twice_the_limit_is_refused_by_grpc_itself(start: Start) -> None:

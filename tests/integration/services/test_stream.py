@@ -164,6 +164,16 @@ async def test_work_is_abandoned_when_the_client_cancels(
     assert (model.computed, model.abandoned, model.queued) == (2, 10, 0)
 
 
+async def test_a_message_over_the_limit_is_refused_and_the_stream_goes_on(start: Start) -> None:
+    sidecar = await start(server={"address": "127.0.0.1:0", "max_message_bytes": 4096})
+    texts = ["good", "x" * 6000, "also good"]
+    got = await answers(sidecar, (message(sidecar, n, text) for n, text in enumerate(texts)))
+    assert got[0].response.embeddings[0].vector
+    assert got[1].error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert "more than the 4096 allowed: split the batch" in got[1].error.message
+    assert got[2].response.embeddings[0].vector
+
+
 async def test_a_message_far_over_the_limit_ends_the_stream_and_nothing_else(
     start: Start,
 ) -> None:
