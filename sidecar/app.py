@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from sidecar.cache.read_through import ReadThrough
 from sidecar.cache.redis_connect import connect
 from sidecar.cache.redis_generations import RedisGenerations
 from sidecar.cache.warm import WarmTier
+from sidecar.config import NAME_PATTERN
+from sidecar.models.errors import SetupError
 from sidecar.models.local import LocalEmbedder
 from sidecar.models.packs import resolve
 from sidecar.models.remote import RemoteEmbedder
@@ -34,7 +37,8 @@ from sidecar.transport.handlers import service, stream, unary
 from sidecar.transport.server import GrpcServer, ListenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
+    from pathlib import Path
 
     import grpc
 
@@ -106,10 +110,13 @@ async def _load_models(settings: Settings, exits: contextlib.AsyncExitStack) -> 
     models: dict[str, Embedder] = {}
     for pack in settings.model.packs:
         if settings.encoder.target == "local":
-            local = await _load_local(settings, pack)
+            folder = resolve(pack, settings.model.folder)
+            _check_name(folder.name, models)
+            local = await _load_local(settings, folder)
             exits.push_async_callback(local.close)
             models[local.info.name] = local
         else:
+            _check_name(pack, models)
             remote = RemoteEmbedder(
                 pack,
                 settings.encoder.target,
@@ -122,8 +129,21 @@ async def _load_models(settings: Settings, exits: contextlib.AsyncExitStack) -> 
     return models
 
 
-async def _load_local(settings: Settings, pack: str) -> LocalEmbedder:
-    folder = resolve(pack, settings.model.folder)
+def _check_name(name: str, taken: Container[str]) -> None:
+    if name in (".", "..") or not re.fullmatch(NAME_PATTERN, name):
+        raise SetupError(
+            f"model.packs: {name!r} cannot be the name of a model, which is that of its folder and"
+            " has 1 to 64 letters, digits, '.', '_' or '-': rename the folder, or link to it under"
+            " another name"
+        )
+    if name in taken:
+        raise SetupError(
+            f"model.packs: two models have the name {name}: leave one out, or rename its folder, or"
+            " link to it under another name"
+        )
+
+
+async def _load_local(settings: Settings, folder: Path) -> LocalEmbedder:
     embedder = await asyncio.to_thread(
         LocalEmbedder.load,
         folder,
