@@ -18,7 +18,7 @@ from sidecar.cli.connection import address_option, connected
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from embercache import ModelStats, Stats, TierStats
+    from embercache import DiskState, ModelStats, Stats, TierStats
 
 _HITS = ("hot", "disk", "warm")
 _WIDTH = 120  # where there is no terminal to ask
@@ -53,10 +53,19 @@ def stats(address: str, as_json: bool) -> None:
         f"hit rate {_share(hits, answered)} of {answered:,} inputs;"
         f" {answer.response_hits:,} calls answered whole; {answer.items_failed:,} inputs failed"
     )
+    if answer.disk is not None:
+        click.echo(f"disk: {_disk(answer.disk)}")
     click.echo(f"Redis: {_redis(answer)}\n")
     _print(_tiers(answer, answered))
     click.echo()
     _print(_models(answer.models))
+
+
+def _disk(disk: DiskState) -> str:
+    return (
+        f"{disk.errors:,} errors, {disk.skipped:,} lookups skipped,"
+        f" {disk.writes_dropped:,} writes dropped, {disk.corrupt_files:,} corrupt files replaced"
+    )
 
 
 def _redis(answer: Stats) -> str:

@@ -75,6 +75,7 @@ class CacheAdmin:
             items_failed=counters.failed,
             warm=self._warm_state(),
             models=[_model(name, embedder) for name, embedder in self._models.items()],
+            disk=self._disk_state(),
         )
 
     async def invalidate(self, raw: bytes) -> bytes:
@@ -147,12 +148,24 @@ class CacheAdmin:
             stats.bytes = self._hot.bytes
             stats.capacity_bytes = self._hot.capacity_bytes
             stats.evictions = self._hot.counters.evictions
+            stats.expirations = self._hot.counters.expirations
         if tier is Tier.DISK and self._disk is not None:
             stats.entries = self._disk.entries
             stats.bytes = self._disk.size_bytes
             stats.capacity_bytes = self._disk.capacity_bytes
             stats.evictions = self._disk.evictions
         return stats
+
+    def _disk_state(self) -> cache_pb2.DiskState | None:
+        if self._disk is None:
+            return None
+        counters = self._disk.counters
+        return cache_pb2.DiskState(
+            errors=counters.errors,
+            skipped=counters.skipped,
+            writes_dropped=counters.writes_dropped,
+            corrupt_files=self._disk.corrupt_files,
+        )
 
     def _warm_state(self) -> cache_pb2.WarmState:
         if self._warm is None:

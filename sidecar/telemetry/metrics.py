@@ -58,6 +58,8 @@ class StatsCollector(Collector):
         """See `prometheus_client.registry.Collector`."""
         stats = self._collect_stats()
         yield from _cache(stats)
+        if stats.HasField("disk"):
+            yield from _disk(stats.disk)
         yield from _warm(stats.warm)
         yield from _models(stats)
 
@@ -95,6 +97,11 @@ def _cache(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
     evictions = CounterMetricFamily(
         "embercache_evictions", "Entries pushed out for want of room, by tier.", labels=["tier"]
     )
+    expirations = CounterMetricFamily(
+        "embercache_expirations",
+        "Entries met after their lifetime had ended, by tier.",
+        labels=["tier"],
+    )
     entries = GaugeMetricFamily("embercache_entries", "Entries held, by tier.", labels=["tier"])
     held = GaugeMetricFamily("embercache_bytes", "Bytes held, by tier.", labels=["tier"])
     capacity = GaugeMetricFamily(
@@ -105,12 +112,33 @@ def _cache(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
         answered.add_metric(name, tier.answered)
         if tier.tier in (common_pb2.TIER_DISK, common_pb2.TIER_WARM):
             corrupt.add_metric(name, tier.corrupt)
+        if tier.tier == common_pb2.TIER_HOT:
+            expirations.add_metric(name, tier.expirations)
         if tier.tier in (common_pb2.TIER_HOT, common_pb2.TIER_DISK):
             evictions.add_metric(name, tier.evictions)
             entries.add_metric(name, tier.entries)
             held.add_metric(name, tier.bytes)
             capacity.add_metric(name, tier.capacity_bytes)
-    yield from (answered, corrupt, evictions, entries, held, capacity)
+    yield from (answered, corrupt, evictions, expirations, entries, held, capacity)
+
+
+def _disk(disk: cache_pb2.DiskState) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "embercache_disk_errors", "Lookups on disk that failed or took too long.", disk.errors
+    )
+    yield CounterMetricFamily(
+        "embercache_disk_skipped", "Lookups not made because the disk had failed.", disk.skipped
+    )
+    yield CounterMetricFamily(
+        "embercache_disk_writes_dropped",
+        "Entries not written to disk because it failed or the queue was full.",
+        disk.writes_dropped,
+    )
+    yield CounterMetricFamily(
+        "embercache_disk_corrupt_files",
+        "Times that the file on disk was corrupt and replaced by an empty one.",
+        disk.corrupt_files,
+    )
 
 
 def _warm(warm: cache_pb2.WarmState) -> Iterator[Metric]:

@@ -80,6 +80,7 @@ def test_every_metric_is_documented() -> None:
     CallMetrics(registry)
     stats = cache_pb2.StatsResponse(
         tiers=[cache_pb2.TierStats(tier=common_pb2.TIER_HOT)],
+        disk=cache_pb2.DiskState(),
         warm=cache_pb2.WarmState(state=cache_pb2.WarmState.STATE_UP),
         models=[cache_pb2.ModelStats(name="m")],
     )

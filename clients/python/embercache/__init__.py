@@ -27,6 +27,7 @@ from embercache.errors import (
 )
 from embercache.results import EmbedResult
 from embercache.types import (
+    DiskState,
     EmbedInput,
     EmbedOptions,
     Entity,
@@ -45,6 +46,7 @@ __all__ = [
     "Client",
     "ClientClosedError",
     "DeadlineExceededError",
+    "DiskState",
     "EmbedInput",
     "EmbedOptions",
     "EmbedResult",

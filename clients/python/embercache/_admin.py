@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from embercache.results import tier
-from embercache.types import Model, ModelStats, Stats, TierStats, WarmState
+from embercache.types import DiskState, Model, ModelStats, Stats, TierStats, WarmState
 from embercache.v1 import cache_pb2
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from embercache.types import WarmTierState
     from embercache.v1 import embed_pb2
 
-_Plain = TypeVar("_Plain", Model, ModelStats, TierStats)
+_Plain = TypeVar("_Plain", DiskState, Model, ModelStats, TierStats)
 
 _WARM_STATES: Mapping[int, WarmTierState] = {
     cache_pb2.WarmState.STATE_OFF: "off",
@@ -43,6 +43,7 @@ def stats(response: cache_pb2.StatsResponse) -> Stats:
         response_hits=response.response_hits,
         items_failed=response.items_failed,
         tiers={tier(each.tier): _plain(TierStats, each) for each in response.tiers},
+        disk=_plain(DiskState, response.disk) if response.HasField("disk") else None,
         warm=WarmState(
             state=_WARM_STATES.get(response.warm.state, "unspecified"),
             errors=response.warm.errors,

@@ -99,6 +99,17 @@ class TierStats:
     capacity_bytes: int
     evictions: int
     corrupt: int
+    expirations: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskState:
+    """Failures of the disk tier since the sidecar started."""
+
+    errors: int
+    skipped: int
+    writes_dropped: int
+    corrupt_files: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +142,7 @@ class Stats:
     """Counters of one sidecar since it started.
 
     ``response_hits`` counts calls answered whole, without looking at their inputs; ``tiers``
-    counts inputs by what answered them.
+    counts inputs by what answered them. ``disk`` is ``None`` without a disk tier.
     """
 
     version: str
@@ -139,5 +150,6 @@ class Stats:
     response_hits: int
     items_failed: int
     tiers: Mapping[Tier, TierStats]
+    disk: DiskState | None
     warm: WarmState
     models: Sequence[ModelStats]

@@ -7,6 +7,7 @@ from dataclasses import fields
 import pytest
 
 from embercache import (
+    DiskState,
     InvalidArgumentError,
     Model,
     ModelStats,
@@ -14,6 +15,7 @@ from embercache import (
     TierStats,
     UnavailableError,
     WarmState,
+    _admin,
 )
 from embercache.v1 import cache_pb2, common_pb2, embed_pb2
 
@@ -38,7 +40,14 @@ def test_stats_are_plain_values(client):
     assert stats.items_failed == 1
     assert (stats.tiers["hot"].answered, stats.tiers["hot"].bytes) == (7, 70)
     assert (stats.warm.state, stats.warm.errors) == ("down", 2)
+    assert stats.disk is None
     assert [(model.name, model.computed) for model in stats.models] == [("fake", 5)]
+
+
+def test_the_failures_of_a_disk_tier_are_told():
+    disk = cache_pb2.DiskState(errors=1, skipped=2, writes_dropped=3, corrupt_files=4)
+    stats = _admin.stats(cache_pb2.StatsResponse(disk=disk))
+    assert stats.disk == DiskState(errors=1, skipped=2, writes_dropped=3, corrupt_files=4)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +56,7 @@ def test_stats_are_plain_values(client):
         (Model, embed_pb2.Model, set()),
         (Stats, cache_pb2.StatsResponse, set()),
         (TierStats, cache_pb2.TierStats, {"tier"}),  # is the key
+        (DiskState, cache_pb2.DiskState, set()),
         (WarmState, cache_pb2.WarmState, set()),
         (ModelStats, cache_pb2.ModelStats, set()),
     ],

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import sqlite3
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from embercache.v1 import embed_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from sidecar.cache.disk_store import DiskStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     HeldModel = Any
     Start = Callable[..., Awaitable[Any]]
@@ -23,12 +28,14 @@ HANG_GUARD = 30.0
 
 
 @pytest.fixture
-async def measured(start: Start) -> tuple[Any, Scrape]:
+async def measured(start: Start, tmp_path: Path) -> tuple[Any, Scrape]:
     """A sidecar, and what reads its metrics: the value of each sample by its name and labels."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    sidecar = await start(server={"address": "127.0.0.1:0", "metrics_address": address})
+    sidecar = await start(
+        server={"address": "127.0.0.1:0", "metrics_address": address}, disk=tmp_path / "disk"
+    )
 
     def read() -> str:
         with urllib.request.urlopen(f"http://{address}/metrics") as response:
@@ -114,3 +121,48 @@ async def test_a_stream_that_was_cancelled_is_counted_once(
     held_model.let_go()
     assert samples[failed("EmbedStream", "CANCELLED")] == 1
     assert samples['embercache_call_seconds_count{method="EmbedStream"}'] == 0
+
+
+async def test_the_failures_of_the_disk_are_counted(
+    measured: tuple[Any, Scrape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar, scrape = measured
+
+    def fail(*arguments: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(DiskStore, "get_many", fail)
+    monkeypatch.setattr(DiskStore, "apply", fail)
+    async with asyncio.timeout(HANG_GUARD):
+        number = 0
+        while not (stats := await sidecar.stats()).disk.skipped or not stats.disk.writes_dropped:
+            assert await sidecar.tiers(f"text {number}") == ["COMPUTED"]
+            number += 1
+    samples = await scrape()
+    assert samples["embercache_disk_errors_total"] == stats.disk.errors > 0
+    assert samples["embercache_disk_skipped_total"] == stats.disk.skipped
+    assert samples["embercache_disk_writes_dropped_total"] >= stats.disk.writes_dropped
+    assert samples["embercache_disk_corrupt_files_total"] == 0
+
+
+async def test_a_corrupt_file_on_disk_is_counted(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    (folder / "entries.db").write_bytes(b"no database" * 1000)
+    sidecar = await start(disk=folder)
+    assert (await sidecar.stats()).disk.corrupt_files == 1
+
+
+async def test_without_a_disk_tier_nothing_is_told_of_it(start: Start) -> None:
+    assert not (await (await start()).stats()).HasField("disk")
+
+
+async def test_hot_entries_whose_lifetime_has_ended_are_counted(
+    measured: tuple[Any, Scrape],
+) -> None:
+    sidecar, scrape = measured
+    short = {"ttl": Duration(nanos=1_000_000)}
+    async with asyncio.timeout(HANG_GUARD):
+        while not (expirations := (await sidecar.stats()).tiers[0].expirations):
+            await sidecar.embed("a text", **short)
+    assert (await scrape())['embercache_expirations_total{tier="hot"}'] == expirations

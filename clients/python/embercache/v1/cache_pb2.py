@@ -26,7 +26,7 @@ from embercache.v1 import common_pb2 as embercache_dot_v1_dot_common__pb2
 from embercache.v1 import embed_pb2 as embercache_dot_v1_dot_embed__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65mbercache/v1/cache.proto\x12\rembercache.v1\x1a\x1a\x65mbercache/v1/common.proto\x1a\x19\x65mbercache/v1/embed.proto\"\x0e\n\x0cStatsRequest\"\xe1\x01\n\rStatsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\x15\n\rresponse_hits\x18\x03 \x01(\x04\x12\'\n\x05tiers\x18\x04 \x03(\x0b\x32\x18.embercache.v1.TierStats\x12\x14\n\x0citems_failed\x18\x05 \x01(\x04\x12&\n\x04warm\x18\x06 \x01(\x0b\x32\x18.embercache.v1.WarmState\x12)\n\x06models\x18\x07 \x03(\x0b\x32\x19.embercache.v1.ModelStats\"\x9c\x01\n\tTierStats\x12!\n\x04tier\x18\x01 \x01(\x0e\x32\x13.embercache.v1.Tier\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x11\n\tevictions\x18\x06 \x01(\x04\x12\x0f\n\x07\x63orrupt\x18\x07 \x01(\x04\"\xc0\x01\n\tWarmState\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.embercache.v1.WarmState.State\x12\x0e\n\x06\x65rrors\x18\x02 \x01(\x04\x12\x0f\n\x07skipped\x18\x03 \x01(\x04\x12\x16\n\x0ewrites_dropped\x18\x04 \x01(\x04\"K\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tSTATE_OFF\x10\x01\x12\x0c\n\x08STATE_UP\x10\x02\x12\x0e\n\nSTATE_DOWN\x10\x03\"\xa7\x01\n\nModelStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x63omputed\x18\x03 \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\x04 \x01(\x04\x12\x0e\n\x06tokens\x18\x05 \x01(\x04\x12\x16\n\x0epadding_tokens\x18\x06 \x01(\x04\x12\x0e\n\x06queued\x18\x07 \x01(\x04\x12\x0c\n\x04shed\x18\x08 \x01(\x04\x12\x11\n\tabandoned\x18\t \x01(\x04\"\x91\x03\n\x11InvalidateRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x35\n\x04tags\x18\x02 \x01(\x0b\x32%.embercache.v1.InvalidateRequest.TagsH\x00\x12\x39\n\x06inputs\x18\x03 \x01(\x0b\x32\'.embercache.v1.InvalidateRequest.InputsH\x00\x12J\n\x0fwhole_namespace\x18\x04 \x01(\x0b\x32/.embercache.v1.InvalidateRequest.WholeNamespaceH\x00\x1a\x14\n\x04Tags\x12\x0c\n\x04tags\x18\x01 \x03(\t\x1ay\n\x06Inputs\x12$\n\x06inputs\x18\x01 \x03(\x0b\x32\x14.embercache.v1.Input\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\ninput_type\x18\x03 \x01(\x0e\x32\x18.embercache.v1.InputType\x12\x0c\n\x04tags\x18\x04 \x03(\t\x1a\x10\n\x0eWholeNamespaceB\x08\n\x06target\"\x14\n\x12InvalidateResponse\"2\n\x0c\x46lushRequest\x12\"\n\x05tiers\x18\x01 \x03(\x0e\x32\x13.embercache.v1.Tier\" \n\rFlushResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x32\xe9\x01\n\x0c\x43\x61\x63heService\x12\x42\n\x05Stats\x12\x1b.embercache.v1.StatsRequest\x1a\x1c.embercache.v1.StatsResponse\x12Q\n\nInvalidate\x12 .embercache.v1.InvalidateRequest\x1a!.embercache.v1.InvalidateResponse\x12\x42\n\x05\x46lush\x12\x1b.embercache.v1.FlushRequest\x1a\x1c.embercache.v1.FlushResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65mbercache/v1/cache.proto\x12\rembercache.v1\x1a\x1a\x65mbercache/v1/common.proto\x1a\x19\x65mbercache/v1/embed.proto\"\x0e\n\x0cStatsRequest\"\x89\x02\n\rStatsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\x15\n\rresponse_hits\x18\x03 \x01(\x04\x12\'\n\x05tiers\x18\x04 \x03(\x0b\x32\x18.embercache.v1.TierStats\x12\x14\n\x0citems_failed\x18\x05 \x01(\x04\x12&\n\x04warm\x18\x06 \x01(\x0b\x32\x18.embercache.v1.WarmState\x12)\n\x06models\x18\x07 \x03(\x0b\x32\x19.embercache.v1.ModelStats\x12&\n\x04\x64isk\x18\x08 \x01(\x0b\x32\x18.embercache.v1.DiskState\"\xb1\x01\n\tTierStats\x12!\n\x04tier\x18\x01 \x01(\x0e\x32\x13.embercache.v1.Tier\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x11\n\tevictions\x18\x06 \x01(\x04\x12\x0f\n\x07\x63orrupt\x18\x07 \x01(\x04\x12\x13\n\x0b\x65xpirations\x18\x08 \x01(\x04\"\xc0\x01\n\tWarmState\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.embercache.v1.WarmState.State\x12\x0e\n\x06\x65rrors\x18\x02 \x01(\x04\x12\x0f\n\x07skipped\x18\x03 \x01(\x04\x12\x16\n\x0ewrites_dropped\x18\x04 \x01(\x04\"K\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tSTATE_OFF\x10\x01\x12\x0c\n\x08STATE_UP\x10\x02\x12\x0e\n\nSTATE_DOWN\x10\x03\"[\n\tDiskState\x12\x0e\n\x06\x65rrors\x18\x01 \x01(\x04\x12\x0f\n\x07skipped\x18\x02 \x01(\x04\x12\x16\n\x0ewrites_dropped\x18\x03 \x01(\x04\x12\x15\n\rcorrupt_files\x18\x04 \x01(\x04\"\xa7\x01\n\nModelStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x63omputed\x18\x03 \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\x04 \x01(\x04\x12\x0e\n\x06tokens\x18\x05 \x01(\x04\x12\x16\n\x0epadding_tokens\x18\x06 \x01(\x04\x12\x0e\n\x06queued\x18\x07 \x01(\x04\x12\x0c\n\x04shed\x18\x08 \x01(\x04\x12\x11\n\tabandoned\x18\t \x01(\x04\"\x91\x03\n\x11InvalidateRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x35\n\x04tags\x18\x02 \x01(\x0b\x32%.embercache.v1.InvalidateRequest.TagsH\x00\x12\x39\n\x06inputs\x18\x03 \x01(\x0b\x32\'.embercache.v1.InvalidateRequest.InputsH\x00\x12J\n\x0fwhole_namespace\x18\x04 \x01(\x0b\x32/.embercache.v1.InvalidateRequest.WholeNamespaceH\x00\x1a\x14\n\x04Tags\x12\x0c\n\x04tags\x18\x01 \x03(\t\x1ay\n\x06Inputs\x12$\n\x06inputs\x18\x01 \x03(\x0b\x32\x14.embercache.v1.Input\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\ninput_type\x18\x03 \x01(\x0e\x32\x18.embercache.v1.InputType\x12\x0c\n\x04tags\x18\x04 \x03(\t\x1a\x10\n\x0eWholeNamespaceB\x08\n\x06target\"\x14\n\x12InvalidateResponse\"2\n\x0c\x46lushRequest\x12\"\n\x05tiers\x18\x01 \x03(\x0e\x32\x13.embercache.v1.Tier\" \n\rFlushResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x32\xe9\x01\n\x0c\x43\x61\x63heService\x12\x42\n\x05Stats\x12\x1b.embercache.v1.StatsRequest\x1a\x1c.embercache.v1.StatsResponse\x12Q\n\nInvalidate\x12 .embercache.v1.InvalidateRequest\x1a!.embercache.v1.InvalidateResponse\x12\x42\n\x05\x46lush\x12\x1b.embercache.v1.FlushRequest\x1a\x1c.embercache.v1.FlushResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,29 +36,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATSREQUEST']._serialized_start=99
   _globals['_STATSREQUEST']._serialized_end=113
   _globals['_STATSRESPONSE']._serialized_start=116
-  _globals['_STATSRESPONSE']._serialized_end=341
-  _globals['_TIERSTATS']._serialized_start=344
-  _globals['_TIERSTATS']._serialized_end=500
-  _globals['_WARMSTATE']._serialized_start=503
-  _globals['_WARMSTATE']._serialized_end=695
-  _globals['_WARMSTATE_STATE']._serialized_start=620
-  _globals['_WARMSTATE_STATE']._serialized_end=695
-  _globals['_MODELSTATS']._serialized_start=698
-  _globals['_MODELSTATS']._serialized_end=865
-  _globals['_INVALIDATEREQUEST']._serialized_start=868
-  _globals['_INVALIDATEREQUEST']._serialized_end=1269
-  _globals['_INVALIDATEREQUEST_TAGS']._serialized_start=1098
-  _globals['_INVALIDATEREQUEST_TAGS']._serialized_end=1118
-  _globals['_INVALIDATEREQUEST_INPUTS']._serialized_start=1120
-  _globals['_INVALIDATEREQUEST_INPUTS']._serialized_end=1241
-  _globals['_INVALIDATEREQUEST_WHOLENAMESPACE']._serialized_start=1243
-  _globals['_INVALIDATEREQUEST_WHOLENAMESPACE']._serialized_end=1259
-  _globals['_INVALIDATERESPONSE']._serialized_start=1271
-  _globals['_INVALIDATERESPONSE']._serialized_end=1291
-  _globals['_FLUSHREQUEST']._serialized_start=1293
-  _globals['_FLUSHREQUEST']._serialized_end=1343
-  _globals['_FLUSHRESPONSE']._serialized_start=1345
-  _globals['_FLUSHRESPONSE']._serialized_end=1377
-  _globals['_CACHESERVICE']._serialized_start=1380
-  _globals['_CACHESERVICE']._serialized_end=1613
+  _globals['_STATSRESPONSE']._serialized_end=381
+  _globals['_TIERSTATS']._serialized_start=384
+  _globals['_TIERSTATS']._serialized_end=561
+  _globals['_WARMSTATE']._serialized_start=564
+  _globals['_WARMSTATE']._serialized_end=756
+  _globals['_WARMSTATE_STATE']._serialized_start=681
+  _globals['_WARMSTATE_STATE']._serialized_end=756
+  _globals['_DISKSTATE']._serialized_start=758
+  _globals['_DISKSTATE']._serialized_end=849
+  _globals['_MODELSTATS']._serialized_start=852
+  _globals['_MODELSTATS']._serialized_end=1019
+  _globals['_INVALIDATEREQUEST']._serialized_start=1022
+  _globals['_INVALIDATEREQUEST']._serialized_end=1423
+  _globals['_INVALIDATEREQUEST_TAGS']._serialized_start=1252
+  _globals['_INVALIDATEREQUEST_TAGS']._serialized_end=1272
+  _globals['_INVALIDATEREQUEST_INPUTS']._serialized_start=1274
+  _globals['_INVALIDATEREQUEST_INPUTS']._serialized_end=1395
+  _globals['_INVALIDATEREQUEST_WHOLENAMESPACE']._serialized_start=1397
+  _globals['_INVALIDATEREQUEST_WHOLENAMESPACE']._serialized_end=1413
+  _globals['_INVALIDATERESPONSE']._serialized_start=1425
+  _globals['_INVALIDATERESPONSE']._serialized_end=1445
+  _globals['_FLUSHREQUEST']._serialized_start=1447
+  _globals['_FLUSHREQUEST']._serialized_end=1497
+  _globals['_FLUSHRESPONSE']._serialized_start=1499
+  _globals['_FLUSHRESPONSE']._serialized_end=1531
+  _globals['_CACHESERVICE']._serialized_start=1534
+  _globals['_CACHESERVICE']._serialized_end=1767
 # @@protoc_insertion_point(module_scope)

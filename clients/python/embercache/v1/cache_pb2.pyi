@@ -47,6 +47,7 @@ class StatsResponse(_message.Message):
     ITEMS_FAILED_FIELD_NUMBER: _builtins.int
     WARM_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    DISK_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     uptime_seconds: _builtins.float
     response_hits: _builtins.int
@@ -60,6 +61,10 @@ class StatsResponse(_message.Message):
     def warm(self) -> Global___WarmState: ...
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStats]: ...
+    @_builtins.property
+    def disk(self) -> Global___DiskState:
+        """Absent without a disk tier."""
+
     def __init__(
         self,
         *,
@@ -70,10 +75,11 @@ class StatsResponse(_message.Message):
         items_failed: _builtins.int = ...,
         warm: Global___WarmState | None = ...,
         models: _abc.Iterable[Global___ModelStats] | None = ...,
+        disk: Global___DiskState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["warm", b"warm"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "warm", b"warm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items_failed", b"items_failed", "models", b"models", "response_hits", b"response_hits", "tiers", b"tiers", "uptime_seconds", b"uptime_seconds", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "items_failed", b"items_failed", "models", b"models", "response_hits", b"response_hits", "tiers", b"tiers", "uptime_seconds", b"uptime_seconds", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -90,6 +96,7 @@ class TierStats(_message.Message):
     CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
     EVICTIONS_FIELD_NUMBER: _builtins.int
     CORRUPT_FIELD_NUMBER: _builtins.int
+    EXPIRATIONS_FIELD_NUMBER: _builtins.int
     tier: _common_pb2.Tier.ValueType
     answered: _builtins.int
     """Items that this tier answered."""
@@ -100,6 +107,8 @@ class TierStats(_message.Message):
     evictions: _builtins.int
     corrupt: _builtins.int
     """Entries refused because their checksum or header was wrong."""
+    expirations: _builtins.int
+    """Entries of the hot tier that were met after their lifetime had ended."""
     def __init__(
         self,
         *,
@@ -110,10 +119,11 @@ class TierStats(_message.Message):
         capacity_bytes: _builtins.int = ...,
         evictions: _builtins.int = ...,
         corrupt: _builtins.int = ...,
+        expirations: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "bytes", b"bytes", "capacity_bytes", b"capacity_bytes", "corrupt", b"corrupt", "entries", b"entries", "evictions", b"evictions", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "bytes", b"bytes", "capacity_bytes", b"capacity_bytes", "corrupt", b"corrupt", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -169,6 +179,38 @@ class WarmState(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WarmState: _TypeAlias = WarmState  # noqa: Y015
+
+@_typing.final
+class DiskState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERRORS_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    WRITES_DROPPED_FIELD_NUMBER: _builtins.int
+    CORRUPT_FILES_FIELD_NUMBER: _builtins.int
+    errors: _builtins.int
+    """Lookups that failed or took too long."""
+    skipped: _builtins.int
+    """Lookups that were not made because the disk had failed."""
+    writes_dropped: _builtins.int
+    """Entries that were not written because the disk failed or the queue was full."""
+    corrupt_files: _builtins.int
+    """Times that the file was corrupt and replaced by an empty one."""
+    def __init__(
+        self,
+        *,
+        errors: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        writes_dropped: _builtins.int = ...,
+        corrupt_files: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrupt_files", b"corrupt_files", "errors", b"errors", "skipped", b"skipped", "writes_dropped", b"writes_dropped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskState: _TypeAlias = DiskState  # noqa: Y015
 
 @_typing.final
 class ModelStats(_message.Message):
