@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import random
 import threading
 from concurrent import futures
@@ -12,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from embercache import AsyncClient, Client
+from embercache import AsyncClient, Client, _backoff, _channel
 from embercache.v1 import cache_pb2, cache_pb2_grpc, common_pb2, embed_pb2, embed_pb2_grpc
 
 DIMENSIONS = 8
@@ -209,6 +210,27 @@ class Blocking:
         finally:
             if not self._loop.is_closed():  # as when a failed test left it for the collector
                 self._loop.run_until_complete(results.aclose())
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(request, monkeypatch):
+    """Retries as they are, but faster; not for tests with `slow_retries`."""
+    if "slow_retries" in request.fixturenames:
+        return
+    delay = _backoff.delay
+    monkeypatch.setattr(_backoff, "delay", lambda failures: delay(failures) / 100)
+    options = dict(_channel.OPTIONS)
+    config = json.loads(options["grpc.service_config"])
+    # Not below 10 ms: with about 1 ms, calls hang until their deadline (grpc/grpc#41036).
+    quick = {"initialBackoff": "0.02s", "maxBackoff": "0.05s"}
+    config["methodConfig"][0]["retryPolicy"] |= quick
+    options["grpc.service_config"] = json.dumps(config)
+    monkeypatch.setattr(_channel, "OPTIONS", tuple(options.items()))
+
+
+@pytest.fixture
+def slow_retries():
+    """Retries as they are, for tests that wait for a sidecar to come."""
 
 
 @pytest.fixture

@@ -164,6 +164,7 @@ def test_a_wrong_address_in_the_environment_is_named_so(monkeypatch):
         _channel.target(None)
 
 
+@pytest.mark.usefixtures("slow_retries")
 def test_a_client_may_be_there_before_its_sidecar(make_client, sidecar, serve, tmp_path):
     client = make_client(f"unix:{tmp_path}/s")
     with pytest.raises(UnavailableError):
@@ -172,6 +173,7 @@ def test_a_client_may_be_there_before_its_sidecar(make_client, sidecar, serve, t
     assert client.embed(["one"]).tiers == ["hot"]
 
 
+@pytest.mark.usefixtures("slow_retries")
 def test_a_client_outlives_a_restart_of_its_sidecar(make_client, sidecar, serve, tmp_path):
     address = f"unix:{tmp_path}/s"
     server = serve(sidecar, address)

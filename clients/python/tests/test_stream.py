@@ -23,7 +23,6 @@ from embercache import (
     PermissionDeniedError,
     UnavailableError,
     VersionMismatchError,
-    _backoff,
     _stream,
 )
 from embercache._requests import Batch
@@ -31,13 +30,6 @@ from embercache._stream import WINDOW, StreamWindow
 from embercache.v1 import embed_pb2
 
 HANG_GUARD = 30.0
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch):
-    """Backoff as it is, but a hundred times as fast."""
-    real = _backoff.delay
-    monkeypatch.setattr(_backoff, "delay", lambda failures: real(failures) / 100)
 
 
 @pytest.fixture(autouse=True)
