@@ -48,21 +48,21 @@ class LocalGenerations:
 
     async def load(self, namespace: str, epoch: int) -> tuple[int, int]:
         """See `GenerationStore.load`."""
-        return await self._call(partial(_load, namespace=namespace, epoch=epoch))
+        return await self._call(partial(self._load, namespace=namespace, epoch=epoch))
 
     async def generations(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
         """See `GenerationStore.generations`."""
-        return await self._call(partial(_generations, namespace=namespace, tags=tags))
+        return await self._call(partial(self._generations, namespace=namespace, tags=tags))
 
     async def bump_tags(
         self, namespace: str, tags: Sequence[bytes]
     ) -> tuple[int, dict[bytes, int]]:
         """See `GenerationStore.bump_tags`."""
-        return await self._call(partial(_bump_tags, namespace=namespace, tags=tags))
+        return await self._call(partial(self._bump_tags, namespace=namespace, tags=tags))
 
     async def bump_epoch(self, namespace: str) -> int:
         """See `GenerationStore.bump_epoch`."""
-        return await self._call(partial(_bump_epoch, namespace=namespace))
+        return await self._call(partial(self._bump_epoch, namespace=namespace))
 
     async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
         """Nothing: there is no shared tier and nobody to tell."""
@@ -115,6 +115,62 @@ class LocalGenerations:
         file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
         _log.warning("invalidations were corrupt; entries from before are not used", file=str(file))
 
+    def _load(self, db: sqlite3.Connection, namespace: str, epoch: int) -> tuple[int, int]:
+        known, base = self._value(db, namespace, _EPOCH), self._value(db, namespace, _BASE)
+        # Nothing is written without need: a full or read-only disk can still be read.
+        if known is None or base is None or known < epoch:
+            now = _now_us()
+            known = (epoch or now) if known is None else max(known, epoch)
+            base = base or now
+            self._store(db, namespace, [(_EPOCH, known), (_BASE, base)])
+        return known, base
+
+    def _generations(
+        self, db: sqlite3.Connection, namespace: str, tags: Sequence[bytes]
+    ) -> dict[bytes, int]:
+        _, base = self._load(db, namespace, 0)
+        return {tag: self._value(db, namespace, tag) or base for tag in tags}
+
+    def _bump_tags(
+        self, db: sqlite3.Connection, namespace: str, tags: Sequence[bytes]
+    ) -> tuple[int, dict[bytes, int]]:
+        _, base = self._load(db, namespace, 0)
+        now = _now_us()
+        count, last = db.execute(
+            "SELECT count(*), max(value) FROM generations WHERE namespace = ? AND field != ?",
+            (namespace, _EPOCH),
+        ).fetchone()
+        if count - 1 > MAX_STORED_TAGS:
+            db.execute(
+                "DELETE FROM generations WHERE namespace = ? AND field != ?", (namespace, _EPOCH)
+            )
+            base = max(now, last + 1)
+            self._store(db, namespace, [(_BASE, base)])
+        bumped = {
+            tag: max(now, base + 1, (self._value(db, namespace, tag) or 0) + 1) for tag in tags
+        }
+        self._store(db, namespace, bumped.items())
+        return base, bumped
+
+    def _bump_epoch(self, db: sqlite3.Connection, namespace: str) -> int:
+        epoch = max(_now_us(), (self._value(db, namespace, _EPOCH) or 0) + 1)
+        self._store(db, namespace, [(_EPOCH, epoch)])
+        return epoch
+
+    def _value(self, db: sqlite3.Connection, namespace: str, field: bytes) -> int | None:
+        row = db.execute(
+            "SELECT value FROM generations WHERE namespace = ? AND field = ?", (namespace, field)
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def _store(
+        self, db: sqlite3.Connection, namespace: str, fields: Iterable[tuple[bytes, int]]
+    ) -> None:
+        db.executemany(
+            "INSERT OR REPLACE INTO generations VALUES (?, ?, ?)",
+            ((namespace, field, value) for field, value in fields),
+        )
+
 
 def _open(file: Path | None) -> sqlite3.Connection:
     if file is not None:
@@ -130,62 +186,6 @@ def _open(file: Path | None) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-def _load(db: sqlite3.Connection, namespace: str, epoch: int) -> tuple[int, int]:
-    known, base = _value(db, namespace, _EPOCH), _value(db, namespace, _BASE)
-    # Nothing is written without need: a full or read-only disk can still be read.
-    if known is None or base is None or known < epoch:
-        now = _now_us()
-        known = (epoch or now) if known is None else max(known, epoch)
-        base = base or now
-        _store(db, namespace, [(_EPOCH, known), (_BASE, base)])
-    return known, base
-
-
-def _generations(db: sqlite3.Connection, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
-    _, base = _load(db, namespace, 0)
-    return {tag: _value(db, namespace, tag) or base for tag in tags}
-
-
-def _bump_tags(
-    db: sqlite3.Connection, namespace: str, tags: Sequence[bytes]
-) -> tuple[int, dict[bytes, int]]:
-    _, base = _load(db, namespace, 0)
-    now = _now_us()
-    count, last = db.execute(
-        "SELECT count(*), max(value) FROM generations WHERE namespace = ? AND field != ?",
-        (namespace, _EPOCH),
-    ).fetchone()
-    if count - 1 > MAX_STORED_TAGS:
-        db.execute(
-            "DELETE FROM generations WHERE namespace = ? AND field != ?", (namespace, _EPOCH)
-        )
-        base = max(now, last + 1)
-        _store(db, namespace, [(_BASE, base)])
-    bumped = {tag: max(now, base + 1, (_value(db, namespace, tag) or 0) + 1) for tag in tags}
-    _store(db, namespace, bumped.items())
-    return base, bumped
-
-
-def _bump_epoch(db: sqlite3.Connection, namespace: str) -> int:
-    epoch = max(_now_us(), (_value(db, namespace, _EPOCH) or 0) + 1)
-    _store(db, namespace, [(_EPOCH, epoch)])
-    return epoch
-
-
-def _value(db: sqlite3.Connection, namespace: str, field: bytes) -> int | None:
-    row = db.execute(
-        "SELECT value FROM generations WHERE namespace = ? AND field = ?", (namespace, field)
-    ).fetchone()
-    return None if row is None else int(row[0])
-
-
-def _store(db: sqlite3.Connection, namespace: str, fields: Iterable[tuple[bytes, int]]) -> None:
-    db.executemany(
-        "INSERT OR REPLACE INTO generations VALUES (?, ?, ?)",
-        ((namespace, field, value) for field, value in fields),
-    )
 
 
 def _now_us() -> int:
