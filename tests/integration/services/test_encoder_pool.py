@@ -233,6 +233,8 @@ async def test_a_new_version_of_the_encoders_model_is_adopted(
     assert new.model_version != old.model_version
     assert [new.vector] == await encoder.vectors("a text")
     assert new.vector != old.vector
+    # The stored answer to the very first request is not served any more either.
+    assert await front.vectors("a text") == [new.vector]
     code, details = await failure(front.embed("a text", model_version=old.model_version))
     assert code == Code.FAILED_PRECONDITION
     assert new.model_version in details
