@@ -16,8 +16,12 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar import __version__
 from sidecar.cache.disk import DiskTier
-from sidecar.cache.follower import InvalidationFollower
-from sidecar.cache.generations import Generations
+from sidecar.cache.follower import (
+    NAMESPACES_A_ROUND,
+    SYNCHRONISE_SECONDS,
+    InvalidationFollower,
+)
+from sidecar.cache.generations import Generations, StoreUnavailableError
 from sidecar.cache.hot import HotTier
 from sidecar.cache.local_generations import LocalGenerations
 from sidecar.cache.read_through import ReadThrough
@@ -177,9 +181,19 @@ async def _open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> _
     if warm is not None and isinstance(store, RedisGenerations):
         follower = _follow(settings, warm, store, generations, cache, hot, disk)
         await follower.start()
-        task = asyncio.create_task(follower.run())
-        exits.push_async_callback(_end_task, task)
+        upkeep = follower.run()
+    else:
+        upkeep = _synchronise_forever(generations)
+    exits.push_async_callback(_end_task, asyncio.create_task(upkeep))
     return _Tiers(hot, disk, warm, generations, cache)
+
+
+async def _synchronise_forever(generations: Generations) -> None:
+    """Tells the local store what it could not be told before."""
+    while True:
+        await asyncio.sleep(SYNCHRONISE_SECONDS)
+        with contextlib.suppress(StoreUnavailableError):
+            await generations.synchronise(NAMESPACES_A_ROUND)
 
 
 def _follow(

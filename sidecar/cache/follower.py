@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BLOCK_SECONDS = 1.0
 SYNCHRONISE_SECONDS = 5.0
-_NAMESPACES_A_ROUND = 20
+NAMESPACES_A_ROUND = 20
 _RETRY_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
 
@@ -79,7 +79,7 @@ class InvalidationFollower:
                 await self._read(block=True)
                 if time.monotonic() - self._synchronised_at > SYNCHRONISE_SECONDS:
                     # A state that Redis lost by itself is announced by nobody.
-                    await self._synchronise(_NAMESPACES_A_ROUND)
+                    await self._synchronise(NAMESPACES_A_ROUND)
                     await self._save_position()
             except (WarmUnavailableError, StoreUnavailableError) as error:
                 if self._connected:

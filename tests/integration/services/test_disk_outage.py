@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 
 def fail(*_: Any) -> None:
     raise sqlite3.OperationalError("disk I/O error")
+
+
+def tags_kept(file: Path) -> int:
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        rows = db.execute(
+            "SELECT count(*) FROM generations WHERE field NOT IN (?, ?)", (b"epoch", b"base")
+        )
+        return int(rows.fetchone()[0])
 
 
 @pytest.fixture
@@ -52,16 +62,42 @@ async def test_an_invalidation_that_cannot_be_kept_is_in_force_and_the_caller_is
         assert await sidecar.tiers("a text", tags=["a tag"]) == ["COMPUTED"]
 
 
-async def test_a_folder_that_cannot_be_made_is_named_at_start(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"set disk\.folder to a folder that this user may write to"):
-        await start(disk=tmp_path / "file" / "disk")
-
-
-async def test_a_damaged_file_of_invalidations_is_named_at_start(
+async def test_a_folder_that_cannot_be_made_keeps_no_call_from_being_answered(
     start: Start, tmp_path: Path
 ) -> None:
-    (tmp_path / "disk").mkdir()
+    (tmp_path / "file").touch()
+    sidecar = await start(disk=tmp_path / "file" / "disk")
+    assert await sidecar.tiers("a text") == ["COMPUTED"]
+    assert await sidecar.tiers("a text") == ["HOT"]
+
+
+async def test_a_damaged_file_of_invalidations_orphans_what_is_on_disk(
+    start: Start, tmp_path: Path
+) -> None:
+    sidecar = await start(disk=tmp_path / "disk")
+    await sidecar.embed("a text")
+    await sidecar.on_disk(1)
+    await sidecar.stop()
     (tmp_path / "disk" / "generations.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(OSError, match="if the file is damaged, empty the folder"):
-        await start(disk=tmp_path / "disk")
+    sidecar = await start(disk=tmp_path / "disk")
+    assert await sidecar.tiers("a text") == ["COMPUTED"]
+    assert await sidecar.tiers("a text") == ["HOT"]
+
+
+async def test_an_invalidation_that_could_not_be_kept_is_kept_when_the_disk_is_back(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.app.SYNCHRONISE_SECONDS", 0.01)
+    sidecar = await start(disk=tmp_path / "disk")
+    await sidecar.embed("a text", tags=["a tag"])
+    await sidecar.on_disk(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalGenerations, "_value", fail)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await sidecar.invalidate(tags=["a tag"])
+    async with asyncio.timeout(20):
+        while not tags_kept(tmp_path / "disk" / "generations.db"):
+            await asyncio.sleep(0.005)
+    await sidecar.stop()
+    sidecar = await start(disk=tmp_path / "disk")
+    assert await sidecar.tiers("a text", tags=["a tag"]) == ["COMPUTED"]

@@ -54,7 +54,10 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
         ("embed --input-type book a", "'book' is not one of 'query', 'document'"),
         ("embed --file none.txt", "none.txt"),
         ("invalidate", "give --tag, or --id and --text, or --whole-namespace"),
-        ("invalidate --whole-namespace --id b", "give --tag, or --id and --text, or --whole-namespace"),
+        (
+            "invalidate --whole-namespace --id b",
+            "give --tag, or --id and --text, or --whole-namespace",
+        ),
         ("invalidate --tag a --whole-namespace", "give --tag, or --id and --text"),
         ("invalidate --text a --chunk-id 1", "--chunk-id goes with exactly one --id"),
         ("invalidate --id a --id b --chunk-id 1", "--chunk-id goes with exactly one --id"),
