@@ -92,7 +92,7 @@ def test_a_lone_surrogate_is_refused_without_quoting_the_text(item):
         messages("a text", item)
     assert caught.value.index == 1
     assert "secret" not in str(caught.value)
-    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__  # which quotes the text
 
 
 def test_without_options_the_request_is_empty_but_for_its_defaults():

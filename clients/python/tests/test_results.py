@@ -109,6 +109,14 @@ def test_the_row_of_a_failed_input_is_nan_and_no_other(encoding):
     assert (error.index, error.message) == (1, "queue is full")
 
 
+def test_the_place_of_a_failed_input_counts_from_the_first_of_several_answers():
+    second = response(np.ones((2, 4)))
+    second.embeddings[1].CopyFrom(embed_pb2.Embedding(error=OVERLOADED))
+    result = decoded(response(np.ones((3, 4))), second)
+    assert {index: error.index for index, error in result.errors.items()} == {4: 4}
+    np.testing.assert_array_equal(np.isnan(result.vectors[:, 0]), [False] * 4 + [True])
+
+
 def test_when_all_inputs_failed_there_are_rows_but_no_dimensions():
     sent = embed_pb2.EmbedResponse(embeddings=[embed_pb2.Embedding(error=OVERLOADED)])
     result = decoded(sent)
