@@ -56,7 +56,8 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.05s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE", "FAILED_PRECONDITION"],
+                # An encoder that ends may cancel what has just arrived.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED", "FAILED_PRECONDITION"],
             },
         }
     ],

@@ -381,12 +381,15 @@ class Liar:
 
     def __init__(self) -> None:
         self.answer: Callable[[embed_pb2.EmbedRequest], embed_pb2.EmbedResponse] | None = None
+        self.refusals: list[grpc.StatusCode] = []
 
     async def list_models(self, request: bytes, context: Any) -> bytes:
         model = embed_pb2.Model(name="tiny", version="1", dimensions=2, accepts_text=True)
         return embed_pb2.ListModelsResponse(models=[model]).SerializeToString()
 
     async def embed(self, request: bytes, context: Any) -> bytes:
+        if self.refusals:
+            await context.abort(self.refusals.pop(0), "refused")
         assert self.answer is not None
         return self.answer(embed_pb2.EmbedRequest.FromString(request)).SerializeToString()
 
@@ -464,3 +467,15 @@ async def test_bytes_of_a_vector_that_are_no_floats_fail_their_input(
     assert embedding.error.code == Code.INTERNAL.value[0]
     # The call ended, and so did its share of the queue.
     assert (await front.stats()).models[0].queued == 0
+
+
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.CANCELLED])
+async def test_a_call_that_an_encoder_drops_as_it_ends_is_sent_again(
+    code: grpc.StatusCode, liar: tuple[Liar, Sidecar]
+) -> None:
+    encoder, front = liar
+    encoder.answer = lambda request: made_of([1, 0])
+    encoder.refusals = [code, code]
+    assert await front.tiers("a text") == ["COMPUTED"]
+    encoder.refusals = [code] * 4
+    assert (await failure(front.embed("another")))[0] == Code.UNAVAILABLE
