@@ -187,7 +187,7 @@ def test_asarray_does_not_copy_and_array_does():
     assert np.shares_memory(np.asarray(result), result.vectors)
     assert not np.shares_memory(np.array(result), result.vectors)
     with pytest.raises(ValueError, match="copy"):
-        np.asarray(result, dtype=np.float64, copy=False)
+        result.__array__(np.float64, copy=False)
 
 
 def test_vectors_can_be_changed_in_place():
