@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 HANG_GUARD = 30.0
 CACHED = {"mode": common_pb2.CACHE_MODE_ONLY_IF_CACHED}
 SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_CACHED = {"mode": common_pb2.CACHE_MODE_ONLY_IF_CACHED}
-SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def watch(sidecar: Sidecar) -> AsyncIterator[int]:
