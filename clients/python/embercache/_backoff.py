@@ -18,7 +18,7 @@ TRANSIENT_CODES: dict[int, str] = {
 """Their numbers and names."""
 
 ATTEMPTS = 5  # the most that gRPC itself allows
-INITIAL_SECONDS = 0.1
+INITIAL_SECONDS = 0.1  # with about 0.001, gRPC can hang until the deadline (grpc/grpc#41036)
 MAX_SECONDS = 2.0
 MULTIPLIER = 2.0
 JITTER = 0.2
