@@ -162,9 +162,8 @@ async def test_a_killed_sidecar_leaves_nothing_that_its_successor_stumbles_over(
         assert sidecar.address == f"unix:{tmp_path / 's'}"
         if turn == 0:
             await sidecar.embed("a text")
-            await sidecar.on_disk(1)
-        async with asyncio.timeout(HANG_GUARD):  # a disk that is slow to open is used when it is
-            while await sidecar.tiers("a text", **CACHED) != ["DISK" if turn else "HOT"]:
-                pass
+        async with asyncio.timeout(HANG_GUARD):
+            while await sidecar.tiers("a text", **CACHED) != ["DISK"]:
+                await sidecar.flush(common_pb2.TIER_HOT)
         process.popen.kill()
         await asyncio.to_thread(process.wait)
