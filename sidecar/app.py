@@ -305,7 +305,7 @@ def _handlers(
         service(
             "embercache.v1.EmbedService",
             {
-                "Embed": unary(embed.embed, "Embed", metrics),
+                "Embed": unary(embed.embed, "Embed", metrics, embed.stored),
                 "EmbedStream": stream(embed.embed_stream, "EmbedStream", metrics),
                 "ListModels": unary(embed.list_models, "ListModels", metrics),
             },

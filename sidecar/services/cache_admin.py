@@ -138,9 +138,10 @@ class CacheAdmin:
 
     def _tier(self, tier: Tier) -> cache_pb2.TierStats:
         counters = self._cache.counters
+        whole = self._embed.response_items if tier is Tier.HOT else 0
         stats = cache_pb2.TierStats(
             tier=TIER_NUMBER[tier],  # type: ignore[arg-type]
-            answered=counters.answered[tier],
+            answered=counters.answered[tier] + whole,
             corrupt=counters.corrupt[tier],
         )
         if tier is Tier.HOT:

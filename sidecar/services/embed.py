@@ -47,6 +47,7 @@ class _StoredResponse:
     embedder: Embedder
     info: ModelInfo
     response: AgedBytes
+    items: int
 
 
 class _ModelLoader:
@@ -84,7 +85,9 @@ class EmbedService:
         generations: Generations,
         settings: CacheSettings,
     ) -> None:
+        # Calls answered by `stored`, and the items in them.
         self.response_hits = 0
+        self.response_items = 0
         self._models = models
         self._reader = reader
         self._cache = cache
@@ -95,17 +98,21 @@ class EmbedService:
         self._salt = settings.salt.get_secret_value().encode()
         self._key_spaces: dict[tuple[str, str, str], KeySpace] = {}
 
+    def stored(self, raw: bytes) -> bytes | None:
+        """The answer to Embed if these very bytes were answered from memory before."""
+        held = self._hot.get(_name(raw))
+        if held is None:
+            return None
+        stored: _StoredResponse = held.value
+        if held.stamp != stored.state.stamp or stored.embedder.info is not stored.info:
+            return None
+        self.response_hits += 1
+        self.response_items += stored.items
+        return stored.response.at(time.time_ns() // 1_000_000)
+
     async def embed(self, raw: bytes) -> bytes:
-        """Embed: one batch."""
-        name = blake2b(raw, digest_size=16, person=b"embed").digest()
-        held = self._hot.get(name)
-        if held is not None:
-            stored: _StoredResponse = held.value
-            if held.stamp == stored.state.stamp and stored.embedder.info is stored.info:
-                self.response_hits += 1
-                self._cache.counters.answered[Tier.HOT] += len(stored.response.ages)
-                return stored.response.at(time.time_ns() // 1_000_000)
-        return await self._answer(self._reader.decode(raw), name)
+        """Embed: one batch, for which nothing is `stored`."""
+        return await self._answer(self._reader.decode(raw), _name(raw))
 
     async def embed_stream(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """EmbedStream: many batches, answered as they are ready.
@@ -257,8 +264,8 @@ class EmbedService:
                 expires = min(expires, result.entry.expires_ms)
         self._hot.put(
             name,
-            _StoredResponse(state, parsed.embedder, parsed.info, response),
-            len(response.data) + 100 * len(results),
+            _StoredResponse(state, parsed.embedder, parsed.info, response, len(results)),
+            response.size + 100 * len(results),
             ttl=(expires - now_ms) / 1000,
             stamp=stamp,
         )
@@ -269,6 +276,11 @@ def _as_outcomes(results: Sequence[Answer | Exception]) -> list[Answer | CallErr
     distinct = {id(result): result for result in results if isinstance(result, Exception)}
     failures = {number: as_call_error(error) for number, error in distinct.items()}
     return [failures[id(result)] if isinstance(result, Exception) else result for result in results]
+
+
+def _name(raw: bytes) -> bytes:
+    """The key of the stored response to a request."""
+    return blake2b(raw, digest_size=16, person=b"embed").digest()
 
 
 def _write(parsed: ParsedRequest, results: Sequence[Answer | CallError]) -> AgedBytes:

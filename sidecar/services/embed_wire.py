@@ -11,7 +11,6 @@ stored response is brought up to date by writing eight bytes an item.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -63,17 +62,24 @@ def _tail(tier: Tier, version: str, tokens: int, truncated: bool) -> bytes:
     )
 
 
-@dataclass(slots=True)
 class AgedBytes:
     """A response, and for each item the offset of its age and when it was computed."""
 
-    data: bytes
-    ages: list[tuple[int, int]]
+    __slots__ = ("_ages", "_data", "_ends_with_age", "size")
+
+    def __init__(self, data: bytes, ages: list[tuple[int, int]]) -> None:
+        self.size = len(data)
+        self._ages = ages
+        # So it is with one item, which most responses have: then it is quicker to append the age.
+        self._ends_with_age = len(ages) == 1 and ages[0][0] == len(data) - _AGE.size
+        self._data = data[: -_AGE.size] if self._ends_with_age else data
 
     def at(self, now_ms: int) -> bytes:
         """The response with the ages of that moment."""
-        buffer = bytearray(self.data)
-        for offset, created_ms in self.ages:
+        if self._ends_with_age:
+            return self._data + _AGE.pack(max(0, now_ms - self._ages[0][1]))
+        buffer = bytearray(self._data)
+        for offset, created_ms in self._ages:
             _AGE.pack_into(buffer, offset, max(0, now_ms - created_ms))
         return bytes(buffer)
 

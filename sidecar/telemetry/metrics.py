@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from embercache.v1 import cache_pb2, common_pb2
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
@@ -21,17 +27,27 @@ _BUCKETS = (
 )
 
 
-class CallMetrics:
+class Durations:
+    """A histogram of durations. A library's own does more than the hot path can afford."""
+
+    __slots__ = ("counts", "seconds")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BUCKETS) + 1)
+        self.seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Counts one duration."""
+        self.counts[bisect_left(_BUCKETS, seconds)] += 1
+        self.seconds += seconds
+
+
+class CallMetrics(Collector):
     """Durations and statuses of calls, by method."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._durations = Histogram(
-            "embercache_call_seconds",
-            "Time inside the sidecar of calls that ended well; of streams, of the whole stream.",
-            ["method"],
-            registry=registry,
-            buckets=_BUCKETS,
-        )
+        self._durations: dict[str, Durations] = {}
+        registry.register(self)
         self._failures = Counter(
             "embercache_calls_failed",
             "Calls that ended with a status other than OK.",
@@ -39,13 +55,26 @@ class CallMetrics:
             registry=registry,
         )
 
-    def duration(self, method: str) -> Histogram:
+    def duration(self, method: str) -> Durations:
         """What takes the durations of a method's calls."""
-        return self._durations.labels(method)
+        return self._durations.setdefault(method, Durations())
 
     def failed(self, method: str, code: str) -> None:
         """Counts a call that ended with an error."""
         self._failures.labels(method, code).inc()
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client.registry.Collector`."""
+        family = HistogramMetricFamily(
+            "embercache_call_seconds",
+            "Time inside the sidecar of calls that ended well; of streams, of the whole stream.",
+            labels=["method"],
+        )
+        bounds = [*map(str, _BUCKETS), "+Inf"]
+        for method, durations in self._durations.items():
+            buckets = list(zip(bounds, accumulate(durations.counts), strict=True))
+            family.add_metric([method], buckets, durations.seconds)
+        yield family
 
 
 class StatsCollector(Collector):

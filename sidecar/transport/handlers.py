@@ -17,26 +17,36 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
     Unary = Callable[[bytes], Awaitable[bytes]]
+    Stored = Callable[[bytes], bytes | None]
     Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 
 # The caller went away or its deadline passed: the server is not told which.
 _CANCELLED = grpc.StatusCode.CANCELLED.name
 
 
-def unary(method: Unary, name: str, metrics: CallMetrics) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler for one request and one response."""
+def unary(
+    method: Unary, name: str, metrics: CallMetrics, stored: Stored | None = None
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler for one request and one response.
+
+    ``stored`` is asked first for a response that is ready. It is a plain function, because a
+    coroutine more is felt on the hot path.
+    """
     observe = metrics.duration(name).observe
+    lookup = stored or _nothing
 
     async def handle(request: bytes, context: Context) -> bytes:
         started = perf_counter()
-        try:
-            response = await method(request)
-        except Exception as error:
-            await _end(error, name, context, metrics)
-            raise  # not reached: ending a call raises
-        except asyncio.CancelledError:
-            metrics.failed(name, _CANCELLED)
-            raise
+        response = lookup(request)
+        if response is None:
+            try:
+                response = await method(request)
+            except Exception as error:
+                await _end(error, name, context, metrics)
+                raise  # not reached: ending a call raises
+            except asyncio.CancelledError:
+                metrics.failed(name, _CANCELLED)
+                raise
         observe(perf_counter() - started)
         return response
 
@@ -70,6 +80,10 @@ def service(
 ) -> grpc.GenericRpcHandler:
     """The handlers of one service."""
     return grpc.method_handlers_generic_handler(name, dict(methods))
+
+
+def _nothing(_request: bytes) -> None:
+    """What a method without stored responses has ready."""
 
 
 async def _end(error: Exception, name: str, context: Context, metrics: CallMetrics) -> None:
