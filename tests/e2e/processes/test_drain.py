@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Launch = Callable[..., Process]
     View = Callable[[DevRedis], Any]
     Start = Callable[..., Awaitable[Any]]
-    Eventually = Callable[[Callable[[], object]], Awaitable[None]]
 
 HANG_GUARD = 30.0
 CACHED = {"mode": common_pb2.CACHE_MODE_ONLY_IF_CACHED}
@@ -75,14 +74,12 @@ async def test_no_call_in_progress_fails_and_health_says_no_first(
     assert not [event for event in process.events if event["level"] in ("error", "critical")]
 
 
-async def test_calls_that_are_being_computed_are_answered(
-    start: Start, held_model: Any, eventually: Eventually
-) -> None:
+async def test_calls_that_are_being_computed_are_answered(start: Start, held_model: Any) -> None:
     sidecar = await start()
     calls = [asyncio.create_task(sidecar.embed(f"text {number}")) for number in range(10)]
-    await eventually(lambda: held_model.sizes)
-    while (await sidecar.stats()).models[0].queued < 9:
-        pass
+    async with asyncio.timeout(HANG_GUARD):
+        while sum(held_model.sizes) + (await sidecar.stats()).models[0].queued < len(calls):
+            pass
     stub = health_pb2_grpc.HealthStub(sidecar.channel)
     states = watch(sidecar)
     assert await anext(states) == SERVING
