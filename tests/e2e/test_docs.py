@@ -25,17 +25,21 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks() -> Iterator[object]:
     for page in PAGES:
         for number, block in enumerate(BLOCK.findall(page.read_text("utf-8")), 1):
-            yield pytest.param(block, id=f"{page.name}-{number}")
+            # The Python of the front page talks to the server that its commands have started.
+            code = PYTHON.findall(page.read_text("utf-8")) if page.name == "README.md" else []
+            serves = " serve" in block
+            yield pytest.param(block, code if serves else [], id=f"{page.name}-{number}")
 
 
-@pytest.mark.parametrize("block", list(blocks()))
+@pytest.mark.parametrize(("block", "code"), list(blocks()))
 def test_the_commands_of_the_documentation_run(
-    block: str, tmp_path: Path, minilm_folder: Path
+    block: str, code: list[str], tmp_path: Path, minilm_folder: Path
 ) -> None:
     shutil.copytree(minilm_folder, tmp_path / "my-model")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -53,6 +57,8 @@ def test_the_commands_of_the_documentation_run(
                 subprocess.run(
                     ["bash", "-euc", command], cwd=tmp_path, env=environment, check=True, timeout=90
                 )
+        for snippet in code:
+            subprocess.run([sys.executable, "-c", snippet], env=environment, check=True, timeout=60)
     finally:
         for server in servers:
             server.terminate()
