@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 from embercache.v1 import common_pb2, embed_pb2
 
 if TYPE_CHECKING:
@@ -102,25 +103,39 @@ async def test_without_a_hot_tier_redis_answers_every_time(
     assert await sidecar.tiers("a text") == ["WARM"]
 
 
-async def test_the_age_of_a_vector_grows_in_every_tier(
-    start: Start, redis_server: DevRedis, view: View, eventually: Eventually
+@pytest.mark.parametrize("texts", [["a text"], ["a text", "another", "a text"]])
+async def test_the_age_of_every_vector_grows_in_every_tier(
+    texts: list[str], start: Start, redis_server: DevRedis, view: View, eventually: Eventually
 ) -> None:
     sidecar = await start(redis=redis_server)
-    computed = (await sidecar.embed("a text")).embeddings[0].age_ms
-    await eventually(view(redis_server).entries)
 
-    async def grows_beyond(age: int) -> int:
-        while (now := (await sidecar.embed("a text")).embeddings[0].age_ms) <= age:
+    async def ages() -> list[int]:
+        return [e.age_ms for e in (await sidecar.embed(*texts)).embeddings]
+
+    async def grow_beyond(before: list[int]) -> list[int]:
+        while min(now := await ages()) <= max(before):
             pass
         return now
 
-    hot = await grows_beyond(computed)
-    whole_response = await grows_beyond(hot)
+    async with asyncio.timeout(20):
+        hot = await grow_beyond(await ages())
+        whole_response = await grow_beyond(hot)
     assert (await sidecar.stats()).response_hits > 0
+    await eventually(lambda: len(view(redis_server).entries()) == len(set(texts)))
     await sidecar.flush()
-    response = await sidecar.embed("a text")
-    assert response.embeddings[0].tier == common_pb2.TIER_WARM
-    assert response.embeddings[0].age_ms >= whole_response
+    assert min(await ages()) >= min(whole_response)
+    assert (await sidecar.answered())["WARM"] == len(texts)
+
+
+async def test_each_item_of_an_answer_has_its_own_age(start: Start) -> None:
+    sidecar = await start()
+    await sidecar.embed("old")
+    async with asyncio.timeout(20):
+        while (await sidecar.embed("old")).embeddings[0].age_ms < 20:
+            pass
+    for _ in range(3):  # computed, then of items, then whole
+        new, old = (await sidecar.embed("new", "old")).embeddings
+        assert old.age_ms >= new.age_ms + 10
 
 
 async def test_every_answer_names_the_version_of_the_model(start: Start) -> None:
