@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -17,10 +17,37 @@ if TYPE_CHECKING:
     from sidecar.config import ServerSettings
 
 HEALTH = "grpc.health.v1.Health"
+_LAST_WORD_SECONDS = 0.1
 
 
 class ListenError(Exception):
     """An address cannot be listened on. The message says which and what to do."""
+
+
+class _Health(health.aio.HealthServicer):
+    """A health service whose watchers can be sent away: else a drain would wait for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._no_watches = asyncio.Event()
+
+    def end_watches(self) -> None:
+        """Ends the calls that watch, once they have heard of the last change."""
+        self._no_watches.set()
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
+        """See health.proto."""
+        watch = asyncio.create_task(super().Watch(request, context))
+        end = asyncio.create_task(self._no_watches.wait())
+        try:
+            done, _ = await asyncio.wait({watch, end}, return_when=asyncio.FIRST_COMPLETED)
+            if watch not in done:
+                done, _ = await asyncio.wait({watch}, timeout=_LAST_WORD_SECONDS)
+            for task in done:
+                task.result()
+        finally:
+            watch.cancel()
+            end.cancel()
 
 
 class GrpcServer:
@@ -32,7 +59,7 @@ class GrpcServer:
         self._settings = settings
         self._handlers = list(handlers)
         self._names = [handler.service_name() for handler in self._handlers]  # type: ignore[attr-defined]
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         self._server: grpc.aio.Server | None = None
         self.addresses: list[str] = []
 
@@ -56,9 +83,9 @@ class GrpcServer:
             self._listen_tcp(self._server, self._settings.address)
         if self._settings.socket:
             self._listen_unix(self._server, self._settings.socket)
-        await self._server.start()
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
 
     async def drain(self) -> None:
         """Ends so that no call fails: says it is going, waits, lets calls in progress end."""
@@ -66,6 +93,7 @@ class GrpcServer:
             return
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_delay)
+        self._health.end_watches()
         await self._server.stop(self._settings.drain_timeout)
         self._server = None
 

@@ -135,6 +135,18 @@ async def test_an_open_stream_does_not_hold_the_end_up_for_longer_than_its_time(
     assert await call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
+async def test_who_watches_its_health_does_not_hold_the_end_up(
+    launch: Launch, client_of: Callable[[str], Sidecar]
+) -> None:
+    process = launch(server_drain_timeout="600s")
+    (address,) = process.wait_until_it_serves()
+    states = watch(client_of(address))
+    assert await anext(states) == SERVING
+    process.terminate()
+    assert [state async for state in states] == [NOT_SERVING]
+    assert await asyncio.to_thread(process.wait) == 0
+
+
 async def test_a_second_signal_ends_it_at_once(
     launch: Launch, client_of: Callable[[str], Sidecar]
 ) -> None:
