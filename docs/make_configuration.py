@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sidecar.cli.options import is_secret, plain
 from sidecar.config import Setting, Settings, all_settings
+from sidecar.models.packs import default_folder
 
 FILE = Path(__file__).parent / "configuration.md"
 
@@ -51,7 +52,8 @@ def _row(setting: Setting) -> str:
     default = ""
     if not is_secret(setting):
         default = plain(setting, setting.field.get_default(call_default_factory=True))
-        default = default.replace(str(Path.home()), "~")
+        # The default of this machine, as that of any machine.
+        default = default.replace(str(default_folder()), "~/.cache/embercache/models")
     meaning = (setting.field.description or "").replace("|", "\\|")
     return f"| `{name}` | `{setting.variable}` | {f'`{default}`' if default else ''} | {meaning} |"
 
