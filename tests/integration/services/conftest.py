@@ -295,6 +295,19 @@ async def start(tiny_pack: Path) -> AsyncIterator[Callable[..., Awaitable[Sideca
 
 
 @pytest.fixture
+def start_front(
+    start: Callable[..., Awaitable[Sidecar]],
+) -> Callable[..., Awaitable[Sidecar]]:
+    """Starts a sidecar in front of the encoders at some addresses."""
+
+    async def start_sidecar(*addresses: str, model: str = "tiny", **options: Any) -> Sidecar:
+        encoder = {"target": ",".join(addresses)} | options.pop("encoder", {})
+        return await start(model={"packs": [model]}, encoder=encoder, **options)
+
+    return start_sidecar
+
+
+@pytest.fixture
 async def client_of() -> AsyncIterator[Callable[[str], Sidecar]]:
     """Makes clients of sidecars that run elsewhere."""
     async with contextlib.AsyncExitStack() as exits:
