@@ -33,7 +33,8 @@ _SERVICE_CONFIG = {
                 "initialBackoff": f"{_backoff.INITIAL_SECONDS}s",
                 "maxBackoff": f"{_backoff.MAX_SECONDS}s",
                 "backoffMultiplier": _backoff.MULTIPLIER,
-                "retryableStatusCodes": list(_backoff.TRANSIENT_CODES.values()),
+                # A server that ends may cancel a call that has only just reached it.
+                "retryableStatusCodes": [*_backoff.TRANSIENT_CODES.values(), "CANCELLED"],
             },
         }
     ]

@@ -58,7 +58,7 @@ def test_each_status_has_its_error_with_code_message_and_cause(client, sidecar, 
     assert str(error) == f"told to fail ({code})"
 
 
-@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"])
 @pytest.mark.parametrize(
     "call",
     [
