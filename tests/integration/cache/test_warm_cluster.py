@@ -12,6 +12,9 @@ import pytest
 from redis import Redis
 from redis.crc import key_slot
 
+from sidecar.cache.follower import InvalidationFollower
+from sidecar.cache.generations import Generations
+from sidecar.cache.redis_generations import RedisGenerations
 from sidecar.cache.warm import WarmUnavailableError
 from sidecar.dev_redis import DevRedis
 
@@ -238,3 +241,43 @@ async def test_lookups_that_were_cancelled_leave_no_reply_to_others(
         assert await warm.get_many(asked) == [b"value of " + key for key in asked]
         await asyncio.gather(doomed, return_exceptions=True)
     assert warm.counters.errors == 0
+
+
+async def test_invalidations_are_shared_through_a_cluster(
+    cluster: Cluster, open_warm: OpenWarm, eventually: Eventually
+) -> None:
+    """Epochs, tags and the stream live on one node, and removals on the nodes of their keys."""
+    stores = [RedisGenerations(await open_warm(cluster.url), "test") for _ in range(2)]
+    one, two = (Generations(store) for store in stores)
+    removed: list[bytes] = []
+
+    async def nothing() -> None:
+        return None
+
+    async def settled() -> bool:
+        return True
+
+    follower = InvalidationFollower(
+        await open_warm(cluster.url),
+        stores[1].stream,
+        two,
+        remove=removed.extend,
+        lost=nothing,
+        settle=settled,
+        file=None,
+    )
+    await follower.start()
+    task = asyncio.create_task(follower.run())
+    tag = b"t" * 16
+    here, there = await one.state("n"), await two.state("n")
+    await one.resolve(here, [tag])
+    await two.resolve(there, [tag])
+    epoch, generation = there.epoch, there.generation(tag)
+    await one.invalidate_tags("n", [tag])
+    await one.invalidate_namespace("n")
+    await one.remove_shared(here, [b"a", b"b", b"c"])
+    await eventually(lambda: removed == [b"a", b"b", b"c"])
+    assert there.epoch == here.epoch > epoch
+    assert there.generation(tag) == here.generation(tag) != generation
+    task.cancel()
+    await asyncio.wait({task})
