@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import resource
 import sqlite3
 import subprocess
 import sys
@@ -151,17 +149,6 @@ async def test_only_one_corrupt_file_is_kept(folder: Path, open_disk: OpenDisk) 
 
 
 @contextlib.contextmanager
-def no_space_beyond(file_bytes: int) -> Iterator[None]:
-    """No file of this process can grow beyond so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextlib.contextmanager
 def hanging(disk: DiskTier) -> Iterator[None]:
     """The disk's thread waits in a call meanwhile, as on a volume that has lost its server."""
     hang = threading.Event()
@@ -172,19 +159,6 @@ def hanging(disk: DiskTier) -> Iterator[None]:
     finally:
         hang.set()
         disk._timeout = patience
-
-
-@contextlib.contextmanager
-def without_privileges() -> Iterator[None]:
-    """Root may write to a read-only folder, so be somebody else meanwhile."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 async def until_it_works(disk: DiskTier) -> None:
@@ -213,7 +187,9 @@ async def test_a_folder_that_cannot_be_made_is_no_error_and_is_tried_again(
     await until_it_works(disk)
 
 
-async def test_a_folder_that_is_read_only_is_no_error(open_disk: OpenDisk) -> None:
+async def test_a_folder_that_is_read_only_is_no_error(
+    open_disk: OpenDisk, without_privileges: Any
+) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o555)
@@ -228,7 +204,7 @@ async def test_a_folder_that_is_read_only_is_no_error(open_disk: OpenDisk) -> No
 
 
 async def test_a_full_disk_refuses_writes_and_can_still_be_read(
-    folder: Path, open_disk: OpenDisk
+    folder: Path, open_disk: OpenDisk, no_space_beyond: Any
 ) -> None:
     disk = await open_disk()
     await store(disk, 5)
@@ -251,7 +227,7 @@ async def test_a_full_disk_refuses_writes_and_can_still_be_read(
 
 
 async def test_an_entry_deleted_while_the_disk_is_full_is_not_found_any_more(
-    open_disk: OpenDisk,
+    open_disk: OpenDisk, no_space_beyond: Any
 ) -> None:
     disk = await open_disk()
     await store(disk, 5)
@@ -273,7 +249,7 @@ async def fill(disk: DiskTier) -> None:
 
 
 async def test_a_removal_that_a_full_disk_refused_is_made_when_there_is_space(
-    open_disk: OpenDisk, eventually: Eventually
+    open_disk: OpenDisk, eventually: Eventually, no_space_beyond: Any
 ) -> None:
     disk = await open_disk()
     await store(disk, 5)
@@ -307,7 +283,7 @@ async def test_a_removal_that_failed_once_is_tried_again(
 
 
 async def test_a_removal_that_a_full_disk_refused_to_the_end_is_not_undone_by_a_restart(
-    open_disk: OpenDisk,
+    open_disk: OpenDisk, no_space_beyond: Any
 ) -> None:
     disk = await open_disk()
     await store(disk, 5)
@@ -321,7 +297,10 @@ async def test_a_removal_that_a_full_disk_refused_to_the_end_is_not_undone_by_a_
 
 
 async def test_removals_too_many_to_note_while_the_disk_is_full_cost_all_entries_not_the_tier(
-    open_disk: OpenDisk, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+    open_disk: OpenDisk,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+    no_space_beyond: Any,
 ) -> None:
     monkeypatch.setattr("sidecar.cache.disk._MAX_REMOVED", 3)
     disk = await open_disk()
@@ -339,7 +318,7 @@ async def test_removals_too_many_to_note_while_the_disk_is_full_cost_all_entries
 
 
 async def test_removals_too_many_to_note_are_not_undone_by_a_restart(
-    open_disk: OpenDisk, monkeypatch: pytest.MonkeyPatch
+    open_disk: OpenDisk, monkeypatch: pytest.MonkeyPatch, no_space_beyond: Any
 ) -> None:
     monkeypatch.setattr("sidecar.cache.disk._MAX_REMOVED", 3)
     disk = await open_disk()

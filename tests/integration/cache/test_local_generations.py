@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import resource
 import sqlite3
 import stat
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +19,7 @@ from sidecar.cache.generations import (
 from sidecar.cache.local_generations import LocalGenerations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 TAG = b"t" * 16
 
@@ -39,30 +37,6 @@ def opened(file: Path) -> Opened:
 
 def tags(count: int) -> list[bytes]:
     return [b"%016d" % number for number in range(count)]
-
-
-@contextlib.contextmanager
-def no_space_beyond(file_bytes: int) -> Iterator[None]:
-    """No file of this process can grow beyond so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextlib.contextmanager
-def without_privileges() -> Iterator[None]:
-    """Root may write to a read-only folder, so be somebody else meanwhile."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 async def answers_without_a_store(store: LocalGenerations) -> None:
@@ -129,7 +103,9 @@ async def test_a_folder_that_cannot_be_made_ends_no_call_and_is_tried_again(file
         assert await store.load("n", 0) == state
 
 
-async def test_a_read_only_folder_ends_no_call_and_what_it_holds_is_in_force() -> None:
+async def test_a_read_only_folder_ends_no_call_and_what_it_holds_is_in_force(
+    without_privileges: Any,
+) -> None:
     # Not under pytest's own folder, which others may not enter.
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -147,7 +123,9 @@ async def test_a_read_only_folder_ends_no_call_and_what_it_holds_is_in_force() -
                 await answers_without_a_store(store)
 
 
-async def test_a_full_disk_ends_no_call_and_what_it_holds_is_in_force(file: Path) -> None:
+async def test_a_full_disk_ends_no_call_and_what_it_holds_is_in_force(
+    file: Path, no_space_beyond: Any
+) -> None:
     with opened(file) as store:
         state = await store.load("n", 0)
         _, bumped = await store.bump_tags("n", tags(5000))
