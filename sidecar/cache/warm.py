@@ -83,11 +83,6 @@ class WarmTier:
         """Down: Redis failed of late, and is left alone but for a probe now and then."""
         return "up" if self._link.up else "down"
 
-    @property
-    def client(self) -> Client:
-        """The bare client. It has no time limit and knows no breaker; prefer `run`."""
-        return self._link.client
-
     async def start(self) -> None:
         """Connects, within ``probe_timeout``. A Redis that does not answer is no error."""
         await self._link.start()
