@@ -1,0 +1,55 @@
+"""Who used the cache, and what it was worth: counters by kind of entry, namespace and model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sidecar.cache.items import Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_ACCOUNTS = 2000
+OTHERS = "(others)"
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """Counters since start-up of one kind of entries, in one namespace, of one model.
+
+    ``answered`` counts items by the tier that answered. ``tokens_saved`` are the tokens that a
+    model would have read for the items that a tier answered. ``compute_seconds`` is the time from
+    asking the model for an item to its answer, summed over the items computed.
+    """
+
+    kind: str
+    namespace: str
+    model: str
+    answered: dict[Tier, int] = field(default_factory=lambda: dict.fromkeys(Tier, 0))
+    failed: int = 0
+    tokens_saved: int = 0
+    compute_seconds: float = 0.0
+    hot_entries: int = 0
+    hot_bytes: int = 0
+    evictions: int = 0
+
+
+class Accounts:
+    """The account of everyone who uses the cache; beyond `MAX_ACCOUNTS`, namespaces share one."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[tuple[str, str, str], Account] = {}
+
+    def __iter__(self) -> Iterator[Account]:
+        return iter(self._accounts.values())
+
+    def of(self, kind: str, namespace: str, model: str) -> Account:
+        """The account of a kind of entries, in a namespace, of a model."""
+        name = (kind, namespace, model)
+        account = self._accounts.get(name)
+        if account is None:
+            if len(self._accounts) >= MAX_ACCOUNTS and namespace != OTHERS:
+                return self.of(kind, OTHERS, model)
+            account = self._accounts[name] = Account(kind, namespace, model)
+        return account
