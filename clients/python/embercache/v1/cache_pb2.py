@@ -24,43 +24,82 @@ _sym_db = _symbol_database.Default()
 
 from embercache.v1 import common_pb2 as embercache_dot_v1_dot_common__pb2
 from embercache.v1 import embed_pb2 as embercache_dot_v1_dot_embed__pb2
+from embercache.v1 import search_pb2 as embercache_dot_v1_dot_search__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65mbercache/v1/cache.proto\x12\rembercache.v1\x1a\x1a\x65mbercache/v1/common.proto\x1a\x19\x65mbercache/v1/embed.proto\"\x0e\n\x0cStatsRequest\"\x89\x02\n\rStatsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\x15\n\rresponse_hits\x18\x03 \x01(\x04\x12\'\n\x05tiers\x18\x04 \x03(\x0b\x32\x18.embercache.v1.TierStats\x12\x14\n\x0citems_failed\x18\x05 \x01(\x04\x12&\n\x04warm\x18\x06 \x01(\x0b\x32\x18.embercache.v1.WarmState\x12)\n\x06models\x18\x07 \x03(\x0b\x32\x19.embercache.v1.ModelStats\x12&\n\x04\x64isk\x18\x08 \x01(\x0b\x32\x18.embercache.v1.DiskState\"\xb1\x01\n\tTierStats\x12!\n\x04tier\x18\x01 \x01(\x0e\x32\x13.embercache.v1.Tier\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x11\n\tevictions\x18\x06 \x01(\x04\x12\x0f\n\x07\x63orrupt\x18\x07 \x01(\x04\x12\x13\n\x0b\x65xpirations\x18\x08 \x01(\x04\"\xc0\x01\n\tWarmState\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.embercache.v1.WarmState.State\x12\x0e\n\x06\x65rrors\x18\x02 \x01(\x04\x12\x0f\n\x07skipped\x18\x03 \x01(\x04\x12\x16\n\x0ewrites_dropped\x18\x04 \x01(\x04\"K\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tSTATE_OFF\x10\x01\x12\x0c\n\x08STATE_UP\x10\x02\x12\x0e\n\nSTATE_DOWN\x10\x03\"[\n\tDiskState\x12\x0e\n\x06\x65rrors\x18\x01 \x01(\x04\x12\x0f\n\x07skipped\x18\x02 \x01(\x04\x12\x16\n\x0ewrites_dropped\x18\x03 \x01(\x04\x12\x15\n\rcorrupt_files\x18\x04 \x01(\x04\"\xa7\x01\n\nModelStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x63omputed\x18\x03 \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\x04 \x01(\x04\x12\x0e\n\x06tokens\x18\x05 \x01(\x04\x12\x16\n\x0epadding_tokens\x18\x06 \x01(\x04\x12\x0e\n\x06queued\x18\x07 \x01(\x04\x12\x0c\n\x04shed\x18\x08 \x01(\x04\x12\x11\n\tabandoned\x18\t \x01(\x04\"\x91\x03\n\x11InvalidateRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x35\n\x04tags\x18\x02 \x01(\x0b\x32%.embercache.v1.InvalidateRequest.TagsH\x00\x12\x39\n\x06inputs\x18\x03 \x01(\x0b\x32\'.embercache.v1.InvalidateRequest.InputsH\x00\x12J\n\x0fwhole_namespace\x18\x04 \x01(\x0b\x32/.embercache.v1.InvalidateRequest.WholeNamespaceH\x00\x1a\x14\n\x04Tags\x12\x0c\n\x04tags\x18\x01 \x03(\t\x1ay\n\x06Inputs\x12$\n\x06inputs\x18\x01 \x03(\x0b\x32\x14.embercache.v1.Input\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\ninput_type\x18\x03 \x01(\x0e\x32\x18.embercache.v1.InputType\x12\x0c\n\x04tags\x18\x04 \x03(\t\x1a\x10\n\x0eWholeNamespaceB\x08\n\x06target\"\x14\n\x12InvalidateResponse\"2\n\x0c\x46lushRequest\x12\"\n\x05tiers\x18\x01 \x03(\x0e\x32\x13.embercache.v1.Tier\" \n\rFlushResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x32\xe9\x01\n\x0c\x43\x61\x63heService\x12\x42\n\x05Stats\x12\x1b.embercache.v1.StatsRequest\x1a\x1c.embercache.v1.StatsResponse\x12Q\n\nInvalidate\x12 .embercache.v1.InvalidateRequest\x1a!.embercache.v1.InvalidateResponse\x12\x42\n\x05\x46lush\x12\x1b.embercache.v1.FlushRequest\x1a\x1c.embercache.v1.FlushResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65mbercache/v1/cache.proto\x12\rembercache.v1\x1a\x1a\x65mbercache/v1/common.proto\x1a\x19\x65mbercache/v1/embed.proto\x1a\x1a\x65mbercache/v1/search.proto\"\x0e\n\x0cStatsRequest\"\xe3\x02\n\rStatsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\x15\n\rresponse_hits\x18\x03 \x01(\x04\x12\'\n\x05tiers\x18\x04 \x03(\x0b\x32\x18.embercache.v1.TierStats\x12\x14\n\x0citems_failed\x18\x05 \x01(\x04\x12&\n\x04warm\x18\x06 \x01(\x0b\x32\x18.embercache.v1.WarmState\x12)\n\x06models\x18\x07 \x03(\x0b\x32\x19.embercache.v1.ModelStats\x12&\n\x04\x64isk\x18\x08 \x01(\x0b\x32\x18.embercache.v1.DiskState\x12(\n\x05usage\x18\t \x03(\x0b\x32\x19.embercache.v1.UsageStats\x12.\n\x08semantic\x18\n \x03(\x0b\x32\x1c.embercache.v1.SemanticStats\"\xcf\x02\n\nUsageStats\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12*\n\x08\x61nswered\x18\x04 \x03(\x0b\x32\x18.embercache.v1.TierCount\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x13\n\x0bhot_entries\x18\x06 \x01(\x04\x12\x11\n\thot_bytes\x18\x07 \x01(\x04\x12\x17\n\x0fhot_age_seconds\x18\x08 \x01(\x01\x12\x11\n\tevictions\x18\t \x01(\x04\x12\x14\n\x0ctokens_saved\x18\n \x01(\x04\x12\x12\n\ncompute_ms\x18\x0b \x01(\x01\x12\x15\n\rseconds_saved\x18\x0c \x01(\x01\x12\x13\n\x0bmoney_saved\x18\r \x01(\x01\x12\x0e\n\x06hit_ms\x18\x0e \x01(\x01\x12\x1b\n\x13\x62reak_even_hit_rate\x18\x0f \x01(\x01\"\xec\x01\n\rSemanticStats\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x30\n\x05\x62\x61nds\x18\x02 \x03(\x0b\x32!.embercache.v1.SemanticStats.Band\x1a\x95\x01\n\x04\x42\x61nd\x12\x0c\n\x04\x66rom\x18\x01 \x01(\x01\x12\n\n\x02to\x18\x02 \x01(\x01\x12\x11\n\tlooked_up\x18\x03 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x04 \x01(\x04\x12\x18\n\x10refused_by_guard\x18\x05 \x01(\x04\x12\x1b\n\x13refused_by_verifier\x18\x06 \x01(\x04\x12\x17\n\x0f\x62\x65low_threshold\x18\x07 \x01(\x04\"\xb1\x01\n\tTierStats\x12!\n\x04tier\x18\x01 \x01(\x0e\x32\x13.embercache.v1.Tier\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x11\n\tevictions\x18\x06 \x01(\x04\x12\x0f\n\x07\x63orrupt\x18\x07 \x01(\x04\x12\x13\n\x0b\x65xpirations\x18\x08 \x01(\x04\"\x97\x02\n\tWarmState\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.embercache.v1.WarmState.State\x12\x0e\n\x06\x65rrors\x18\x02 \x01(\x04\x12\x0f\n\x07skipped\x18\x03 \x01(\x04\x12\x16\n\x0ewrites_dropped\x18\x04 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x1a\n\x12memory_limit_bytes\x18\x06 \x01(\x04\x12#\n\x1binvalidations_heard_seconds\x18\x07 \x01(\x01\"K\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tSTATE_OFF\x10\x01\x12\x0c\n\x08STATE_UP\x10\x02\x12\x0e\n\nSTATE_DOWN\x10\x03\"[\n\tDiskState\x12\x0e\n\x06\x65rrors\x18\x01 \x01(\x04\x12\x0f\n\x07skipped\x18\x02 \x01(\x04\x12\x16\n\x0ewrites_dropped\x18\x03 \x01(\x04\x12\x15\n\rcorrupt_files\x18\x04 \x01(\x04\"\xa7\x01\n\nModelStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x63omputed\x18\x03 \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\x04 \x01(\x04\x12\x0e\n\x06tokens\x18\x05 \x01(\x04\x12\x16\n\x0epadding_tokens\x18\x06 \x01(\x04\x12\x0e\n\x06queued\x18\x07 \x01(\x04\x12\x0c\n\x04shed\x18\x08 \x01(\x04\x12\x11\n\tabandoned\x18\t \x01(\x04\"\x83\x06\n\x11InvalidateRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x35\n\x04tags\x18\x02 \x01(\x0b\x32%.embercache.v1.InvalidateRequest.TagsH\x00\x12\x39\n\x06inputs\x18\x03 \x01(\x0b\x32\'.embercache.v1.InvalidateRequest.InputsH\x00\x12J\n\x0fwhole_namespace\x18\x04 \x01(\x0b\x32/.embercache.v1.InvalidateRequest.WholeNamespaceH\x00\x12?\n\tdocuments\x18\x05 \x01(\x0b\x32*.embercache.v1.InvalidateRequest.DocumentsH\x00\x12=\n\x08searches\x18\x06 \x01(\x0b\x32).embercache.v1.InvalidateRequest.SearchesH\x00\x12\x0e\n\x04kind\x18\x07 \x01(\tH\x00\x12\x46\n\rmodel_version\x18\x08 \x01(\x0b\x32-.embercache.v1.InvalidateRequest.ModelVersionH\x00\x1a\x14\n\x04Tags\x12\x0c\n\x04tags\x18\x01 \x03(\t\x1ay\n\x06Inputs\x12$\n\x06inputs\x18\x01 \x03(\x0b\x32\x14.embercache.v1.Input\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\ninput_type\x18\x03 \x01(\x0e\x32\x18.embercache.v1.InputType\x12\x0c\n\x04tags\x18\x04 \x03(\t\x1a\x10\n\x0eWholeNamespace\x1a,\n\tDocuments\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x1a:\n\x08Searches\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.embercache.v1.SearchRequest\x1a.\n\x0cModelVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\tB\x08\n\x06target\"\x14\n\x12InvalidateResponse\"<\n\x14PublishEventsRequest\x12$\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x14.embercache.v1.Event\"\xc6\x01\n\x05\x45vent\x12\'\n\x04type\x18\x01 \x01(\x0e\x32\x19.embercache.v1.Event.Type\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x12\n\ncollection\x18\x03 \x01(\t\x12\x0b\n\x03ids\x18\x04 \x03(\t\x12\x0c\n\x04tags\x18\x05 \x03(\t\"R\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cTYPE_CREATED\x10\x01\x12\x10\n\x0cTYPE_UPDATED\x10\x02\x12\x10\n\x0cTYPE_DELETED\x10\x03\"\x17\n\x15PublishEventsResponse\"\xb0\x02\n\x0bWarmRequest\x12,\n\x05\x65mbed\x18\x01 \x01(\x0b\x32\x1b.embercache.v1.EmbedRequestH\x00\x12\x37\n\x08searches\x18\x02 \x01(\x0b\x32#.embercache.v1.WarmRequest.SearchesH\x00\x12\x35\n\x07popular\x18\x03 \x01(\x0b\x32\".embercache.v1.WarmRequest.PopularH\x00\x12\x12\n\nper_second\x18\x04 \x01(\x01\x1a:\n\x08Searches\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.embercache.v1.SearchRequest\x1a+\n\x07Popular\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\rB\x06\n\x04what\"O\n\x0cWarmProgress\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x0e\n\x06\x63\x61\x63hed\x18\x02 \x01(\x04\x12\x10\n\x08\x63omputed\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\"U\n\x13MigrateModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\x12\x0f\n\x07popular\x18\x03 \x01(\r\x12\x12\n\nper_second\x18\x04 \x01(\x01\"\xd9\x01\n\x14MigrateModelProgress\x12\x38\n\x05stage\x18\x01 \x01(\x0e\x32).embercache.v1.MigrateModelProgress.Stage\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\"Z\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTAGE_DOCUMENTS\x10\x01\x12\x11\n\rSTAGE_QUERIES\x10\x02\x12\x12\n\x0eSTAGE_SWITCHED\x10\x03\"%\n\x14RollbackModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x17\n\x15RollbackModelResponse\"2\n\x0c\x46lushRequest\x12\"\n\x05tiers\x18\x01 \x03(\x0e\x32\x13.embercache.v1.Tier\" \n\rFlushResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x32\xbf\x04\n\x0c\x43\x61\x63heService\x12\x42\n\x05Stats\x12\x1b.embercache.v1.StatsRequest\x1a\x1c.embercache.v1.StatsResponse\x12Q\n\nInvalidate\x12 .embercache.v1.InvalidateRequest\x1a!.embercache.v1.InvalidateResponse\x12Z\n\rPublishEvents\x12#.embercache.v1.PublishEventsRequest\x1a$.embercache.v1.PublishEventsResponse\x12\x41\n\x04Warm\x12\x1a.embercache.v1.WarmRequest\x1a\x1b.embercache.v1.WarmProgress0\x01\x12Y\n\x0cMigrateModel\x12\".embercache.v1.MigrateModelRequest\x1a#.embercache.v1.MigrateModelProgress0\x01\x12Z\n\rRollbackModel\x12#.embercache.v1.RollbackModelRequest\x1a$.embercache.v1.RollbackModelResponse\x12\x42\n\x05\x46lush\x12\x1b.embercache.v1.FlushRequest\x1a\x1c.embercache.v1.FlushResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'embercache.v1.cache_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATSREQUEST']._serialized_start=99
-  _globals['_STATSREQUEST']._serialized_end=113
-  _globals['_STATSRESPONSE']._serialized_start=116
-  _globals['_STATSRESPONSE']._serialized_end=381
-  _globals['_TIERSTATS']._serialized_start=384
-  _globals['_TIERSTATS']._serialized_end=561
-  _globals['_WARMSTATE']._serialized_start=564
-  _globals['_WARMSTATE']._serialized_end=756
-  _globals['_WARMSTATE_STATE']._serialized_start=681
-  _globals['_WARMSTATE_STATE']._serialized_end=756
-  _globals['_DISKSTATE']._serialized_start=758
-  _globals['_DISKSTATE']._serialized_end=849
-  _globals['_MODELSTATS']._serialized_start=852
-  _globals['_MODELSTATS']._serialized_end=1019
-  _globals['_INVALIDATEREQUEST']._serialized_start=1022
-  _globals['_INVALIDATEREQUEST']._serialized_end=1423
-  _globals['_INVALIDATEREQUEST_TAGS']._serialized_start=1252
-  _globals['_INVALIDATEREQUEST_TAGS']._serialized_end=1272
-  _globals['_INVALIDATEREQUEST_INPUTS']._serialized_start=1274
-  _globals['_INVALIDATEREQUEST_INPUTS']._serialized_end=1395
-  _globals['_INVALIDATEREQUEST_WHOLENAMESPACE']._serialized_start=1397
-  _globals['_INVALIDATEREQUEST_WHOLENAMESPACE']._serialized_end=1413
-  _globals['_INVALIDATERESPONSE']._serialized_start=1425
-  _globals['_INVALIDATERESPONSE']._serialized_end=1445
-  _globals['_FLUSHREQUEST']._serialized_start=1447
-  _globals['_FLUSHREQUEST']._serialized_end=1497
-  _globals['_FLUSHRESPONSE']._serialized_start=1499
-  _globals['_FLUSHRESPONSE']._serialized_end=1531
-  _globals['_CACHESERVICE']._serialized_start=1534
-  _globals['_CACHESERVICE']._serialized_end=1767
+  _globals['_STATSREQUEST']._serialized_start=127
+  _globals['_STATSREQUEST']._serialized_end=141
+  _globals['_STATSRESPONSE']._serialized_start=144
+  _globals['_STATSRESPONSE']._serialized_end=499
+  _globals['_USAGESTATS']._serialized_start=502
+  _globals['_USAGESTATS']._serialized_end=837
+  _globals['_SEMANTICSTATS']._serialized_start=840
+  _globals['_SEMANTICSTATS']._serialized_end=1076
+  _globals['_SEMANTICSTATS_BAND']._serialized_start=927
+  _globals['_SEMANTICSTATS_BAND']._serialized_end=1076
+  _globals['_TIERSTATS']._serialized_start=1079
+  _globals['_TIERSTATS']._serialized_end=1256
+  _globals['_WARMSTATE']._serialized_start=1259
+  _globals['_WARMSTATE']._serialized_end=1538
+  _globals['_WARMSTATE_STATE']._serialized_start=1463
+  _globals['_WARMSTATE_STATE']._serialized_end=1538
+  _globals['_DISKSTATE']._serialized_start=1540
+  _globals['_DISKSTATE']._serialized_end=1631
+  _globals['_MODELSTATS']._serialized_start=1634
+  _globals['_MODELSTATS']._serialized_end=1801
+  _globals['_INVALIDATEREQUEST']._serialized_start=1804
+  _globals['_INVALIDATEREQUEST']._serialized_end=2575
+  _globals['_INVALIDATEREQUEST_TAGS']._serialized_start=2250
+  _globals['_INVALIDATEREQUEST_TAGS']._serialized_end=2270
+  _globals['_INVALIDATEREQUEST_INPUTS']._serialized_start=2272
+  _globals['_INVALIDATEREQUEST_INPUTS']._serialized_end=2393
+  _globals['_INVALIDATEREQUEST_WHOLENAMESPACE']._serialized_start=2395
+  _globals['_INVALIDATEREQUEST_WHOLENAMESPACE']._serialized_end=2411
+  _globals['_INVALIDATEREQUEST_DOCUMENTS']._serialized_start=2413
+  _globals['_INVALIDATEREQUEST_DOCUMENTS']._serialized_end=2457
+  _globals['_INVALIDATEREQUEST_SEARCHES']._serialized_start=2459
+  _globals['_INVALIDATEREQUEST_SEARCHES']._serialized_end=2517
+  _globals['_INVALIDATEREQUEST_MODELVERSION']._serialized_start=2519
+  _globals['_INVALIDATEREQUEST_MODELVERSION']._serialized_end=2565
+  _globals['_INVALIDATERESPONSE']._serialized_start=2577
+  _globals['_INVALIDATERESPONSE']._serialized_end=2597
+  _globals['_PUBLISHEVENTSREQUEST']._serialized_start=2599
+  _globals['_PUBLISHEVENTSREQUEST']._serialized_end=2659
+  _globals['_EVENT']._serialized_start=2662
+  _globals['_EVENT']._serialized_end=2860
+  _globals['_EVENT_TYPE']._serialized_start=2778
+  _globals['_EVENT_TYPE']._serialized_end=2860
+  _globals['_PUBLISHEVENTSRESPONSE']._serialized_start=2862
+  _globals['_PUBLISHEVENTSRESPONSE']._serialized_end=2885
+  _globals['_WARMREQUEST']._serialized_start=2888
+  _globals['_WARMREQUEST']._serialized_end=3192
+  _globals['_WARMREQUEST_SEARCHES']._serialized_start=2459
+  _globals['_WARMREQUEST_SEARCHES']._serialized_end=2517
+  _globals['_WARMREQUEST_POPULAR']._serialized_start=3141
+  _globals['_WARMREQUEST_POPULAR']._serialized_end=3184
+  _globals['_WARMPROGRESS']._serialized_start=3194
+  _globals['_WARMPROGRESS']._serialized_end=3273
+  _globals['_MIGRATEMODELREQUEST']._serialized_start=3275
+  _globals['_MIGRATEMODELREQUEST']._serialized_end=3360
+  _globals['_MIGRATEMODELPROGRESS']._serialized_start=3363
+  _globals['_MIGRATEMODELPROGRESS']._serialized_end=3580
+  _globals['_MIGRATEMODELPROGRESS_STAGE']._serialized_start=3490
+  _globals['_MIGRATEMODELPROGRESS_STAGE']._serialized_end=3580
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=3582
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=3619
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=3621
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=3644
+  _globals['_FLUSHREQUEST']._serialized_start=3646
+  _globals['_FLUSHREQUEST']._serialized_end=3696
+  _globals['_FLUSHRESPONSE']._serialized_start=3698
+  _globals['_FLUSHRESPONSE']._serialized_end=3730
+  _globals['_CACHESERVICE']._serialized_start=3733
+  _globals['_CACHESERVICE']._serialized_end=4308
 # @@protoc_insertion_point(module_scope)

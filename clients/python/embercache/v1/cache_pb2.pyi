@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from embercache.v1 import common_pb2 as _common_pb2
 from embercache.v1 import embed_pb2 as _embed_pb2
+from embercache.v1 import search_pb2 as _search_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -48,6 +49,8 @@ class StatsResponse(_message.Message):
     WARM_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     DISK_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    SEMANTIC_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     uptime_seconds: _builtins.float
     response_hits: _builtins.int
@@ -65,6 +68,16 @@ class StatsResponse(_message.Message):
     def disk(self) -> Global___DiskState:
         """Absent without a disk tier."""
 
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageStats]:
+        """By kind of entries, namespace and model; the first 2000 that were seen, and
+        the namespace "(others)" for what came later.
+        """
+
+    @_builtins.property
+    def semantic(self) -> _containers.RepeatedCompositeFieldContainer[Global___SemanticStats]:
+        """By namespace; only where semantic answers were asked for."""
+
     def __init__(
         self,
         *,
@@ -76,14 +89,153 @@ class StatsResponse(_message.Message):
         warm: Global___WarmState | None = ...,
         models: _abc.Iterable[Global___ModelStats] | None = ...,
         disk: Global___DiskState | None = ...,
+        usage: _abc.Iterable[Global___UsageStats] | None = ...,
+        semantic: _abc.Iterable[Global___SemanticStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "warm", b"warm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "items_failed", b"items_failed", "models", b"models", "response_hits", b"response_hits", "tiers", b"tiers", "uptime_seconds", b"uptime_seconds", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "items_failed", b"items_failed", "models", b"models", "response_hits", b"response_hits", "semantic", b"semantic", "tiers", b"tiers", "uptime_seconds", b"uptime_seconds", "usage", b"usage", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatsResponse: _TypeAlias = StatsResponse  # noqa: Y015
+
+@_typing.final
+class UsageStats(_message.Message):
+    """What the cache was worth to one kind of entries, in one namespace, of one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    HOT_ENTRIES_FIELD_NUMBER: _builtins.int
+    HOT_BYTES_FIELD_NUMBER: _builtins.int
+    HOT_AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
+    TOKENS_SAVED_FIELD_NUMBER: _builtins.int
+    COMPUTE_MS_FIELD_NUMBER: _builtins.int
+    SECONDS_SAVED_FIELD_NUMBER: _builtins.int
+    MONEY_SAVED_FIELD_NUMBER: _builtins.int
+    HIT_MS_FIELD_NUMBER: _builtins.int
+    BREAK_EVEN_HIT_RATE_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"embed", "search", "rerank"."""
+    namespace: _builtins.str
+    model: _builtins.str
+    """Model or reranker."""
+    failed: _builtins.int
+    hot_entries: _builtins.int
+    """In the hot tier: entries, their bytes, their mean age (of a sample), and how
+    many were pushed out since start.
+    """
+    hot_bytes: _builtins.int
+    hot_age_seconds: _builtins.float
+    evictions: _builtins.int
+    tokens_saved: _builtins.int
+    """Tokens that the model did not have to read, the time that computing took on
+    average, and what was saved of time and, at the prices that are set, of money.
+    """
+    compute_ms: _builtins.float
+    seconds_saved: _builtins.float
+    money_saved: _builtins.float
+    hit_ms: _builtins.float
+    """Mean time from request to answer of what the hot, disk or warm tier answered."""
+    break_even_hit_rate: _builtins.float
+    """The hit rate above which the cache saves more time than its lookups cost; 0 if not known yet."""
+    @_builtins.property
+    def answered(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.TierCount]:
+        """TIER_COMPUTED counts the misses."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        model: _builtins.str = ...,
+        answered: _abc.Iterable[_common_pb2.TierCount] | None = ...,
+        failed: _builtins.int = ...,
+        hot_entries: _builtins.int = ...,
+        hot_bytes: _builtins.int = ...,
+        hot_age_seconds: _builtins.float = ...,
+        evictions: _builtins.int = ...,
+        tokens_saved: _builtins.int = ...,
+        compute_ms: _builtins.float = ...,
+        seconds_saved: _builtins.float = ...,
+        money_saved: _builtins.float = ...,
+        hit_ms: _builtins.float = ...,
+        break_even_hit_rate: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "break_even_hit_rate", b"break_even_hit_rate", "compute_ms", b"compute_ms", "evictions", b"evictions", "failed", b"failed", "hit_ms", b"hit_ms", "hot_age_seconds", b"hot_age_seconds", "hot_bytes", b"hot_bytes", "hot_entries", b"hot_entries", "kind", b"kind", "model", b"model", "money_saved", b"money_saved", "namespace", b"namespace", "seconds_saved", b"seconds_saved", "tokens_saved", b"tokens_saved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageStats: _TypeAlias = UsageStats  # noqa: Y015
+
+@_typing.final
+class SemanticStats(_message.Message):
+    """Queries of one namespace for which a semantic answer was looked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Band(_message.Message):
+        """Those whose nearest query was at a similarity of at least `from` and below `to`."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FROM_FIELD_NUMBER: _builtins.int
+        TO_FIELD_NUMBER: _builtins.int
+        LOOKED_UP_FIELD_NUMBER: _builtins.int
+        ANSWERED_FIELD_NUMBER: _builtins.int
+        REFUSED_BY_GUARD_FIELD_NUMBER: _builtins.int
+        REFUSED_BY_VERIFIER_FIELD_NUMBER: _builtins.int
+        BELOW_THRESHOLD_FIELD_NUMBER: _builtins.int
+        to: _builtins.float
+        looked_up: _builtins.int
+        answered: _builtins.int
+        refused_by_guard: _builtins.int
+        """Numbers, names or negations differed."""
+        refused_by_verifier: _builtins.int
+        below_threshold: _builtins.int
+        def __init__(
+            self,
+            *,
+            to: _builtins.float = ...,
+            looked_up: _builtins.int = ...,
+            answered: _builtins.int = ...,
+            refused_by_guard: _builtins.int = ...,
+            refused_by_verifier: _builtins.int = ...,
+            below_threshold: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "below_threshold", b"below_threshold", "from", b"from", "looked_up", b"looked_up", "refused_by_guard", b"refused_by_guard", "refused_by_verifier", b"refused_by_verifier", "to", b"to"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    BANDS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    @_builtins.property
+    def bands(self) -> _containers.RepeatedCompositeFieldContainer[Global___SemanticStats.Band]: ...
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        bands: _abc.Iterable[Global___SemanticStats.Band] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bands", b"bands", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SemanticStats: _TypeAlias = SemanticStats  # noqa: Y015
 
 @_typing.final
 class TierStats(_message.Message):
@@ -158,12 +310,20 @@ class WarmState(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     WRITES_DROPPED_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    INVALIDATIONS_HEARD_SECONDS_FIELD_NUMBER: _builtins.int
     state: Global___WarmState.State.ValueType
     errors: _builtins.int
     skipped: _builtins.int
     """Lookups that were not sent because Redis was down."""
     writes_dropped: _builtins.int
     """Entries that were not written because Redis was down or the queue was full."""
+    memory_bytes: _builtins.int
+    """What Redis says of its memory; zero if not known. A limit of zero is no limit."""
+    memory_limit_bytes: _builtins.int
+    invalidations_heard_seconds: _builtins.float
+    """Seconds since invalidations were last heard of."""
     def __init__(
         self,
         *,
@@ -171,10 +331,13 @@ class WarmState(_message.Message):
         errors: _builtins.int = ...,
         skipped: _builtins.int = ...,
         writes_dropped: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        memory_limit_bytes: _builtins.int = ...,
+        invalidations_heard_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "skipped", b"skipped", "state", b"state", "writes_dropped", b"writes_dropped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "invalidations_heard_seconds", b"invalidations_heard_seconds", "memory_bytes", b"memory_bytes", "memory_limit_bytes", b"memory_limit_bytes", "skipped", b"skipped", "state", b"state", "writes_dropped", b"writes_dropped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,18 +497,97 @@ class InvalidateRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Documents(_message.Message):
+        """Every answer that lists one of the documents."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        COLLECTION_FIELD_NUMBER: _builtins.int
+        IDS_FIELD_NUMBER: _builtins.int
+        collection: _builtins.str
+        @_builtins.property
+        def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+        def __init__(
+            self,
+            *,
+            collection: _builtins.str = ...,
+            ids: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Searches(_message.Message):
+        """The answers to these requests. Their namespaces are not looked at."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        REQUESTS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def requests(self) -> _containers.RepeatedCompositeFieldContainer[_search_pb2.SearchRequest]: ...
+        def __init__(
+            self,
+            *,
+            requests: _abc.Iterable[_search_pb2.SearchRequest] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ModelVersion(_message.Message):
+        """Every entry that was made with a version of a model or reranker."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        MODEL_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
+        model: _builtins.str
+        """Empty for the sidecar's first model."""
+        version: _builtins.str
+        """Empty for the version that is loaded."""
+        def __init__(
+            self,
+            *,
+            model: _builtins.str = ...,
+            version: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAMESPACE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     WHOLE_NAMESPACE_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    SEARCHES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty for the default namespace."""
+    kind: _builtins.str
+    """Every entry of a kind: "embed", "search" or "rerank"."""
     @_builtins.property
     def tags(self) -> Global___InvalidateRequest.Tags: ...
     @_builtins.property
     def inputs(self) -> Global___InvalidateRequest.Inputs: ...
     @_builtins.property
     def whole_namespace(self) -> Global___InvalidateRequest.WholeNamespace: ...
+    @_builtins.property
+    def documents(self) -> Global___InvalidateRequest.Documents: ...
+    @_builtins.property
+    def searches(self) -> Global___InvalidateRequest.Searches: ...
+    @_builtins.property
+    def model_version(self) -> Global___InvalidateRequest.ModelVersion: ...
     def __init__(
         self,
         *,
@@ -353,12 +595,16 @@ class InvalidateRequest(_message.Message):
         tags: Global___InvalidateRequest.Tags | None = ...,
         inputs: Global___InvalidateRequest.Inputs | None = ...,
         whole_namespace: Global___InvalidateRequest.WholeNamespace | None = ...,
+        documents: Global___InvalidateRequest.Documents | None = ...,
+        searches: Global___InvalidateRequest.Searches | None = ...,
+        kind: _builtins.str = ...,
+        model_version: Global___InvalidateRequest.ModelVersion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "tags", b"tags", "target", b"target", "whole_namespace", b"whole_namespace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "searches", b"searches", "tags", b"tags", "target", b"target", "whole_namespace", b"whole_namespace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "namespace", b"namespace", "tags", b"tags", "target", b"target", "whole_namespace", b"whole_namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "namespace", b"namespace", "searches", b"searches", "tags", b"tags", "target", b"target", "whole_namespace", b"whole_namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["tags", "inputs", "whole_namespace"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["tags", "inputs", "whole_namespace", "documents", "searches", "kind", "model_version"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
@@ -378,6 +624,322 @@ class InvalidateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InvalidateResponse: _TypeAlias = InvalidateResponse  # noqa: Y015
+
+@_typing.final
+class PublishEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """At least one."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishEventsRequest: _TypeAlias = PublishEventsRequest  # noqa: Y015
+
+@_typing.final
+class Event(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Type:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _TypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Event._Type.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        TYPE_UNSPECIFIED: Event._Type.ValueType  # 0
+        TYPE_CREATED: Event._Type.ValueType  # 1
+        """Any answer of the collection may be another now."""
+        TYPE_UPDATED: Event._Type.ValueType  # 2
+        """Answers that list the documents are invalid."""
+        TYPE_DELETED: Event._Type.ValueType  # 3
+
+    class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
+    TYPE_UNSPECIFIED: Event.Type.ValueType  # 0
+    TYPE_CREATED: Event.Type.ValueType  # 1
+    """Any answer of the collection may be another now."""
+    TYPE_UPDATED: Event.Type.ValueType  # 2
+    """Answers that list the documents are invalid."""
+    TYPE_DELETED: Event.Type.ValueType  # 3
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    type: Global___Event.Type.ValueType
+    namespace: _builtins.str
+    """Empty for the default."""
+    collection: _builtins.str
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Documents. Required unless the type is TYPE_CREATED."""
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tags to be invalidated with them."""
+
+    def __init__(
+        self,
+        *,
+        type: Global___Event.Type.ValueType = ...,
+        namespace: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids", "namespace", b"namespace", "tags", b"tags", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class PublishEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishEventsResponse: _TypeAlias = PublishEventsResponse  # noqa: Y015
+
+@_typing.final
+class WarmRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Searches(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        REQUESTS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def requests(self) -> _containers.RepeatedCompositeFieldContainer[_search_pb2.SearchRequest]: ...
+        def __init__(
+            self,
+            *,
+            requests: _abc.Iterable[_search_pb2.SearchRequest] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Popular(_message.Message):
+        """The queries asked most of late, of every model and collection."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAMESPACE_FIELD_NUMBER: _builtins.int
+        COUNT_FIELD_NUMBER: _builtins.int
+        namespace: _builtins.str
+        """Empty for the default."""
+        count: _builtins.int
+        """Most queries."""
+        def __init__(
+            self,
+            *,
+            namespace: _builtins.str = ...,
+            count: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "namespace", b"namespace"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EMBED_FIELD_NUMBER: _builtins.int
+    SEARCHES_FIELD_NUMBER: _builtins.int
+    POPULAR_FIELD_NUMBER: _builtins.int
+    PER_SECOND_FIELD_NUMBER: _builtins.int
+    per_second: _builtins.float
+    """Most items a second; 0 for no limit."""
+    @_builtins.property
+    def embed(self) -> _embed_pb2.EmbedRequest: ...
+    @_builtins.property
+    def searches(self) -> Global___WarmRequest.Searches: ...
+    @_builtins.property
+    def popular(self) -> Global___WarmRequest.Popular: ...
+    def __init__(
+        self,
+        *,
+        embed: _embed_pb2.EmbedRequest | None = ...,
+        searches: Global___WarmRequest.Searches | None = ...,
+        popular: Global___WarmRequest.Popular | None = ...,
+        per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "popular", b"popular", "searches", b"searches", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "per_second", b"per_second", "popular", b"popular", "searches", b"searches", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["embed", "searches", "popular"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___WarmRequest: _TypeAlias = WarmRequest  # noqa: Y015
+
+@_typing.final
+class WarmProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    COMPUTED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    cached: _builtins.int
+    """Of the total: done so far, and how."""
+    computed: _builtins.int
+    failed: _builtins.int
+    def __init__(
+        self,
+        *,
+        total: _builtins.int = ...,
+        cached: _builtins.int = ...,
+        computed: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "computed", b"computed", "failed", b"failed", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmProgress: _TypeAlias = WarmProgress  # noqa: Y015
+
+@_typing.final
+class MigrateModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    POPULAR_FIELD_NUMBER: _builtins.int
+    PER_SECOND_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The name that is to mean another model."""
+    to: _builtins.str
+    """The model that it is to mean."""
+    popular: _builtins.int
+    """Most popular queries to embed, of each namespace."""
+    per_second: _builtins.float
+    """Most items a second; 0 for no limit."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        to: _builtins.str = ...,
+        popular: _builtins.int = ...,
+        per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "per_second", b"per_second", "popular", b"popular", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MigrateModelRequest: _TypeAlias = MigrateModelRequest  # noqa: Y015
+
+@_typing.final
+class MigrateModelProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Stage:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[MigrateModelProgress._Stage.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STAGE_UNSPECIFIED: MigrateModelProgress._Stage.ValueType  # 0
+        STAGE_DOCUMENTS: MigrateModelProgress._Stage.ValueType  # 1
+        STAGE_QUERIES: MigrateModelProgress._Stage.ValueType  # 2
+        STAGE_SWITCHED: MigrateModelProgress._Stage.ValueType  # 3
+        """The name means the other model now."""
+
+    class Stage(_Stage, metaclass=_StageEnumTypeWrapper): ...
+    STAGE_UNSPECIFIED: MigrateModelProgress.Stage.ValueType  # 0
+    STAGE_DOCUMENTS: MigrateModelProgress.Stage.ValueType  # 1
+    STAGE_QUERIES: MigrateModelProgress.Stage.ValueType  # 2
+    STAGE_SWITCHED: MigrateModelProgress.Stage.ValueType  # 3
+    """The name means the other model now."""
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    stage: Global___MigrateModelProgress.Stage.ValueType
+    done: _builtins.int
+    """Of this stage."""
+    total: _builtins.int
+    """Zero if not known."""
+    failed: _builtins.int
+    def __init__(
+        self,
+        *,
+        stage: Global___MigrateModelProgress.Stage.ValueType = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failed", b"failed", "stage", b"stage", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MigrateModelProgress: _TypeAlias = MigrateModelProgress  # noqa: Y015
+
+@_typing.final
+class RollbackModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackModelRequest: _TypeAlias = RollbackModelRequest  # noqa: Y015
+
+@_typing.final
+class RollbackModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackModelResponse: _TypeAlias = RollbackModelResponse  # noqa: Y015
 
 @_typing.final
 class FlushRequest(_message.Message):

@@ -45,6 +45,26 @@ class CacheServiceStub(object):
                 request_serializer=embercache_dot_v1_dot_cache__pb2.InvalidateRequest.SerializeToString,
                 response_deserializer=embercache_dot_v1_dot_cache__pb2.InvalidateResponse.FromString,
                 _registered_method=True)
+        self.PublishEvents = channel.unary_unary(
+                '/embercache.v1.CacheService/PublishEvents',
+                request_serializer=embercache_dot_v1_dot_cache__pb2.PublishEventsRequest.SerializeToString,
+                response_deserializer=embercache_dot_v1_dot_cache__pb2.PublishEventsResponse.FromString,
+                _registered_method=True)
+        self.Warm = channel.unary_stream(
+                '/embercache.v1.CacheService/Warm',
+                request_serializer=embercache_dot_v1_dot_cache__pb2.WarmRequest.SerializeToString,
+                response_deserializer=embercache_dot_v1_dot_cache__pb2.WarmProgress.FromString,
+                _registered_method=True)
+        self.MigrateModel = channel.unary_stream(
+                '/embercache.v1.CacheService/MigrateModel',
+                request_serializer=embercache_dot_v1_dot_cache__pb2.MigrateModelRequest.SerializeToString,
+                response_deserializer=embercache_dot_v1_dot_cache__pb2.MigrateModelProgress.FromString,
+                _registered_method=True)
+        self.RollbackModel = channel.unary_unary(
+                '/embercache.v1.CacheService/RollbackModel',
+                request_serializer=embercache_dot_v1_dot_cache__pb2.RollbackModelRequest.SerializeToString,
+                response_deserializer=embercache_dot_v1_dot_cache__pb2.RollbackModelResponse.FromString,
+                _registered_method=True)
         self.Flush = channel.unary_unary(
                 '/embercache.v1.CacheService/Flush',
                 request_serializer=embercache_dot_v1_dot_cache__pb2.FlushRequest.SerializeToString,
@@ -72,6 +92,43 @@ class CacheServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PublishEvents(self, request, context):
+        """Tells of documents that changed outside: what depends on them becomes invalid.
+        Programs that cannot call a sidecar write to the Redis stream instead: see
+        docs/invalidation.md. Status as for Invalidate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Warm(self, request, context):
+        """Fills the cache before it is needed, and tells how far it is about once a
+        second. What is cached already is skipped, so a warming that was cut short is
+        simply asked for again. Ends when the caller goes away.
+        FAILED_PRECONDITION  popular queries are asked for but not tracked
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MigrateModel(self, request, context):
+        """Moves a name to another model without a cold start: embeds the documents of
+        every collection and the popular queries with the other model, then lets the
+        name mean the other model on every sidecar. The old one serves until then.
+        NOT_FOUND            one of the models is not served here
+        FAILED_PRECONDITION  the name means that model already
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackModel(self, request, context):
+        """Lets a name mean its own model again, on every sidecar.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Flush(self, request, context):
         """Empties tiers of this sidecar alone. Nothing becomes invalid: what Redis
         holds is served again.
@@ -92,6 +149,26 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     servicer.Invalidate,
                     request_deserializer=embercache_dot_v1_dot_cache__pb2.InvalidateRequest.FromString,
                     response_serializer=embercache_dot_v1_dot_cache__pb2.InvalidateResponse.SerializeToString,
+            ),
+            'PublishEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishEvents,
+                    request_deserializer=embercache_dot_v1_dot_cache__pb2.PublishEventsRequest.FromString,
+                    response_serializer=embercache_dot_v1_dot_cache__pb2.PublishEventsResponse.SerializeToString,
+            ),
+            'Warm': grpc.unary_stream_rpc_method_handler(
+                    servicer.Warm,
+                    request_deserializer=embercache_dot_v1_dot_cache__pb2.WarmRequest.FromString,
+                    response_serializer=embercache_dot_v1_dot_cache__pb2.WarmProgress.SerializeToString,
+            ),
+            'MigrateModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.MigrateModel,
+                    request_deserializer=embercache_dot_v1_dot_cache__pb2.MigrateModelRequest.FromString,
+                    response_serializer=embercache_dot_v1_dot_cache__pb2.MigrateModelProgress.SerializeToString,
+            ),
+            'RollbackModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackModel,
+                    request_deserializer=embercache_dot_v1_dot_cache__pb2.RollbackModelRequest.FromString,
+                    response_serializer=embercache_dot_v1_dot_cache__pb2.RollbackModelResponse.SerializeToString,
             ),
             'Flush': grpc.unary_unary_rpc_method_handler(
                     servicer.Flush,
@@ -154,6 +231,114 @@ class CacheService(object):
             '/embercache.v1.CacheService/Invalidate',
             embercache_dot_v1_dot_cache__pb2.InvalidateRequest.SerializeToString,
             embercache_dot_v1_dot_cache__pb2.InvalidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embercache.v1.CacheService/PublishEvents',
+            embercache_dot_v1_dot_cache__pb2.PublishEventsRequest.SerializeToString,
+            embercache_dot_v1_dot_cache__pb2.PublishEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Warm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/embercache.v1.CacheService/Warm',
+            embercache_dot_v1_dot_cache__pb2.WarmRequest.SerializeToString,
+            embercache_dot_v1_dot_cache__pb2.WarmProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MigrateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/embercache.v1.CacheService/MigrateModel',
+            embercache_dot_v1_dot_cache__pb2.MigrateModelRequest.SerializeToString,
+            embercache_dot_v1_dot_cache__pb2.MigrateModelProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embercache.v1.CacheService/RollbackModel',
+            embercache_dot_v1_dot_cache__pb2.RollbackModelRequest.SerializeToString,
+            embercache_dot_v1_dot_cache__pb2.RollbackModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

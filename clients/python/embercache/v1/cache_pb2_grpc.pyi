@@ -40,6 +40,26 @@ class CacheServiceStub:
       UNAVAILABLE  Redis could not be told: this sidecar obeys at once, others
                    may still answer from cache; repeat the call.
     """
+    PublishEvents: _grpc.UnaryUnaryMultiCallable[_cache_pb2.PublishEventsRequest, _cache_pb2.PublishEventsResponse]
+    """Tells of documents that changed outside: what depends on them becomes invalid.
+    Programs that cannot call a sidecar write to the Redis stream instead: see
+    docs/invalidation.md. Status as for Invalidate.
+    """
+    Warm: _grpc.UnaryStreamMultiCallable[_cache_pb2.WarmRequest, _cache_pb2.WarmProgress]
+    """Fills the cache before it is needed, and tells how far it is about once a
+    second. What is cached already is skipped, so a warming that was cut short is
+    simply asked for again. Ends when the caller goes away.
+      FAILED_PRECONDITION  popular queries are asked for but not tracked
+    """
+    MigrateModel: _grpc.UnaryStreamMultiCallable[_cache_pb2.MigrateModelRequest, _cache_pb2.MigrateModelProgress]
+    """Moves a name to another model without a cold start: embeds the documents of
+    every collection and the popular queries with the other model, then lets the
+    name mean the other model on every sidecar. The old one serves until then.
+      NOT_FOUND            one of the models is not served here
+      FAILED_PRECONDITION  the name means that model already
+    """
+    RollbackModel: _grpc.UnaryUnaryMultiCallable[_cache_pb2.RollbackModelRequest, _cache_pb2.RollbackModelResponse]
+    """Lets a name mean its own model again, on every sidecar."""
     Flush: _grpc.UnaryUnaryMultiCallable[_cache_pb2.FlushRequest, _cache_pb2.FlushResponse]
     """Empties tiers of this sidecar alone. Nothing becomes invalid: what Redis
     holds is served again.
@@ -57,6 +77,26 @@ class CacheServiceAsyncStub(CacheServiceStub):
       UNAVAILABLE  Redis could not be told: this sidecar obeys at once, others
                    may still answer from cache; repeat the call.
     """
+    PublishEvents: _aio.UnaryUnaryMultiCallable[_cache_pb2.PublishEventsRequest, _cache_pb2.PublishEventsResponse]  # type: ignore[assignment]
+    """Tells of documents that changed outside: what depends on them becomes invalid.
+    Programs that cannot call a sidecar write to the Redis stream instead: see
+    docs/invalidation.md. Status as for Invalidate.
+    """
+    Warm: _aio.UnaryStreamMultiCallable[_cache_pb2.WarmRequest, _cache_pb2.WarmProgress]  # type: ignore[assignment]
+    """Fills the cache before it is needed, and tells how far it is about once a
+    second. What is cached already is skipped, so a warming that was cut short is
+    simply asked for again. Ends when the caller goes away.
+      FAILED_PRECONDITION  popular queries are asked for but not tracked
+    """
+    MigrateModel: _aio.UnaryStreamMultiCallable[_cache_pb2.MigrateModelRequest, _cache_pb2.MigrateModelProgress]  # type: ignore[assignment]
+    """Moves a name to another model without a cold start: embeds the documents of
+    every collection and the popular queries with the other model, then lets the
+    name mean the other model on every sidecar. The old one serves until then.
+      NOT_FOUND            one of the models is not served here
+      FAILED_PRECONDITION  the name means that model already
+    """
+    RollbackModel: _aio.UnaryUnaryMultiCallable[_cache_pb2.RollbackModelRequest, _cache_pb2.RollbackModelResponse]  # type: ignore[assignment]
+    """Lets a name mean its own model again, on every sidecar."""
     Flush: _aio.UnaryUnaryMultiCallable[_cache_pb2.FlushRequest, _cache_pb2.FlushResponse]  # type: ignore[assignment]
     """Empties tiers of this sidecar alone. Nothing becomes invalid: what Redis
     holds is served again.
@@ -83,6 +123,50 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
           UNAVAILABLE  Redis could not be told: this sidecar obeys at once, others
                        may still answer from cache; repeat the call.
         """
+
+    @_abc_1.abstractmethod
+    def PublishEvents(
+        self,
+        request: _cache_pb2.PublishEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_pb2.PublishEventsResponse, _abc.Awaitable[_cache_pb2.PublishEventsResponse]]:
+        """Tells of documents that changed outside: what depends on them becomes invalid.
+        Programs that cannot call a sidecar write to the Redis stream instead: see
+        docs/invalidation.md. Status as for Invalidate.
+        """
+
+    @_abc_1.abstractmethod
+    def Warm(
+        self,
+        request: _cache_pb2.WarmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cache_pb2.WarmProgress], _abc.AsyncIterator[_cache_pb2.WarmProgress]]:
+        """Fills the cache before it is needed, and tells how far it is about once a
+        second. What is cached already is skipped, so a warming that was cut short is
+        simply asked for again. Ends when the caller goes away.
+          FAILED_PRECONDITION  popular queries are asked for but not tracked
+        """
+
+    @_abc_1.abstractmethod
+    def MigrateModel(
+        self,
+        request: _cache_pb2.MigrateModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cache_pb2.MigrateModelProgress], _abc.AsyncIterator[_cache_pb2.MigrateModelProgress]]:
+        """Moves a name to another model without a cold start: embeds the documents of
+        every collection and the popular queries with the other model, then lets the
+        name mean the other model on every sidecar. The old one serves until then.
+          NOT_FOUND            one of the models is not served here
+          FAILED_PRECONDITION  the name means that model already
+        """
+
+    @_abc_1.abstractmethod
+    def RollbackModel(
+        self,
+        request: _cache_pb2.RollbackModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_pb2.RollbackModelResponse, _abc.Awaitable[_cache_pb2.RollbackModelResponse]]:
+        """Lets a name mean its own model again, on every sidecar."""
 
     @_abc_1.abstractmethod
     def Flush(

@@ -127,6 +127,30 @@ class CacheOptions(_message.Message):
 Global___CacheOptions: _TypeAlias = CacheOptions  # noqa: Y015
 
 @_typing.final
+class TierCount(_message.Message):
+    """How many items a tier answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    tier: Global___Tier.ValueType
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        tier: Global___Tier.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierCount: _TypeAlias = TierCount  # noqa: Y015
+
+@_typing.final
 class ItemError(_message.Message):
     """Why one item of a batch has no result. Its batch-mates are not affected."""
 
