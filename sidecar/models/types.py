@@ -108,3 +108,42 @@ class Embedder(Protocol):
     async def close(self) -> None:
         """Ends the work in progress; what is still queued fails with `ModelUnavailableError`."""
         ...
+
+
+TokenVectors: TypeAlias = NDArray[np.float32]
+"""One vector of unit length for each token of a text, ``[tokens, dimensions]``."""
+
+Pair: TypeAlias = tuple[str, str]
+"""A query and a passage; prompt prefixes are not included."""
+
+
+@dataclass(frozen=True, slots=True)
+class RerankerInfo:
+    """What a reranker is. ``version`` changes whenever anything changes that a score depends on."""
+
+    name: str
+    version: str
+    runs_on: str
+
+
+class Reranker(Protocol):
+    """A model that scores passages against queries. Used from one event loop only."""
+
+    @property
+    def info(self) -> RerankerInfo:
+        """The model as it is now. Raises `ModelUnavailableError` if that is not known yet."""
+        ...
+
+    def submit(self, pairs: Sequence[Pair]) -> list[asyncio.Future[float]]:
+        """Queues pairs and returns at once; all of them are accepted, or none.
+
+        Each future ends on its own: with a finite score, the higher the more relevant, or with a
+        `ModelError`. Cancelling one tells that nobody wants it.
+
+        Raises `QueueFullError` if there is no room for all of the pairs.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Ends the work in progress; what is still queued fails with `ModelUnavailableError`."""
+        ...
