@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidecar.models.errors import SetupError
+from sidecar.models.feed import tokens_feed
 from sidecar.models.session import Provider, open_session
 from sidecar.models.tokenise import Tokens
-from sidecar.models.types import InputRejectedError, ModelError
+from sidecar.models.types import InputRejectedError, ModelError, TokenVectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,11 @@ class Encoder:
         self._pack = pack
         self._session, self.device = open_session(pack.path, provider, threads)
         self.dimensions = self._warm_up()
+
+    @property
+    def gives_token_vectors(self) -> bool:
+        """Whether `run_tokens` can be used."""
+        return self._pack.states is not None
 
     def refusal(self, tensor: NDArray[Any]) -> InputRejectedError | None:
         """Why the model does not take such a tensor; None if it does."""
@@ -62,27 +68,38 @@ class Encoder:
             )
         return vectors
 
+    def run_tokens(self, batch: Sequence[Tokens]) -> list[TokenVectors]:
+        """Returns the last hidden states of each text: ``[tokens, dimensions]``, of unit length.
+
+        Tokens that the tokeniser added are left out, unless there are no others. Only for a model
+        that `gives_token_vectors`. Rows may hold NaN or infinity; errors are those of `run`.
+        """
+        assert self._pack.states is not None  # noqa: S101 - see above
+        feed = self._tokens_feed(batch)
+        (states,) = self._session.run([self._pack.states.name], feed)
+        if states.ndim != 3 or states.shape[:2] != feed["input_ids"].shape:
+            raise ModelError(
+                f"the model answered {list(feed['input_ids'].shape)} tokens with states of shape"
+                f" {list(states.shape)}"
+            )
+        with np.errstate(all="ignore"):  # NaN and infinity are the caller's to find
+            return [
+                _normalise(row[_content(text)].astype(np.float32, copy=False))
+                for row, text in zip(states, batch, strict=True)
+            ]
+
     def _vectors(self, batch: Sequence[Encodable]) -> NDArray[np.float32]:
         texts = [item for item in batch if isinstance(item, Tokens)]
         lengths = np.array([len(text.ids) for text in texts])
-        feed = self._tokens_feed(texts, lengths) if texts else self._tensors_feed(batch)
+        feed = self._tokens_feed(texts) if texts else self._tensors_feed(batch)
         (states,) = self._session.run([self._pack.output.name], feed)
         with np.errstate(all="ignore"):  # NaN and infinity are the caller's to find
             vectors = _pool(self._pack.pooling, states.astype(np.float32, copy=False), lengths)
             return _normalise(vectors) if self._pack.normalise else vectors
 
-    def _tokens_feed(
-        self, texts: Sequence[Tokens], lengths: NDArray[np.int64]
-    ) -> dict[str, NDArray[Any]]:
+    def _tokens_feed(self, texts: Sequence[Tokens]) -> dict[str, NDArray[Any]]:
         pad_id = self._pack.text.pad_id if self._pack.text else 0
-        # A tokeniser without special tokens makes no tokens of an empty text.
-        shape = (len(texts), max(1, int(lengths.max())))
-        ids = np.full(shape, pad_id, np.int64)
-        for row, text in zip(ids, texts, strict=True):
-            row[: len(text.ids)] = text.ids
-        mask = np.arange(shape[1]) < lengths[:, None]
-        arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        return {spec.name: arrays[spec.name].astype(spec.dtype) for spec in self._pack.inputs}
+        return tokens_feed(self._pack.inputs, pad_id, texts)
 
     def _tensors_feed(self, batch: Sequence[Encodable]) -> dict[str, NDArray[Any]]:
         return {self._pack.inputs[0].name: np.stack([np.asarray(item) for item in batch])}
@@ -122,6 +139,13 @@ def _pool(
     mask = (np.arange(states.shape[1]) < lengths[:, None]).astype(np.float32)
     total: NDArray[np.float32] = np.einsum("bsd,bs->bd", states, mask)
     return np.divide(total, np.maximum(lengths, 1)[:, None], dtype=np.float32)
+
+
+def _content(text: Tokens) -> NDArray[np.intp]:
+    """The places of a text's own tokens; those of all if it has none."""
+    special = np.zeros(len(text.ids), bool)
+    special[: len(text.special)] = text.special
+    return np.flatnonzero(special.all() | ~special)
 
 
 def _normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
