@@ -58,7 +58,7 @@ class Document:
     """A document with at least one chunk. Metadata and tags belong to all of its chunks.
 
     Either all chunks have vectors, or none has: then the index has this document with the same
-    chunks, and only metadata, tags and revision change.
+    chunks (and ``revision.content``), and only metadata, tags and ``revision.whole`` change.
     """
 
     id: str
@@ -107,7 +107,8 @@ class Index(Protocol):
     async def upsert(self, collection: Collection, documents: Sequence[Document]) -> None:
         """Stores documents; each replaces all that was there under its id, at once or not at all.
 
-        Raises `KeyError` with the id of a document without vectors that is not there any more.
+        Raises `KeyError` with the id of a document without vectors that is not there any more, or
+        is there with another ``revision.content``. Others of the call may be stored then.
         """
         ...
 
