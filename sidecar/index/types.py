@@ -21,6 +21,10 @@ class IndexUnavailableError(Exception):
     """The index is down or refuses; try again later. The message is fit for the caller."""
 
 
+class IndexSetupError(Exception):
+    """The index cannot be used until somebody changes something. The message says what."""
+
+
 @dataclass(frozen=True, slots=True)
 class Collection:
     """Documents that are searched together: their vectors come from one version of one model."""
@@ -93,7 +97,7 @@ class Index(Protocol):
         ...
 
     async def start(self) -> None:
-        """Opens or connects."""
+        """Opens or connects. Raises `IndexSetupError` if trying again would not help."""
         ...
 
     async def close(self) -> None:
