@@ -30,6 +30,15 @@ class BatchLimits:
     run_cost: int
 
 
+# Measured with bench/encoder.py: a CPU gains nothing from more tokens in a run, and a short run
+# delays the next caller less.
+TEXT_LIMITS = {
+    "cpu": BatchLimits(tokens=512, rows=128, run_cost=12),
+    "cuda": BatchLimits(tokens=16384, rows=256, run_cost=1024),
+}
+"""The limits for texts, by what the model runs on."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entry(Generic[T]):
     item: T

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sidecar.models.batcher import Batcher, BatchLimits
 from sidecar.models.types import ModelUnavailableError, QueueFullError
@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from sidecar.models.encoder import Encodable
-    from sidecar.models.types import Embedded, ModelCounters, ModelInput
+    from sidecar.models.types import ModelCounters
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """An input on its way to a vector. ``encodable`` is None until it is tokenised.
+class Job(Generic[In, Out]):
+    """An input on its way through a model. ``encodable`` is None until it is tokenised.
 
     ``length`` is in tokens, 1 for a tensor; only jobs of one ``kind`` may share a batch.
     """
 
-    input: ModelInput
-    future: asyncio.Future[Embedded]
+    input: In
+    future: asyncio.Future[Out]
     encodable: Encodable | None = None
     length: int = 1
     kind: Hashable = None
@@ -36,7 +39,7 @@ class Job:
         return self.future.cancelled()
 
 
-class InputQueue:
+class InputQueue(Generic[In, Out]):
     """Jobs wait here to be tokenised, and then to be computed. Safe to use from any thread.
 
     ``capacity`` bounds both together, in jobs. Jobs that nobody wants any more are dropped
@@ -49,15 +52,15 @@ class InputQueue:
         self._lock = threading.Lock()
         self._has_arrived = threading.Condition(self._lock)
         self._is_ready = threading.Condition(self._lock)
-        self._arrived: deque[Job] = deque()
-        self._tokenising: list[Job] = []
-        self._ready: Batcher[Job] = Batcher(limits)
+        self._arrived: deque[Job[In, Out]] = deque()
+        self._tokenising: list[Job[In, Out]] = []
+        self._ready: Batcher[Job[In, Out]] = Batcher(limits)
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._arrived) + len(self._tokenising) + len(self._ready)
 
-    def put(self, jobs: Sequence[Job]) -> None:
+    def put(self, jobs: Sequence[Job[In, Out]]) -> None:
         """Takes all of the jobs, or none.
 
         Raises `QueueFullError` if there is no room for them, `ModelUnavailableError` after `close`.
@@ -81,7 +84,7 @@ class InputQueue:
             self._has_arrived.notify()
             self._is_ready.notify()
 
-    def take_arrived(self, limit: int) -> list[Job] | None:
+    def take_arrived(self, limit: int) -> list[Job[In, Out]] | None:
         """Waits for jobs to tokenise and returns up to ``limit``; None after `close`."""
         with self._lock:
             self._has_arrived.wait_for(lambda: self._arrived or self._closed)
@@ -91,7 +94,7 @@ class InputQueue:
             self._tokenising = [self._arrived.popleft() for _ in range(count)]
             return self._tokenising
 
-    def put_ready(self, jobs: Sequence[Job]) -> None:
+    def put_ready(self, jobs: Sequence[Job[In, Out]]) -> None:
         """Takes back the jobs of the last `take_arrived`, less those that have failed."""
         with self._lock:
             self._tokenising = []
@@ -100,7 +103,7 @@ class InputQueue:
                     self._ready.add(job, job.length, job.kind)
                 self._is_ready.notify()
 
-    def take_batch(self) -> list[Job] | None:
+    def take_batch(self) -> list[Job[In, Out]] | None:
         """Waits for jobs to compute and returns the next batch; None after `close`."""
         with self._lock:
             while not self._closed:
@@ -110,7 +113,7 @@ class InputQueue:
                 self._is_ready.wait()
             return None
 
-    def close(self) -> list[Job]:
+    def close(self) -> list[Job[In, Out]]:
         """Empties the queue for good and returns what was in it."""
         with self._lock:
             left = [*self._arrived, *self._tokenising, *self._ready.discard(lambda _: True)]

@@ -1,0 +1,184 @@
+"""Reranks with the encoder at hand, by the vectors that it has for each token."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from sidecar.models.errors import SetupError
+from sidecar.models.pack_files import digest
+from sidecar.models.types import ModelError, ModelUnavailableError, RerankerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidecar.models.local import LocalEmbedder
+    from sidecar.models.types import Pair, TokenVectors
+
+# Part of the version: to be raised with every change in how a score is made.
+_ALGORITHM = b"maxsim 1"
+
+_log = logging.getLogger(__name__)
+
+
+def max_similarity(query: TokenVectors, passage: TokenVectors) -> float:
+    """MaxSim of ColBERT (Khattab and Zaharia 2020, https://arxiv.org/abs/2004.12832).
+
+    For each token of the query the largest cosine over the tokens of the passage, and of these the
+    mean, where ColBERT has the sum: so queries of all lengths score in [-1, 1]. 0 if either has
+    no tokens.
+    """
+    if not len(query) or not len(passage):
+        return 0.0
+    mean = float((query @ passage.T).max(axis=1).mean())
+    return min(1.0, max(-1.0, mean))  # rounding may lead out of the range
+
+
+@dataclass(slots=True, eq=False)
+class _Text:
+    """A text of one call: its token vectors, and the pairs that still need them."""
+
+    tokens: asyncio.Future[TokenVectors]
+    pairs: set[_Scoring] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
+class _Scoring:
+    """A pair of one call, and the scores that are wanted of it: one each time it was given."""
+
+    query: _Text
+    passage: _Text
+    scores: set[asyncio.Future[float]] = field(default_factory=set)
+
+    def is_over(self) -> bool:
+        return all(score.done() for score in self.scores)
+
+    def end(self, outcome: float | BaseException) -> None:
+        for score in self.scores:
+            if score.done():
+                continue
+            if isinstance(outcome, BaseException):
+                score.set_exception(outcome)
+            else:
+                score.set_result(outcome)
+
+
+class LateInteractionReranker:
+    """A `Reranker` that compares the token vectors of an encoder: see `max_similarity`.
+
+    The texts of a call wait in the encoder's queue, each of them once. A pair is scored as soon as
+    both its texts are there, and token vectors go when the last pair that needs them has its score.
+    """
+
+    def __init__(self, embedder: LocalEmbedder) -> None:
+        """Raises `SetupError` if the encoder has no token vectors. It is not closed by `close`."""
+        model = embedder.info
+        if not embedder.gives_token_vectors:
+            raise SetupError(
+                f"model {model.name} cannot rerank: its graph has no output with a vector for each"
+                " token. Name the pack of a cross-encoder in model.reranker, or export the graph"
+                " with an output last_hidden_state, [batch, sequence, dimensions]"
+            )
+        version = digest([model.version.encode(), _ALGORITHM])
+        self.info = RerankerInfo(f"{model.name}-maxsim", version, model.runs_on)
+        self._embedder = embedder
+        self._pending: set[_Scoring] = set()
+        self._ready: list[_Scoring] = []
+        self._scorer: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def submit(self, pairs: Sequence[Pair]) -> list[asyncio.Future[float]]:
+        """Queues pairs and returns at once; see `Reranker.submit`."""
+        if self._closed:
+            raise ModelUnavailableError("the model is shutting down; try another replica")
+        loop = asyncio.get_running_loop()
+        prompts = self._embedder.info.prompts
+        query_prompt, passage_prompt = prompts.get("query", ""), prompts.get("document", "")
+        prompted = [(query_prompt + query, passage_prompt + passage) for query, passage in pairs]
+        texts = self._queue_texts(prompted)
+        scorings: dict[Pair, _Scoring] = {}
+        futures: list[asyncio.Future[float]] = []
+        for pair in prompted:
+            if pair not in scorings:
+                scorings[pair] = self._begin(texts[pair[0]], texts[pair[1]])
+            futures.append(self._want(scorings[pair], loop.create_future()))
+        return futures
+
+    async def close(self) -> None:
+        """Ends the scoring in progress; all other pairs fail with `ModelUnavailableError`."""
+        self._closed = True
+        error = ModelUnavailableError("the model is shutting down; try another replica")
+        for scoring in self._pending:
+            scoring.end(error)
+        self._ready.clear()
+        if self._scorer is not None:
+            await asyncio.wait({self._scorer})
+
+    def _queue_texts(self, pairs: Sequence[Pair]) -> dict[str, _Text]:
+        # Queries first: then they are seldom what a passage waits for.
+        texts = dict.fromkeys(chain((query for query, _ in pairs), (text for _, text in pairs)))
+        tokens = self._embedder.submit_tokens(list(texts))
+        queued = {text: _Text(future) for text, future in zip(texts, tokens, strict=True)}
+        for text in queued.values():
+            text.tokens.add_done_callback(partial(self._arrived, text))
+        return queued
+
+    def _begin(self, query: _Text, passage: _Text) -> _Scoring:
+        scoring = _Scoring(query, passage)
+        query.pairs.add(scoring)
+        passage.pairs.add(scoring)
+        self._pending.add(scoring)
+        return scoring
+
+    def _want(self, scoring: _Scoring, score: asyncio.Future[float]) -> asyncio.Future[float]:
+        scoring.scores.add(score)
+        score.add_done_callback(partial(self._ended, scoring))
+        return score
+
+    def _ended(self, scoring: _Scoring, score: asyncio.Future[float]) -> None:
+        """Gives up what a pair needed when the last of its scores has ended, or is cancelled."""
+        scoring.scores.discard(score)
+        if scoring.scores:
+            return
+        self._pending.discard(scoring)
+        for text in (scoring.query, scoring.passage):
+            text.pairs.discard(scoring)
+            if not text.pairs:
+                text.tokens.cancel()
+
+    def _arrived(self, text: _Text, tokens: asyncio.Future[TokenVectors]) -> None:
+        """Scores the pairs of which both texts are there now; fails those of a text that failed."""
+        if tokens.cancelled():  # by us: no pair needs it
+            return
+        error = tokens.exception()
+        for scoring in text.pairs:
+            if error is not None:
+                scoring.end(error)
+            elif scoring.query.tokens.done() and scoring.passage.tokens.done():
+                self._ready.append(scoring)
+        if self._ready and (self._scorer is None or self._scorer.done()):
+            self._scorer = asyncio.create_task(self._score_ready())
+
+    async def _score_ready(self) -> None:
+        while self._ready:
+            scorings = [scoring for scoring in self._ready if not scoring.is_over()]
+            self._ready.clear()
+            self._pending.difference_update(scorings)
+            vectors = [(one.query.tokens.result(), one.passage.tokens.result()) for one in scorings]
+            outcomes: Sequence[float | ModelError]
+            try:
+                outcomes = await asyncio.to_thread(_max_similarities, vectors)
+            except Exception as error:  # out of memory, say
+                _log.exception("%s could not score %d pairs", self.info.name, len(scorings))
+                reason = type(error).__name__
+                outcomes = [ModelError(f"the pair was not scored ({reason})")] * len(scorings)
+            for scoring, outcome in zip(scorings, outcomes, strict=True):
+                scoring.end(outcome)
+
+
+def _max_similarities(vectors: Sequence[tuple[TokenVectors, TokenVectors]]) -> list[float]:
+    return [max_similarity(query, passage) for query, passage in vectors]
