@@ -1,6 +1,6 @@
 """Finds the cached query nearest to a new one, by the cosine of their vectors, in memory.
 
-The search is exact: one product of a matrix and a vector, about 0.2 ms for 10,000 rows of 384
+The search is exact: every vector is looked at, which takes 0.2 ms for 10,000 rows of 384
 elements. That is no index to search documents with; it is enough to know what was asked of late.
 """
 
@@ -130,7 +130,8 @@ class _Scope:
     def nearest(self, unit: Vector, count: int, now_ms: int) -> tuple[list[Match], list[bytes]]:
         """The nearest, and some of those that have expired."""
         size = len(self.keys)
-        similarities = self._matrix[:size] @ unit
+        # Not `@`, which waits for threads of its own: on busy CPUs, a hundred times as long.
+        similarities = np.vecdot(self._matrix[:size], unit)
         expired = np.flatnonzero(self._expires[:size] <= now_ms)
         similarities[expired] = -np.inf
         count = min(count, size - len(expired))
