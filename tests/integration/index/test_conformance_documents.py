@@ -201,7 +201,7 @@ async def test_documents_come_in_pages_in_the_order_of_their_ids(
     collection: Collection,
     document: MakeDocument,
 ) -> None:
-    ids = ["10", "9", "B", "a", "a\u0301", "ab", "b", "z", "ä", "例", "👩"]
+    ids = ["10", "9", "B", "a", "ab", "a\u0301", "b", "z", "ä", "例", "👩"]
     assert ids == sorted(ids)
     await index.upsert(collection, [document(one, [1, 0, 0, 0]) for one in reversed(ids)])
     pages = []
@@ -210,13 +210,13 @@ async def test_documents_come_in_pages_in_the_order_of_their_ids(
         pages.append([one.id for one in page])
         after = page[-1].id
     assert pages == [ids[:4], ids[4:8], ids[8:]]
-    await index.delete(collection, ["9", "ab"])
+    await index.delete(collection, ["9", "a\u0301"])
     await index.upsert(collection, [document("AA", [1, 0, 0, 0])])
     assert [one.id for one in await index.documents(collection, "5", 4)] == [
         "AA",
         "B",
         "a",
-        "a\u0301",
+        "ab",
     ]
 
 

@@ -1,0 +1,181 @@
+"""The embedded index: exact, in the memory of this process, kept in a folder if there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import structlog
+
+from sidecar.index.memory_store import IndexFile
+from sidecar.index.memory_table import Stored, Table
+from sidecar.index.types import IndexUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from sidecar.index.filters import Filter
+    from sidecar.index.types import Collection, Document, Hit, Revision, Vector
+
+T = TypeVar("T")
+
+_LOADED_TOGETHER = 1000
+
+_log = structlog.get_logger()
+
+
+class MemoryIndex:
+    """An `Index` of this process alone.
+
+    Changes are made by one thread, first in the file, then in memory; searches and other reads
+    are made by others meanwhile.
+
+    Args:
+        folder: made, for this user only, if it is missing; without one, nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._file = None if folder is None else IndexFile(folder)
+        self._identity = secrets.token_hex(16)
+        # Those with documents. A table is complete before it is put here.
+        self._tables: dict[Collection, Table] = {}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="embercache-index")
+
+    @property
+    def identity(self) -> str:
+        """As `Index.identity`: that of the file, or else of this object. Known after `start`."""
+        return self._identity
+
+    async def start(self) -> None:
+        """Loads all documents. Raises `IndexSetupError` if the folder cannot be used as it is."""
+        await self._in_turn(self._open)
+
+    async def close(self) -> None:
+        """Ends the changes that are in progress and lets go of the folder."""
+        if self._file is not None:
+            await self._in_turn(self._file.close)
+        self._writer.shutdown(wait=False)
+
+    async def revisions(self, collection: Collection, ids: Sequence[str]) -> list[Revision | None]:
+        """As `Index.revisions`."""
+        table = self._tables.get(collection)
+        if table is None:
+            return [None] * len(ids)
+        return await asyncio.to_thread(table.revisions, ids)
+
+    async def upsert(self, collection: Collection, documents: Sequence[Document]) -> None:
+        """As `Index.upsert`; all of the documents are stored, or none."""
+        await self._in_turn(partial(self._upsert, collection, documents))
+
+    async def delete(self, collection: Collection, ids: Sequence[str]) -> list[bool]:
+        """As `Index.delete`; all of the documents are removed, or none."""
+        return await self._in_turn(partial(self._delete, collection, ids))
+
+    async def search(
+        self, collection: Collection, vector: Vector, count: int, where: Filter | None
+    ) -> list[Hit]:
+        """As `Index.search`; exact."""
+        table = self._tables.get(collection)
+        if table is None:
+            return []
+        return await asyncio.to_thread(table.search, vector, count, where)
+
+    async def collections(self) -> list[Collection]:
+        """As `Index.collections`."""
+        return list(self._tables)
+
+    async def documents(self, collection: Collection, after: str, count: int) -> list[Document]:
+        """As `Index.documents`."""
+        table = self._tables.get(collection)
+        if table is None:
+            return []
+        return list(map(_whole, await asyncio.to_thread(table.page, after, count)))
+
+    async def _in_turn(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns in the thread that makes the changes."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+
+    def _open(self) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.open()
+            self._identity = self._file.identity
+            stored = self._file.documents()
+            while some := list(islice(stored, _LOADED_TOGETHER)):
+                for collection in {collection for collection, _ in some}:
+                    self._add(collection, [one for place, one in some if place == collection])
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _upsert(self, collection: Collection, documents: Sequence[Document]) -> None:
+        if not documents:
+            return
+        stored = [self._stored(collection, document) for document in documents]
+        if self._file is not None:
+            self._write(partial(self._file.put, collection, stored))
+        self._add(collection, stored)
+
+    def _delete(self, collection: Collection, ids: Sequence[str]) -> list[bool]:
+        table = self._tables.get(collection)
+        if table is None:
+            return [False] * len(ids)
+        found = [revision is not None for revision in table.revisions(ids)]
+        if self._file is not None and any(found):
+            self._write(partial(self._file.delete, collection, ids))
+        table.delete(ids)
+        if not len(table):
+            del self._tables[collection]
+        return found
+
+    def _add(self, collection: Collection, stored: Sequence[Stored]) -> None:
+        table = self._tables.get(collection)
+        if table is None:
+            table = Table(collection.dimensions)
+        elif table.is_sparse:
+            table = table.without_dead()
+        table.put(stored)
+        self._tables[collection] = table
+
+    def _stored(self, collection: Collection, document: Document) -> Stored:
+        """What is to be stored; raises `KeyError` as `Index.upsert` does."""
+        bare = replace(
+            document,
+            chunks=tuple(replace(chunk, vector=None) for chunk in document.chunks),
+            metadata=dict(document.metadata),
+        )
+        given = [chunk.vector for chunk in document.chunks if chunk.vector is not None]
+        if given:
+            return Stored(bare, np.stack(given).astype(np.float32, copy=False))
+        table = self._tables.get(collection)
+        old = None if table is None else table.get(document.id)
+        if old is None or old.document.revision.content != document.revision.content:
+            raise KeyError(document.id)
+        return Stored(bare, old.vectors)
+
+    def _write(self, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except (sqlite3.Error, OSError) as error:
+            _log.error("index cannot write", reason=str(error))
+            raise IndexUnavailableError(
+                "the index cannot write to its disk, so nothing was changed; "
+                "its log says why: free some space or mend the disk, then retry"
+            ) from error
+
+
+def _whole(stored: Stored) -> Document:
+    """The document with its vectors."""
+    chunks = zip(stored.document.chunks, stored.vectors, strict=True)
+    return replace(
+        stored.document, chunks=tuple(replace(chunk, vector=vector) for chunk, vector in chunks)
+    )

@@ -1,0 +1,244 @@
+"""The documents of an embedded index in one SQLite file. Blocking: all calls from one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+import zlib
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sidecar.cache.keys import canonical
+from sidecar.index.memory_table import Stored
+from sidecar.index.types import Chunk, Collection, Document, IndexSetupError, Revision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE about (identity TEXT NOT NULL);
+CREATE TABLE collections (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    model TEXT NOT NULL,
+    version TEXT NOT NULL,
+    dimensions INTEGER NOT NULL,
+    UNIQUE (namespace, name, model, version, dimensions)
+);
+CREATE TABLE documents (
+    collection INTEGER NOT NULL REFERENCES collections,
+    id TEXT NOT NULL,
+    content BLOB NOT NULL,
+    whole BLOB NOT NULL,
+    body TEXT NOT NULL,
+    vectors BLOB NOT NULL,
+    checksum INTEGER NOT NULL,
+    UNIQUE (collection, id)
+);
+"""
+_ELEMENT = np.dtype("<f4")
+# A few vectors of usual sizes fit on a page together with their texts.
+_PAGE_BYTES = 16 * 1024
+_LOG_BYTES = 16 * 1024 * 1024
+
+
+class IndexFile:
+    """A folder with the documents of an index. One process at a time has it.
+
+    What `put` or `delete` returned from outlives a kill of the process and, as far as the disk
+    keeps its word, a loss of power. Both raise `sqlite3.Error` or `OSError`, and nothing is changed
+    then.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / "index.db"
+        self._lock: int | None = None
+        self._connection: sqlite3.Connection | None = None
+        self.identity = ""
+
+    def open(self) -> None:
+        """Opens the file, or makes it. Raises `IndexSetupError` if that cannot be done."""
+        with self._explained():
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _lock(self._folder)
+            # Before SQLite makes it; its other files get the mode of this one.
+            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            connection = self._connection = sqlite3.connect(self._path, isolation_level=None)
+            # Bytes that are no text are for the checksum to find.
+            connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                _create(connection)
+            elif version != _SCHEMA_VERSION:
+                raise IndexSetupError(
+                    f"the index file {self._path} is of format {version}, and this version of the "
+                    f"sidecar reads format {_SCHEMA_VERSION}; use the version that wrote it"
+                )
+            for pragma in (
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                f"journal_size_limit = {_LOG_BYTES}",
+                "secure_delete = FAST",
+            ):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+            [self.identity] = connection.execute("SELECT identity FROM about").fetchone()
+
+    def documents(self) -> Iterator[tuple[Collection, Stored]]:
+        """All that is in the file. Raises `IndexSetupError` if something in it is damaged."""
+        with self._explained():
+            rows = self._opened().execute(
+                "SELECT namespace, name, model, version, dimensions,"
+                " documents.id, content, whole, body, vectors, checksum"
+                " FROM documents JOIN collections ON collections.id = collection"
+            )
+            for *place, one, content, whole, body, vectors, checksum in rows:
+                if checksum != _checksum(one, content, whole, body, vectors):
+                    raise sqlite3.DatabaseError("a checksum is wrong")
+                collection = Collection(*place)
+                yield collection, _stored(collection, one, Revision(content, whole), body, vectors)
+
+    def put(self, collection: Collection, documents: Sequence[Stored]) -> None:
+        """Stores all documents or none; each replaces the one that has its id."""
+        place = _place(collection)
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO collections (namespace, name, model, version, dimensions)"
+                " VALUES (?, ?, ?, ?, ?)",
+                place,
+            )
+            connection.executemany(
+                f"INSERT OR REPLACE INTO documents VALUES (({_FIND}), ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                ((*place, *_row(stored)) for stored in documents),
+            )
+
+    def delete(self, collection: Collection, ids: Sequence[str]) -> None:
+        """Removes all those documents that are there, or none."""
+        place = _place(collection)
+        with self._transaction() as connection:
+            connection.executemany(
+                f"DELETE FROM documents WHERE collection = ({_FIND}) AND id = ?",  # noqa: S608
+                ((*place, one) for one in ids),
+            )
+
+    def close(self) -> None:
+        """Closes the file and lets go of the folder."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _opened(self) -> sqlite3.Connection:
+        assert self._connection is not None  # noqa: S101
+        return self._connection
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._opened()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Says of failures what to do about them."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise IndexSetupError(
+                f"cannot open the index file {self._path} ({error}); look at its disk and its owner"
+            ) from error
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+            raise IndexSetupError(
+                f"the index file {self._path} is damaged ({error}); restore it from a backup, or "
+                "move it away and store the documents again"
+            ) from error
+        except OSError as error:
+            raise IndexSetupError(
+                f"cannot use the index folder {self._folder}: {error.strerror}; "
+                "the sidecar must be able to write there"
+            ) from error
+
+
+_FIND = (
+    "SELECT id FROM collections"
+    " WHERE namespace = ? AND name = ? AND model = ? AND version = ? AND dimensions = ?"
+)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    # Only an empty file can be told the size of its pages.
+    connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+    connection.executescript(
+        f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION};"  # noqa: S608 - ours
+        "INSERT INTO about VALUES (lower(hex(randomblob(16)))); COMMIT;"
+    )
+
+
+def _place(collection: Collection) -> tuple[str | int, ...]:
+    return (
+        collection.namespace,
+        collection.name,
+        collection.model,
+        collection.version,
+        collection.dimensions,
+    )
+
+
+def _row(stored: Stored) -> tuple[Any, ...]:
+    document = stored.document
+    body = json.dumps(
+        {
+            "metadata": document.metadata,
+            "tags": document.tags,
+            "chunks": [(chunk.id, chunk.text) for chunk in document.chunks],
+        },
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+    vectors = stored.vectors.astype(_ELEMENT, copy=False).tobytes()
+    parts = (document.id, document.revision.content, document.revision.whole, body, vectors)
+    return (*parts, _checksum(*parts))
+
+
+def _stored(
+    collection: Collection, one: str, revision: Revision, body: str, vectors: bytes
+) -> Stored:
+    parts = json.loads(body)
+    chunks = tuple(Chunk(name, text, None) for name, text in parts["chunks"])
+    document = Document(one, chunks, parts["metadata"], tuple(parts["tags"]), revision)
+    matrix = np.frombuffer(vectors, _ELEMENT).astype(np.float32, copy=False)
+    return Stored(document, matrix.reshape(len(chunks), collection.dimensions))
+
+
+def _checksum(one: str, content: bytes, whole: bytes, body: str, vectors: bytes) -> int:
+    return zlib.crc32(vectors, zlib.crc32(canonical((one.encode(), content, whole, body.encode()))))
+
+
+def _lock(folder: Path) -> int:
+    """Holds the folder until the descriptor is closed, by us or by the end of the process."""
+    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise IndexSetupError(
+            f"the index folder {folder} is used by another process; "
+            "give every sidecar a folder of its own"
+        ) from None
+    return descriptor
