@@ -106,6 +106,11 @@ class ModelSettings(_Section):
     folder: Path = Field(default_factory=default_folder, description="where packs are kept")
     provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models run")
     threads: int = Field(0, ge=0, description="threads of one run; 0 for the CPUs available")
+    rerankers: Words = Field(
+        ("maxsim",),
+        description="'maxsim', which is the first model's own token vectors, or names or folders of"
+        " cross-encoders; the first is the default",
+    )
     normalise: Words = Field(
         (), description="changes made to texts before anything else: nfc, strip, lower"
     )
@@ -160,6 +165,9 @@ class CacheSettings(_Section):
     document_ttl: Lifetime = Field(
         None, description="lifetime of entities, tensors and texts declared documents"
     )
+    search_ttl: Lifetime = Field(600.0, description="lifetime of lists of search results")
+    empty_search_ttl: Seconds = Field(60.0, gt=0, description="lifetime of those that are empty")
+    rerank_ttl: Lifetime = Field(600.0, description="lifetime of a reranker's scores")
     ttl_jitter: float = Field(
         0.1, ge=0, lt=1, description="largest share by which a lifetime is shortened at random"
     )
@@ -176,6 +184,9 @@ class HotSettings(_Section):
     """The hot tier: memory."""
 
     max_bytes: Bytes = Field(256 * 2**20, description="capacity; 0 for no hot tier")
+    policy: Literal["s3fifo", "lru"] = Field(
+        "s3fifo", description="what stays when it is full: s3fifo is not emptied by a scan"
+    )
 
 
 class DiskSettings(_Section):
@@ -212,6 +223,75 @@ class RedisSettings(_Section):
         return None if value == "" else value
 
 
+class IndexSettings(_Section):
+    """Where documents are kept and found."""
+
+    url: SecretStr = Field(
+        SecretStr(""),
+        description="memory://, memory:///FOLDER, redis:// (Redis 8) or postgresql:// (pgvector);"
+        " empty for redis.url, or without that for memory://",
+    )
+    password_file: Path | None = Field(None, description="file that holds the password, of Redis")
+
+    @field_validator("password_file", mode="before")
+    @classmethod
+    def _is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+
+class SemanticSettings(_Section):
+    """Answers given to other queries that mean the same."""
+
+    namespaces: Words = Field((), description="where they are given unless a call declines")
+    threshold: float = Field(
+        0.95, gt=0, le=1, description="least cosine of two queries, unless a call says otherwise"
+    )
+    entries: int = Field(20_000, ge=0, description="most queries that are compared with")
+    verifier: str = Field(
+        "", description="gRPC address of a SemanticVerifier that is asked each time; empty for none"
+    )
+    verifier_timeout: Seconds = Field(
+        0.2, gt=0, description="longest wait for it; then the answer is computed"
+    )
+
+
+class PopularSettings(_Section):
+    """The queries asked most, for warming."""
+
+    queries: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="most queries tracked in a namespace, with their text, here and in Redis; 0 for"
+        " none",
+    )
+
+
+class WarmingSettings(_Section):
+    """Warming at a time when there is little to do."""
+
+    window: str = Field("", description="hours in UTC, like 02:00-05:00; empty for never")
+    queries: int = Field(1000, ge=1, description="popular queries of each namespace")
+    per_second: float = Field(20.0, gt=0, description="most queries a second")
+
+    @field_validator("window")
+    @classmethod
+    def _is_window(cls, value: str) -> str:
+        hour = r"([01]\d|2[0-3]):[0-5]\d"
+        if value and not re.fullmatch(f"{hour}-{hour}", value):
+            raise ValueError("write HH:MM-HH:MM, like 02:00-05:00, or nothing")
+        return value
+
+
+class PriceSettings(_Section):
+    """What computing costs, for statistics; in any currency."""
+
+    per_call: float = Field(0.0, ge=0, description="for each item computed")
+    per_1000_tokens: float = Field(
+        0.0, ge=0, description="for each 1,000 tokens that a model reads"
+    )
+
+
 class LogSettings(_Section):
     """Logs, on standard error."""
 
@@ -231,6 +311,11 @@ class Settings(_Section):
     hot: HotSettings = Field(default_factory=HotSettings)
     disk: DiskSettings = Field(default_factory=DiskSettings)
     redis: RedisSettings = Field(default_factory=RedisSettings)
+    index: IndexSettings = Field(default_factory=IndexSettings)
+    semantic: SemanticSettings = Field(default_factory=SemanticSettings)
+    popular: PopularSettings = Field(default_factory=PopularSettings)
+    warming: WarmingSettings = Field(default_factory=WarmingSettings)
+    prices: PriceSettings = Field(default_factory=PriceSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @model_validator(mode="after")

@@ -18,18 +18,24 @@ OTHERS = "(others)"
 class Account:
     """Counters since start-up of one kind of entries, in one namespace, of one model.
 
-    ``answered`` counts items by the tier that answered. ``tokens_saved`` are the tokens that a
-    model would have read for the items that a tier answered. ``compute_seconds`` is the time from
-    asking the model for an item to its answer, summed over the items computed.
+    ``answered`` counts items by the tier that answered, ``whole`` those in responses that were
+    given again whole, from memory. ``tokens_saved`` are the tokens that a model would have read
+    for what a tier answered. Times are summed over items: ``compute_seconds`` from asking the
+    model to its answer, ``lookup_seconds`` before that, and ``hit_seconds`` of ``timed_hits``
+    that were found in a tier.
     """
 
     kind: str
     namespace: str
     model: str
     answered: dict[Tier, int] = field(default_factory=lambda: dict.fromkeys(Tier, 0))
+    whole: int = 0
     failed: int = 0
     tokens_saved: int = 0
     compute_seconds: float = 0.0
+    lookup_seconds: float = 0.0
+    hit_seconds: float = 0.0
+    timed_hits: int = 0
     hot_entries: int = 0
     hot_bytes: int = 0
     evictions: int = 0

@@ -2,10 +2,9 @@
 
 Little-endian throughout::
 
-    0   u8   format, 1
-    1   u8   codec of the payload
-    2   u8   flags: 1 truncated, 2 a content digest follows the header
-    3   u8   number of tags
+    0   u8   format, 2
+    1   u8   codec of the payload; and flags: 64 truncated, 128 a content digest follows the header
+    2   u16  number of tags
     4   u32  dimensions
     8   u32  tokens
     12  i64  created, milliseconds since the Unix epoch
@@ -31,15 +30,16 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT = 1
-_HEADER = struct.Struct("<BBBBIIqq")
+FORMAT = 2
+_HEADER = struct.Struct("<BBHIIqq")
 _CHECKSUM = struct.Struct("<I")
 _TAG = struct.Struct("<16sq")
 _SCALE = struct.Struct("<f")
 _HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 # 127 steps of it are still a float32.
 _LARGEST_SCALE = float(np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0)))
-_TRUNCATED, _HAS_CONTENT = 1, 2
+_TRUNCATED, _HAS_CONTENT = 64, 128
+_CODEC_BITS = 63
 _CONTENT_BYTES = 16
 
 
@@ -54,12 +54,17 @@ class Codec(enum.IntEnum):
     FLOAT16 = 2
     INT8 = 3
     """A float32 scale, then one signed byte an element: element = byte * scale."""
+    BYTES = 4
+    """Not a vector: as many bytes as there are dimensions."""
 
     def payload_bytes(self, dimensions: int) -> int:
         """Length of the payload of a vector of that many elements."""
         if self is Codec.INT8:
             return _SCALE.size + dimensions
-        return dimensions * (4 if self is Codec.FLOAT32 else 2)
+        return dimensions * _ELEMENT_BYTES[self]
+
+
+_ELEMENT_BYTES = {Codec.FLOAT32: 4, Codec.FLOAT16: 2, Codec.BYTES: 1}
 
 
 def encode_vector(vector: NDArray[np.float32], codec: Codec) -> bytes:
@@ -104,7 +109,7 @@ def split_scale(payload: bytes) -> tuple[float, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What was computed for one input: a vector and what the model said of the input."""
+    """What was computed for one input: mostly a vector, and what the model said of the input."""
 
     payload: bytes
     codec: Codec
@@ -135,8 +140,7 @@ def pack(entry: Entry, key: bytes) -> bytes:
     flags = (_TRUNCATED if value.truncated else 0) | (_HAS_CONTENT if entry.content else 0)
     header = _HEADER.pack(
         FORMAT,
-        value.codec,
-        flags,
+        value.codec | flags,
         len(entry.tags),
         value.dimensions,
         value.tokens,
@@ -158,14 +162,14 @@ def unpack(data: bytes, key: bytes) -> Entry:
     header, body = data[: _HEADER.size], data[_HEADER_BYTES:]
     if _CHECKSUM.unpack_from(data, _HEADER.size)[0] != _checksum(key, header, body):
         raise CorruptValueError("checksum does not match")
-    _, codec, flags, tag_count, dimensions, tokens, created, expires = _HEADER.unpack(header)
+    _, flags, tag_count, dimensions, tokens, created, expires = _HEADER.unpack(header)
     content_end = _CONTENT_BYTES if flags & _HAS_CONTENT else 0
     tags_end = content_end + tag_count * _TAG.size
     payload = body[tags_end:]
     try:
-        known = Codec(codec)
+        known = Codec(flags & _CODEC_BITS)
     except ValueError:
-        raise CorruptValueError(f"unknown codec {codec}") from None
+        raise CorruptValueError(f"unknown codec {flags & _CODEC_BITS}") from None
     if len(payload) != known.payload_bytes(dimensions):
         raise CorruptValueError("payload is not as long as its dimensions say")
     return Entry(

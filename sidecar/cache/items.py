@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
+    from sidecar.cache.accounts import Account
     from sidecar.cache.codec import Entry, Value
+    from sidecar.cache.generations import NamespaceState
 
 
 class Tier(Enum):
@@ -49,10 +51,31 @@ class NotCachedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a call asks of the cache. ``tags`` are digests."""
+    """What a call asks of the cache, and whose account it is on. ``tags`` are digests."""
 
     mode: CacheMode
     tags: tuple[bytes, ...]
+    account: Account
+
+
+class Check(Protocol):
+    """What a call asks of an entry beside its key: not every one under it may do."""
+
+    @property
+    def name(self) -> Hashable:
+        """Calls whose checks have other names do not share a computation."""
+        ...
+
+    def suffices(self, entry: Entry) -> bool:
+        """Whether the entry is enough for the call."""
+        ...
+
+    def renewed(self, state: NamespaceState, entry: Entry) -> Entry | None:
+        """An entry some of whose tags have moved, under their present generations.
+
+        None unless it is known that what moved them left it right.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +90,7 @@ class Want:
     content: bytes
     source: Any
     ttl: float | None
+    check: Check | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +99,20 @@ class Answer:
 
     entry: Entry
     tier: Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What was computed for an item, and how it is to be stored.
+
+    ``tags`` are digests that come to those of the call, their generations known before what they
+    stand for was looked at. ``most_ttl`` bounds the lifetime, in seconds.
+    """
+
+    value: Value
+    tags: tuple[bytes, ...] = ()
+    most_ttl: float | None = None
+    stores: bool = True
 
 
 class Loader(Protocol):
@@ -88,8 +126,8 @@ class Loader(Protocol):
         """
         ...
 
-    def value(self, result: Any, /) -> Value:
-        """What to store of a future's result."""
+    def product(self, result: Any, /) -> Product:
+        """What a future's result is to the cache."""
         ...
 
 

@@ -12,6 +12,7 @@ import random
 import time
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sidecar.cache.codec import CorruptValueError, Entry, pack, unpack
@@ -20,25 +21,29 @@ from sidecar.cache.items import Answer, CacheMode, NotCachedError, Tier
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sidecar.cache.codec import Value
+    from sidecar.cache.accounts import Account
     from sidecar.cache.generations import Generations, NamespaceState
     from sidecar.cache.hot import HotTier
     from sidecar.cache.items import Loader, LowerTier, Policy, Want
 
 
+_COMPUTED = (Tier.COMPUTED, Tier.COALESCED)
+
+
 @dataclass(slots=True)
 class ReadThroughCounters:
-    """Items since start-up, by what answered them; and values refused as corrupt, by tier."""
+    """Values refused as corrupt since start-up, by tier."""
 
-    answered: dict[Tier, int]
     corrupt: dict[Tier, int]
-    failed: int = 0
 
 
 class _Flight:
     """One item on its way. ``done`` holds its answer, or the error, as a plain result."""
 
-    __slots__ = ("done", "name", "removed", "replace", "stores", "ttl", "waiters", "want", "work")
+    __slots__ = (
+        *("done", "name", "removed", "replace", "stores", "submitted", "ttl", "waiters"),
+        *("want", "work"),
+    )
 
     def __init__(self, name: object, want: Want, mode: CacheMode) -> None:
         self.name = name
@@ -47,6 +52,7 @@ class _Flight:
         self.ttl: float | None = None
         self.replace = mode is CacheMode.REFRESH
         self.removed = False
+        self.submitted = 0.0
         self.waiters = 0
         self.done: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
         self.work: asyncio.Future[Any] | None = None
@@ -75,7 +81,7 @@ class ReadThrough:
         ttl_jitter: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.counters = ReadThroughCounters(dict.fromkeys(Tier, 0), dict.fromkeys(Tier, 0))
+        self.counters = ReadThroughCounters(dict.fromkeys(Tier, 0))
         self._hot = hot
         self._generations = generations
         self._lower = [(t, s) for t, s in ((Tier.DISK, disk), (Tier.WARM, warm)) if s is not None]
@@ -88,6 +94,7 @@ class ReadThrough:
         self, state: NamespaceState, wants: Sequence[Want], policy: Policy, loader: Loader
     ) -> list[Answer | Exception]:
         """Answers every item in order, each on its own: with an entry, or with its error."""
+        began = perf_counter()
         results: list[Answer | Exception | None] = [None] * len(wants)
         if policy.mode.reads:
             results = [self._hot_answer(state, want) for want in wants]
@@ -97,11 +104,7 @@ class ReadThrough:
             for index, result in zip(missing, await self._wait(joined), strict=True):
                 results[index] = result
         answers = [result for result in results if result is not None]
-        for result in answers:
-            if isinstance(result, Answer):
-                self.counters.answered[result.tier] += 1
-            else:
-                self.counters.failed += 1
+        _count(policy.account, answers, perf_counter() - began)
         return answers
 
     def remove(self, keys: Sequence[bytes]) -> None:
@@ -131,15 +134,19 @@ class ReadThrough:
         if entry.content != want.content:
             return None
         if held.stamp != state.stamp:
-            if not state.is_current(entry.tags):
+            current = _current(state, want, entry)
+            if current is None:
                 return None
+            held.value = entry = current
             held.stamp = state.stamp
+        if want.check is not None and not want.check.suffices(entry):
+            return None
         return Answer(entry, Tier.HOT)
 
-    def _keep_hot(self, state: NamespaceState, key: bytes, entry: Entry) -> None:
+    def _keep_hot(self, state: NamespaceState, key: bytes, entry: Entry, account: Account) -> None:
         ttl = entry.expires_ms / 1000 - self._clock() if entry.expires_ms else float("inf")
         size = len(entry.value.payload) + len(entry.tags) * 128
-        self._hot.put(key, entry, size, ttl=ttl, stamp=state.stamp)
+        self._hot.put(key, entry, size, account, ttl=ttl, stamp=state.stamp)
 
     # Flights
 
@@ -153,7 +160,7 @@ class ReadThrough:
         joined: list[tuple[_Flight, bool]] = []
         started: list[_Flight] = []
         for want in wants:
-            name = (want.key, want.content, kind)
+            name = (want.key, want.content, kind, want.check.name if want.check else None)
             flight = flights.get(name)
             first = flight is None
             if flight is None:
@@ -197,23 +204,26 @@ class ReadThrough:
     async def _run(
         self, state: NamespaceState, flights: list[_Flight], policy: Policy, loader: Loader
     ) -> None:
+        began = perf_counter()
         try:
             # Before anything is computed: an invalidation that comes meanwhile must count.
             await self._generations.resolve(state, policy.tags)
             tags = _stamped(state, policy.tags)
             if policy.mode.reads:
                 for tier, store in self._lower:
-                    flights = await self._look_up(state, tier, store, flights)
+                    flights = await self._look_up(state, tier, store, flights, policy.account)
             wanted = [flight for flight in flights if flight.waiters]
             if policy.mode is CacheMode.ONLY_IF_CACHED:
                 for flight in wanted:
                     self._land(flight, NotCachedError("not in any tier of the cache"))
             elif wanted:
+                submitted = perf_counter()
                 works = loader.submit([flight.want.source for flight in wanted])
+                policy.account.lookup_seconds += (submitted - began) * len(wanted)
                 for flight, work in zip(wanted, works, strict=True):
-                    flight.work = work
+                    flight.work, flight.submitted = work, submitted
                     work.add_done_callback(
-                        partial(self._computed, state, flight, tags, loader.value)
+                        partial(self._computed, state, flight, tags, loader, policy.account)
                     )
         except Exception as error:
             for flight in flights:
@@ -224,35 +234,47 @@ class ReadThrough:
         state: NamespaceState,
         flight: _Flight,
         tags: tuple[tuple[bytes, int], ...] | None,
-        to_value: Callable[[Any], Value],
+        loader: Loader,
+        account: Account,
         work: asyncio.Future[Any],
     ) -> None:
         if work.cancelled():
             self._land(flight, asyncio.InvalidStateError("the computation was cancelled"))
             return
         try:
-            value = to_value(work.result())
+            product = loader.product(work.result())
         except Exception as error:
             self._land(flight, error)
             return
+        account.compute_seconds += perf_counter() - flight.submitted
         now = self._clock()
         expires, ttl = 0, flight.ttl
+        if product.most_ttl is not None:
+            ttl = product.most_ttl if ttl is None else min(ttl, product.most_ttl)
         if ttl is not None:
             expires = int((now + ttl * (1 - self._ttl_jitter * random.random())) * 1000)  # noqa: S311
-        entry = Entry(value, int(now * 1000), expires, flight.want.content, tags or ())
+        if tags is not None and product.tags:
+            more = _stamped(state, product.tags)
+            tags = None if more is None else tags + more
+        entry = Entry(product.value, int(now * 1000), expires, flight.want.content, tags or ())
         # An invalidation may have come while the model was at work.
-        stores = flight.stores and not flight.removed
+        stores = flight.stores and product.stores and not flight.removed
         if stores and tags is not None and state.is_current(tags):
             # What the key does not cover may have changed, so the last writer wins there.
             replace = flight.replace or bool(flight.want.content)
-            self._keep_hot(state, flight.want.key, entry)
+            self._keep_hot(state, flight.want.key, entry, account)
             self._write_back(flight.want.key, entry, replace=replace, above=None)
         self._land(flight, Answer(entry, Tier.COMPUTED))
 
     # Lower tiers
 
     async def _look_up(
-        self, state: NamespaceState, tier: Tier, store: LowerTier, flights: list[_Flight]
+        self,
+        state: NamespaceState,
+        tier: Tier,
+        store: LowerTier,
+        flights: list[_Flight],
+        account: Account,
     ) -> list[_Flight]:
         """Lands the flights whose entries this tier has; returns the others."""
         flights = [flight for flight in flights if flight.waiters]
@@ -267,16 +289,15 @@ class ReadThrough:
             state, (tag for entry in entries if entry is not None for tag, _ in entry.tags)
         )
         missing = []
-        for flight, entry in zip(flights, entries, strict=True):
-            if entry is None:
-                missing.append(flight)
-            elif self._is_valid(state, flight.want, entry):
+        for flight, found in zip(flights, entries, strict=True):
+            entry = None if found is None else self._valid(state, flight.want, found)
+            if entry is not None:
                 if not flight.removed:
-                    self._keep_hot(state, flight.want.key, entry)
+                    self._keep_hot(state, flight.want.key, entry, account)
                     self._write_back(flight.want.key, entry, replace=True, above=tier)
                 self._land(flight, Answer(entry, tier))
             else:
-                flight.replace = True
+                flight.replace |= found is not None
                 missing.append(flight)
         return missing
 
@@ -288,9 +309,15 @@ class ReadThrough:
             store.delete([flight.want.key])
             return None
 
-    def _is_valid(self, state: NamespaceState, want: Want, entry: Entry) -> bool:
+    def _valid(self, state: NamespaceState, want: Want, entry: Entry) -> Entry | None:
+        """The entry as it may answer, if it may."""
         unexpired = entry.expires_ms == 0 or entry.expires_ms > self._clock() * 1000
-        return unexpired and entry.content == want.content and state.is_current(entry.tags)
+        if not unexpired or entry.content != want.content:
+            return None
+        current = _current(state, want, entry)
+        if current is None or want.check is None or want.check.suffices(current):
+            return current
+        return None
 
     def _write_back(self, key: bytes, entry: Entry, *, replace: bool, above: Tier | None) -> None:
         """Queues the entry for the lower tiers, or for those above the one it came from."""
@@ -300,6 +327,28 @@ class ReadThrough:
                 return
             data = data or pack(entry, key)
             store.put(key, data, entry.expires_ms, replace=replace)
+
+
+def _count(account: Account, answers: Sequence[Answer | Exception], seconds: float) -> None:
+    found = 0
+    for answer in answers:
+        if isinstance(answer, Exception):
+            account.failed += 1
+            continue
+        account.answered[answer.tier] += 1
+        if answer.tier not in _COMPUTED:
+            account.tokens_saved += answer.entry.value.tokens
+            found += 1
+    if found == len(answers):
+        account.hit_seconds += seconds * found
+        account.timed_hits += found
+
+
+def _current(state: NamespaceState, want: Want, entry: Entry) -> Entry | None:
+    """The entry if nothing that it depends on has changed, else as the want's check renews it."""
+    if state.is_current(entry.tags):
+        return entry
+    return None if want.check is None else want.check.renewed(state, entry)
 
 
 def _stamped(state: NamespaceState, tags: Sequence[bytes]) -> tuple[tuple[bytes, int], ...] | None:

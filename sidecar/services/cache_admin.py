@@ -1,4 +1,4 @@
-"""CacheService: what the cache did, and what of it is to go."""
+"""CacheService.Stats and Flush: what this sidecar's cache did, and its own tiers emptied."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from typing import TYPE_CHECKING
 from embercache.v1 import cache_pb2, common_pb2
 
 from sidecar import __version__
-from sidecar.cache.generations import InvalidationNotSharedError
 from sidecar.cache.items import Tier
 from sidecar.models.types import ModelUnavailableError
-from sidecar.services.embed_request import MAX_TAGS, decode, namespace, tag_digests
-from sidecar.services.embed_wire import TIER_NUMBER
-from sidecar.services.errors import CallError, invalid
+from sidecar.services.errors import invalid
+from sidecar.services.requests import decode
+from sidecar.services.usage import usage
+from sidecar.services.wire import TIER_NUMBER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from typing import Any
 
+    from sidecar.cache.accounts import Accounts
     from sidecar.cache.disk import DiskTier
-    from sidecar.cache.generations import Generations
     from sidecar.cache.hot import HotTier
     from sidecar.cache.read_through import ReadThrough
+    from sidecar.cache.redis_memory import RedisMemory
+    from sidecar.cache.semantic_report import SemanticReport
     from sidecar.cache.warm import WarmTier
+    from sidecar.config import PriceSettings
+    from sidecar.models.router import ModelRouter
     from sidecar.models.types import Embedder
-    from sidecar.services.embed import EmbedService
-    from sidecar.services.embed_request import RequestReader
-
-_MAX_TAGS_INVALIDATED = 1000
+    from sidecar.services.stored import StoredResponses
 
 
 class CacheAdmin:
-    """Answers CacheService of cache.proto: bytes in, bytes out.
+    """Answers Stats and Flush of cache.proto: bytes in, bytes out.
 
     Raises what `sidecar.services.errors.as_call_error` turns into a status.
     """
@@ -40,24 +41,28 @@ class CacheAdmin:
     def __init__(
         self,
         *,
-        models: Mapping[str, Embedder],
-        reader: RequestReader,
-        embed: EmbedService,
+        models: ModelRouter,
+        accounts: Accounts,
+        responses: Sequence[StoredResponses],
+        semantic: SemanticReport,
         cache: ReadThrough,
         hot: HotTier[Any],
         disk: DiskTier | None,
         warm: WarmTier | None,
-        generations: Generations,
+        memory: RedisMemory | None,
+        prices: PriceSettings,
     ) -> None:
         self._started = time.monotonic()
         self._models = models
-        self._reader = reader
-        self._embed = embed
+        self._accounts = accounts
+        self._responses = responses
+        self._semantic = semantic
         self._cache = cache
         self._hot = hot
         self._disk = disk
         self._warm = warm
-        self._generations = generations
+        self._memory = memory
+        self._prices = prices
 
     async def stats(self, raw: bytes) -> bytes:
         """Stats."""
@@ -66,35 +71,21 @@ class CacheAdmin:
 
     def collect(self) -> cache_pb2.StatsResponse:
         """Every counter of this sidecar."""
-        counters = self._cache.counters
         return cache_pb2.StatsResponse(
             version=__version__,
             uptime_seconds=time.monotonic() - self._started,
-            response_hits=self._embed.response_hits,
+            response_hits=sum(each.hits for each in self._responses),
             tiers=[self._tier(tier) for tier in Tier],
-            items_failed=counters.failed,
+            items_failed=sum(account.failed for account in self._accounts),
             warm=self._warm_state(),
-            models=[_model(name, embedder) for name, embedder in self._models.items()],
+            models=[
+                _model(name, embedder)
+                for name, embedder in zip(self._models.names(), self._models, strict=True)
+            ],
             disk=self._disk_state(),
+            usage=usage(self._accounts, self._hot.ages(), self._prices),
+            semantic=self._semantic_stats(),
         )
-
-    async def invalidate(self, raw: bytes) -> bytes:
-        """Invalidate."""
-        request = decode(cache_pb2.InvalidateRequest, raw)
-        name = namespace(request.namespace)
-        match request.WhichOneof("target"):
-            case "tags":
-                tags = tag_digests(request.tags.tags, _MAX_TAGS_INVALIDATED)
-                if not tags:
-                    raise invalid("name at least one tag")
-                await self._generations.invalidate_tags(name, tags)
-            case "inputs":
-                await self._remove_inputs(name, request.inputs)
-            case "whole_namespace":
-                await self._generations.invalidate_namespace(name)
-            case _:
-                raise invalid("say what to invalidate: tags, inputs or whole_namespace")
-        return cache_pb2.InvalidateResponse().SerializeToString()
 
     async def flush(self, raw: bytes) -> bytes:
         """Flush."""
@@ -111,40 +102,14 @@ class CacheAdmin:
             entries += await self._disk.clear()
         return cache_pb2.FlushResponse(entries=entries).SerializeToString()
 
-    async def _remove_inputs(self, name: str, target: cache_pb2.InvalidateRequest.Inputs) -> None:
-        info = self._reader.model(target.model).info
-        input_type, prompt = self._reader.input_prompt(info, target.input_type)
-        items = [self._reader.item(entry, prompt, input_type) for entry in target.inputs]
-        for item in items:
-            if isinstance(item, CallError):
-                raise item
-        tags = tag_digests(target.tags, MAX_TAGS)
-        # A removal under an epoch of yesterday would remove nothing.
-        state, is_agreed = await self._generations.agree(name)
-        keys = [
-            self._embed.key(name, info, state.epoch, item, tags)
-            for item in items
-            if not isinstance(item, CallError)
-        ]
-        if not keys:
-            raise invalid("name at least one input")
-        # This sidecar first, so that it obeys even if Redis cannot be told.
-        self._cache.remove(keys)
-        await self._generations.remove_shared(state, keys)
-        if not is_agreed:
-            raise InvalidationNotSharedError(
-                "Redis did not say under which epoch others keep the entries: repeat the call"
-            )
-
     def _tier(self, tier: Tier) -> cache_pb2.TierStats:
-        counters = self._cache.counters
-        whole = self._embed.response_items if tier is Tier.HOT else 0
         stats = cache_pb2.TierStats(
             tier=TIER_NUMBER[tier],  # type: ignore[arg-type]
-            answered=counters.answered[tier] + whole,
-            corrupt=counters.corrupt[tier],
+            answered=sum(account.answered[tier] for account in self._accounts),
+            corrupt=self._cache.counters.corrupt[tier],
         )
         if tier is Tier.HOT:
+            stats.answered += sum(account.whole for account in self._accounts)
             stats.entries = len(self._hot)
             stats.bytes = self._hot.bytes
             stats.capacity_bytes = self._hot.capacity_bytes
@@ -169,7 +134,7 @@ class CacheAdmin:
         )
 
     def _warm_state(self) -> cache_pb2.WarmState:
-        if self._warm is None:
+        if self._warm is None or self._memory is None:
             return cache_pb2.WarmState(state=cache_pb2.WarmState.STATE_OFF)
         counters = self._warm.counters
         up = self._warm.state == "up"
@@ -178,7 +143,29 @@ class CacheAdmin:
             errors=counters.errors,
             skipped=counters.skipped,
             writes_dropped=counters.writes_dropped,
+            memory_bytes=self._memory.used_bytes,
+            memory_limit_bytes=self._memory.limit_bytes,
         )
+
+    def _semantic_stats(self) -> list[cache_pb2.SemanticStats]:
+        return [
+            cache_pb2.SemanticStats(
+                namespace=namespace,
+                bands=[
+                    cache_pb2.SemanticStats.Band(
+                        to=band.upper,
+                        looked_up=band.looked_up,
+                        answered=band.answered,
+                        refused_by_guard=band.refused_by_guard,
+                        refused_by_verifier=band.refused_by_verifier,
+                        below_threshold=band.below_threshold,
+                        **{"from": band.lower},
+                    )
+                    for band in bands
+                ],
+            )
+            for namespace, bands in self._semantic.items()
+        ]
 
 
 def _model(name: str, embedder: Embedder) -> cache_pb2.ModelStats:

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
-from embercache.v1 import common_pb2, embed_pb2
-from google.protobuf.message import DecodeError, Message
+from embercache.v1 import embed_pb2
 
 from sidecar.cache.codec import Codec
-from sidecar.cache.items import CacheMode
 from sidecar.cache.keys import digest
-from sidecar.config import NAME_PATTERN
 from sidecar.services.errors import CallError, invalid
+from sidecar.services.requests import MAX_ID_BYTES, cache_choices, decode, enum_value, namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from sidecar.config import ServerSettings
-    from sidecar.models.types import Embedder, ModelInfo, ModelInput
+    from sidecar.models.router import ModelRouter
+    from sidecar.models.types import Embedder, ModelInfo, ModelInput, RerankerInfo
+    from sidecar.services.requests import CacheChoices
 
-T = TypeVar("T")
-M = TypeVar("M", bound=Message)
-
-DEFAULT_NAMESPACE = "default"
-MAX_TAGS = 16
-_MAX_TAG_BYTES = 256
-_MAX_ID_BYTES = 1024
-_MAX_TTL_SECONDS = 10 * 365 * 86400
-
-_NAME = re.compile(NAME_PATTERN)
-_MODES: dict[int, CacheMode] = {
-    common_pb2.CACHE_MODE_UNSPECIFIED: CacheMode.DEFAULT,
-    common_pb2.CACHE_MODE_DEFAULT: CacheMode.DEFAULT,
-    common_pb2.CACHE_MODE_REFRESH: CacheMode.REFRESH,
-    common_pb2.CACHE_MODE_BYPASS: CacheMode.BYPASS,
-    common_pb2.CACHE_MODE_NO_STORE: CacheMode.NO_STORE,
-    common_pb2.CACHE_MODE_ONLY_IF_CACHED: CacheMode.ONLY_IF_CACHED,
-}
 _ENCODINGS: dict[int, Codec] = {
     embed_pb2.ENCODING_UNSPECIFIED: Codec.FLOAT32,
     embed_pb2.ENCODING_FLOAT32: Codec.FLOAT32,
@@ -88,9 +69,13 @@ class ParsedRequest:
     items: list[Item | CallError]
     encoding: Codec
     fail_truncated: bool
-    mode: CacheMode
-    ttl: float | None
-    tags: tuple[bytes, ...]
+    cache: CacheChoices
+
+    @property
+    def is_single_query(self) -> bool:
+        """Whether this is one text that is no document: what may become a popular query."""
+        item = self.items[0]
+        return len(self.items) == 1 and isinstance(item, Item) and not item.is_document
 
 
 class RequestReader:
@@ -98,7 +83,7 @@ class RequestReader:
 
     def __init__(
         self,
-        models: Mapping[str, Embedder],
+        models: ModelRouter,
         limits: ServerSettings,
         normalise: Sequence[str],
     ) -> None:
@@ -132,12 +117,7 @@ class RequestReader:
             )
         embedder = self.model(request.model)
         info = embedder.info
-        if request.model_version not in ("", info.version):
-            raise CallError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"model {info.name} is loaded in version {info.version}, not in the one asked for:"
-                " ask for that one, or leave model_version empty",
-            )
+        check_version(info, request.model_version)
         input_type = enum_value(_INPUT_TYPES, request.input_type, "input_type")
         prompt = info.prompts.get(input_type, "")
         return ParsedRequest(
@@ -147,20 +127,16 @@ class RequestReader:
             items=[self.item(entry, prompt, input_type) for entry in request.inputs],
             encoding=enum_value(_ENCODINGS, request.encoding, "encoding"),
             fail_truncated=enum_value(_TRUNCATIONS, request.truncation, "truncation"),
-            mode=enum_value(_MODES, request.cache.mode, "cache.mode"),
-            ttl=_ttl(request.cache),
-            tags=tag_digests(request.cache.tags, MAX_TAGS),
+            cache=cache_choices(request.cache),
         )
 
     def model(self, name: str) -> Embedder:
         """The model of that name, or the first for an empty one. Raises `CallError`."""
-        if not name:
-            return next(iter(self._models.values()))
-        embedder = self._models.get(name)
+        embedder = self._models.resolve(name)
         if embedder is None:
             raise CallError(
                 grpc.StatusCode.NOT_FOUND,
-                f"no such model here: choose one of {', '.join(self._models)}, or add it to"
+                f"no such model here: choose one of {', '.join(self._models.names())}, or add it to"
                 " model.packs",
             )
         return embedder
@@ -175,7 +151,7 @@ class RequestReader:
         try:
             match entry.WhichOneof("input"):
                 case "text":
-                    return self._text(entry.text, prompt, input_type)
+                    return self.text(entry.text, prompt, input_type)
                 case "entity":
                     return self._entity(entry.entity, prompt)
                 case "tensor":
@@ -185,20 +161,22 @@ class RequestReader:
         except CallError as error:
             return error
 
-    def _text(self, text: str, prompt: str, input_type: str) -> Item:
+    def text(self, text: str, prompt: str, input_type: str) -> Item:
+        """A text as an input. Raises `CallError` if it is too long."""
         source = self._source(text, prompt)
         parts = (b"text", prompt.encode(), source.encode())
         return Item(parts, b"", source, is_document=input_type == "document")
 
     def _entity(self, entity: embed_pb2.Entity, prompt: str) -> Item:
         name, chunk = entity.id.encode(), entity.chunk_id.encode()
-        if not 1 <= len(name) <= _MAX_ID_BYTES or len(chunk) > _MAX_ID_BYTES:
-            raise invalid(f"an entity needs an id of 1 to {_MAX_ID_BYTES} bytes, chunk_id no more")
+        if not 1 <= len(name) <= MAX_ID_BYTES or len(chunk) > MAX_ID_BYTES:
+            raise invalid(f"an entity needs an id of 1 to {MAX_ID_BYTES} bytes, chunk_id no more")
         source = self._source(entity.text, prompt)
         parts = (b"entity", prompt.encode(), name, chunk)
         return Item(parts, digest(b"text", source.encode()), source, is_document=True)
 
-    def _source(self, text: str, prompt: str) -> str:
+    def check_text(self, text: str) -> None:
+        """Raises `CallError` for a text that is longer than allowed."""
         # A character is at least a byte, so most texts need not be encoded to be measured.
         limit = self._limits.max_text_bytes
         if len(text) > limit or (len(text) * 4 > limit and len(text.encode()) > limit):
@@ -206,42 +184,20 @@ class RequestReader:
                 f"the text is longer than {limit} bytes: split it into chunks, or raise"
                 " server.max_text_bytes"
             )
+
+    def _source(self, text: str, prompt: str) -> str:
+        self.check_text(text)
         return prompt + (self._normalise(text) if self._normalise else text)
 
 
-def decode(message_type: type[M], raw: bytes) -> M:
-    """A message of that type from bytes. Raises `CallError`."""
-    try:
-        return message_type.FromString(raw)
-    except DecodeError:
-        name = message_type.DESCRIPTOR.full_name
-        raise invalid(
-            f"the bytes are not a {name}: use the published protos, and UTF-8 in every string"
-        ) from None
-
-
-def namespace(name: str) -> str:
-    """The namespace of that name, or the default for an empty one. Raises `CallError`."""
-    if name and not _NAME.fullmatch(name):
-        raise invalid("a namespace has 1 to 64 letters, digits, '.', '_' or '-'")
-    return name or DEFAULT_NAMESPACE
-
-
-def tag_digests(tags: Sequence[str], limit: int) -> tuple[bytes, ...]:
-    """The digest of each tag, without repetition. Raises `CallError`."""
-    if len(tags) > limit:
-        raise invalid(f"there are {len(tags)} tags, more than the {limit} allowed in one call")
-    encoded = [tag.encode() for tag in tags]
-    if not all(1 <= len(tag) <= _MAX_TAG_BYTES for tag in encoded):
-        raise invalid(f"a tag has 1 to {_MAX_TAG_BYTES} bytes")
-    return tuple(dict.fromkeys(digest(b"tag", tag) for tag in encoded))
-
-
-def enum_value(meanings: Mapping[int, T], number: int, field: str) -> T:
-    """What an enum's number means. Raises `CallError` for one that is not known here."""
-    if number not in meanings:
-        raise invalid(f"{field} has the unknown value {number}: this sidecar may be too old for it")
-    return meanings[number]
+def check_version(info: ModelInfo | RerankerInfo, wanted: str) -> None:
+    """Raises `CallError` if a model is not in the version that a call wants."""
+    if wanted not in ("", info.version):
+        raise CallError(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"model {info.name} is loaded in version {info.version}, not in the one asked for:"
+            " ask for that one, or leave the version empty",
+        )
 
 
 def normaliser(steps: Sequence[str]) -> Callable[[str], str] | None:
@@ -261,19 +217,6 @@ def normaliser(steps: Sequence[str]) -> Callable[[str], str] | None:
         return text
 
     return normalise
-
-
-def _ttl(options: common_pb2.CacheOptions) -> float | None:
-    """The lifetime asked for in seconds, None if the default is to apply."""
-    if not options.HasField("ttl"):
-        return None
-    seconds = options.ttl.seconds + options.ttl.nanos / 1e9
-    if not 0 < seconds <= _MAX_TTL_SECONDS:
-        raise invalid(
-            "cache.ttl must be positive and at most ten years: leave it out for the default, or"
-            " use CACHE_MODE_NO_STORE to store nothing"
-        )
-    return seconds
 
 
 def _tensor(tensor: embed_pb2.Tensor) -> Item:

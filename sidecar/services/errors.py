@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
 import structlog
 
 from sidecar.cache.generations import InvalidationNotSharedError
 from sidecar.cache.items import NotCachedError
+from sidecar.index.types import IndexUnavailableError
 from sidecar.models.types import (
     InputRejectedError,
     ModelError,
@@ -14,6 +17,9 @@ from sidecar.models.types import (
     QueueFullError,
     VersionChangedError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _log = structlog.get_logger()
 
@@ -24,6 +30,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (ModelUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (VersionChangedError, grpc.StatusCode.FAILED_PRECONDITION),
     (InvalidationNotSharedError, grpc.StatusCode.UNAVAILABLE),
+    (IndexUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (ModelError, grpc.StatusCode.INTERNAL),
 )
 
@@ -66,3 +73,12 @@ def as_call_error(error: Exception) -> CallError:
     return CallError(
         grpc.StatusCode.INTERNAL, "an error inside the sidecar; its log has the details"
     )
+
+
+def raise_if_all_may_be_retried(results: Sequence[object]) -> None:
+    """Ends the call itself where that is all there is to say, so that clients' retries apply."""
+    failures = [result for result in results if isinstance(result, CallError)]
+    if not failures or len(failures) < len(results):
+        return
+    if failures[0].code in RETRYABLE and len({failure.code for failure in failures}) == 1:
+        raise failures[0]

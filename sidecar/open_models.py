@@ -1,0 +1,118 @@
+"""Opens what computes the misses: models and rerankers, here or behind other sidecars."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING
+
+import structlog
+
+from sidecar.config import NAME_PATTERN
+from sidecar.models.cross_encoder import CrossEncoderReranker
+from sidecar.models.errors import SetupError
+from sidecar.models.late_interaction import LateInteractionReranker
+from sidecar.models.local import LocalEmbedder
+from sidecar.models.packs import resolve
+from sidecar.models.remote import RemoteEmbedder
+from sidecar.models.router import ModelRouter
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Container
+    from pathlib import Path
+
+    from sidecar.config import Settings
+    from sidecar.models.types import Embedder, Reranker
+
+MAXSIM = "maxsim"
+
+_log = structlog.get_logger()
+
+
+async def open_models(settings: Settings, exits: contextlib.AsyncExitStack) -> ModelRouter:
+    """The models by their names. Raises `SetupError`."""
+    models: dict[str, Embedder] = {}
+    for pack in settings.model.packs:
+        if settings.encoder.target == "local":
+            folder = resolve(pack, settings.model.folder)
+            _check_name(folder.name, models)
+            local = await _load_local(settings, folder)
+            exits.push_async_callback(local.close)
+            models[local.info.name] = local
+        else:
+            _check_name(pack, models)
+            remote = RemoteEmbedder(
+                pack,
+                settings.encoder.target,
+                queue_inputs=settings.encoder.queue_inputs,
+                timeout=settings.encoder.timeout,
+            )
+            exits.push_async_callback(remote.close)
+            await remote.start()
+            models[pack] = remote
+    return ModelRouter(models)
+
+
+def _check_name(name: str, taken: Container[str]) -> None:
+    if name in (".", "..") or not re.fullmatch(NAME_PATTERN, name):
+        raise SetupError(
+            f"model.packs: {name!r} cannot be the name of a model, which is that of its folder and"
+            " has 1 to 64 letters, digits, '.', '_' or '-': rename the folder, or link to it under"
+            " another name"
+        )
+    if name in taken:
+        raise SetupError(
+            f"model.packs: two models have the name {name}: leave one out, or rename its folder, or"
+            " link to it under another name"
+        )
+
+
+async def _load_local(settings: Settings, folder: Path) -> LocalEmbedder:
+    embedder = await asyncio.to_thread(
+        LocalEmbedder.load,
+        folder,
+        folder.name,
+        provider=settings.model.provider,
+        threads=settings.model.threads or None,
+        batch_tokens=settings.encoder.batch_tokens or None,
+        queue_inputs=settings.encoder.queue_inputs,
+    )
+    info = embedder.info
+    _log.info("model loaded", model=info.name, version=info.version, runs_on=info.runs_on)
+    return embedder
+
+
+async def open_rerankers(
+    settings: Settings, models: ModelRouter, exits: contextlib.AsyncExitStack
+) -> dict[str, Reranker]:
+    """The rerankers by their names. Raises `SetupError`."""
+    rerankers: dict[str, Reranker] = {}
+    for name in settings.model.rerankers:
+        reranker = await _open_reranker(settings, name, models)
+        if reranker is not None:
+            exits.push_async_callback(reranker.close)
+            rerankers[reranker.info.name] = reranker
+    return rerankers
+
+
+async def _open_reranker(settings: Settings, name: str, models: ModelRouter) -> Reranker | None:
+    if name != MAXSIM:
+        folder = resolve(name, settings.model.folder)
+        return await asyncio.to_thread(
+            CrossEncoderReranker.load,
+            folder,
+            folder.name,
+            settings.model.provider,
+            settings.model.threads or None,
+            settings.encoder.queue_inputs,
+        )
+    first = next(iter(models))
+    if not isinstance(first, LocalEmbedder):
+        return None
+    try:
+        return LateInteractionReranker(first)
+    except SetupError as error:
+        # It is the default: who does not rerank must not be stopped by it.
+        _log.warning("there is no reranker", reason=str(error))
+        return None

@@ -1,0 +1,238 @@
+"""Puts services on top of models, tiers and index, and gives each method its place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from sidecar.cache.events import EventConsumer
+from sidecar.cache.popular import PopularQueries
+from sidecar.cache.redis_memory import RedisMemory
+from sidecar.cache.semantic import SemanticIndex
+from sidecar.cache.semantic_follower import SemanticFollower
+from sidecar.cache.semantic_report import SemanticReport
+from sidecar.index.open import open_index
+from sidecar.index.types import IndexUnavailableError
+from sidecar.models.verifier import Verifier
+from sidecar.open_tiers import keep_running
+from sidecar.services.cache_admin import CacheAdmin
+from sidecar.services.documents import DocumentService
+from sidecar.services.embed import EmbedService
+from sidecar.services.embed_request import RequestReader
+from sidecar.services.invalidation import Invalidation
+from sidecar.services.rerank import RerankService
+from sidecar.services.scores import Scores
+from sidecar.services.search import SearchService
+from sidecar.services.search_request import SearchReader
+from sidecar.services.semantic import SemanticAnswers
+from sidecar.services.stored import StoredResponses
+from sidecar.services.vectors import Vectors
+from sidecar.transport.handlers import service, stream, unary
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import grpc
+
+    from sidecar.config import Settings
+    from sidecar.index.types import Index
+    from sidecar.models.router import ModelRouter
+    from sidecar.models.types import Reranker
+    from sidecar.open_tiers import Tiers
+    from sidecar.telemetry.metrics import CallMetrics
+
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.2, 5.0
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that answers calls."""
+
+    embed: EmbedService
+    search: SearchService
+    documents: DocumentService
+    rerank: RerankService
+    invalidation: Invalidation
+    admin: CacheAdmin
+    embed_responses: StoredResponses
+    search_responses: StoredResponses
+
+
+async def open_services(
+    settings: Settings,
+    models: ModelRouter,
+    rerankers: Mapping[str, Reranker],
+    tiers: Tiers,
+    exits: contextlib.AsyncExitStack,
+) -> Services:
+    """The services, ready to answer. Raises `IndexUrlError` or `IndexSetupError`."""
+    index = await _open_index(settings, exits)
+    popular = PopularQueries(settings.popular.queries, tiers.warm, settings.cache.prefix)
+    note = popular.note if settings.popular.queries else _ignore
+    embed_responses = StoredResponses("Embed", tiers.hot, note)
+    search_responses = StoredResponses("Search", tiers.hot, note)
+    vectors = Vectors(tiers.cache, tiers.accounts, settings.cache)
+    scores = Scores(tiers.cache, tiers.accounts, settings.cache)
+    requests = RequestReader(models, settings.server, settings.model.normalise)
+    reader = SearchReader(requests, rerankers, settings.semantic)
+    semantic = await _open_semantic(settings, tiers, exits)
+    most = settings.server.max_batch_items
+    embed = EmbedService(
+        models=models,
+        reader=requests,
+        vectors=vectors,
+        responses=embed_responses,
+        generations=tiers.generations,
+    )
+    search = SearchService(
+        requests=requests,
+        reader=reader,
+        index=index,
+        cache=tiers.cache,
+        accounts=tiers.accounts,
+        vectors=vectors,
+        scores=scores,
+        semantic=semantic,
+        responses=search_responses,
+        generations=tiers.generations,
+        settings=settings.cache,
+    )
+    invalidation = Invalidation(
+        requests=requests,
+        reader=reader,
+        vectors=vectors,
+        search=search,
+        cache=tiers.cache,
+        generations=tiers.generations,
+    )
+    memory = None
+    if tiers.warm is not None:
+        memory = RedisMemory(tiers.warm)
+        keep_running(memory.run(), exits)
+        events = EventConsumer(tiers.warm, settings.cache.prefix, invalidation.apply)
+        keep_running(events.run(), exits)
+    if settings.popular.queries:
+        keep_running(popular.run(), exits)
+    return Services(
+        embed=embed,
+        search=search,
+        documents=DocumentService(
+            requests=requests,
+            reader=reader,
+            index=index,
+            vectors=vectors,
+            generations=tiers.generations,
+            max_documents=most,
+        ),
+        rerank=RerankService(
+            requests=requests,
+            reader=reader,
+            scores=scores,
+            generations=tiers.generations,
+            max_passages=most,
+        ),
+        invalidation=invalidation,
+        admin=CacheAdmin(
+            models=models,
+            accounts=tiers.accounts,
+            responses=(embed_responses, search_responses),
+            semantic=semantic.report,
+            cache=tiers.cache,
+            hot=tiers.hot,
+            disk=tiers.disk,
+            warm=tiers.warm,
+            memory=memory,
+            prices=settings.prices,
+        ),
+        embed_responses=embed_responses,
+        search_responses=search_responses,
+    )
+
+
+def handlers(services: Services, metrics: CallMetrics) -> list[grpc.GenericRpcHandler]:
+    """What the server is to call for each method."""
+    embed, search = services.embed, services.search
+    documents, admin = services.documents, services.admin
+    return [
+        service(
+            "embercache.v1.EmbedService",
+            {
+                "Embed": unary(embed.embed, "Embed", metrics, services.embed_responses.get),
+                "EmbedStream": stream(embed.embed_stream, "EmbedStream", metrics),
+                "ListModels": unary(embed.list_models, "ListModels", metrics),
+            },
+        ),
+        service(
+            "embercache.v1.SearchService",
+            {
+                "Search": unary(search.search, "Search", metrics, services.search_responses.get),
+                "Upsert": unary(documents.upsert, "Upsert", metrics),
+                "Delete": unary(documents.delete, "Delete", metrics),
+                "Rerank": unary(services.rerank.rerank, "Rerank", metrics),
+            },
+        ),
+        service(
+            "embercache.v1.CacheService",
+            {
+                "Stats": unary(admin.stats, "Stats", metrics),
+                "Invalidate": unary(services.invalidation.invalidate, "Invalidate", metrics),
+                "PublishEvents": unary(
+                    services.invalidation.publish_events, "PublishEvents", metrics
+                ),
+                "Flush": unary(admin.flush, "Flush", metrics),
+            },
+        ),
+    ]
+
+
+async def _open_index(settings: Settings, exits: contextlib.AsyncExitStack) -> Index:
+    url, password_file = settings.index.url.get_secret_value(), settings.index.password_file
+    if not url:
+        url = settings.redis.url.get_secret_value() or "memory://"
+        password_file = settings.redis.password_file
+    index = open_index(url, redis_password_file=password_file)
+    exits.push_async_callback(index.close)
+    try:
+        await index.start()
+    except IndexUnavailableError as error:
+        # Embed does without it, and so must the start of the sidecar.
+        _log.warning("the index cannot be reached", reason=str(error))
+        keep_running(_start_later(index), exits)
+    return index
+
+
+async def _start_later(index: Index) -> None:
+    delay = _FIRST_RETRY_SECONDS
+    while True:
+        await asyncio.sleep(delay)
+        with contextlib.suppress(IndexUnavailableError):
+            await index.start()
+            _log.info("the index is there")
+            return
+        delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
+
+
+async def _open_semantic(
+    settings: Settings, tiers: Tiers, exits: contextlib.AsyncExitStack
+) -> SemanticAnswers:
+    chosen = settings.semantic
+    index = SemanticIndex(chosen.entries, time.time)
+    follower = verifier = None
+    if tiers.warm is not None:
+        follower = SemanticFollower(tiers.warm, settings.cache.prefix, index, chosen.entries)
+        keep_running(follower.run(), exits)
+    if chosen.verifier:
+        verifier = Verifier(chosen.verifier, chosen.verifier_timeout)
+        exits.push_async_callback(verifier.close)
+    return SemanticAnswers(index, SemanticReport(), follower=follower, verifier=verifier)
+
+
+def _ignore(_kind: str, _namespace: str, _request: bytes, _weight: int) -> None:
+    """What takes note of popular queries where they are not tracked."""

@@ -1,0 +1,142 @@
+"""Opens everything that keeps entries, and what keeps it right."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sidecar.cache.accounts import Accounts
+from sidecar.cache.disk import DiskTier
+from sidecar.cache.follower import InvalidationFollower
+from sidecar.cache.generations import (
+    NAMESPACES_A_ROUND,
+    SYNCHRONISE_SECONDS,
+    Generations,
+    StoreUnavailableError,
+)
+from sidecar.cache.hot import HotTier
+from sidecar.cache.local_generations import LocalGenerations
+from sidecar.cache.read_through import ReadThrough
+from sidecar.cache.redis_connect import connect
+from sidecar.cache.redis_generations import RedisGenerations
+from sidecar.cache.warm import WarmTier
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from sidecar.config import Settings
+
+_FLUSH_SECONDS = 5.0
+_CONNECT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """Everything that keeps entries."""
+
+    hot: HotTier[Any]
+    disk: DiskTier | None
+    warm: WarmTier | None
+    generations: Generations
+    cache: ReadThrough
+    accounts: Accounts
+
+
+def keep_running(work: Coroutine[Any, Any, None], exits: contextlib.AsyncExitStack) -> None:
+    """Runs something beside all else until the context is left."""
+    exits.push_async_callback(_end_task, asyncio.create_task(work))
+
+
+async def _end_task(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> Tiers:
+    """Opens the tiers. Raises `RedisUrlError` or `DiskLockedError`."""
+    hot: HotTier[Any] = HotTier(settings.hot.max_bytes, time.monotonic, settings.hot.policy)
+    disk = await _open_disk(settings, exits)
+    warm = await _open_warm(settings, exits)
+    store: RedisGenerations | LocalGenerations
+    if warm is None:
+        folder = settings.disk.folder
+        store = LocalGenerations(folder / "generations.db" if folder else None)
+        exits.callback(store.close)
+    else:
+        store = RedisGenerations(warm, settings.cache.prefix)
+    generations = Generations(store)
+    cache = ReadThrough(
+        hot, generations, disk=disk, warm=warm, ttl_jitter=settings.cache.ttl_jitter
+    )
+    exits.push_async_callback(cache.close)
+    if warm is not None and isinstance(store, RedisGenerations):
+        follower = _follow(settings, warm, store, generations, cache, hot, disk)
+        await follower.start()
+        upkeep = follower.run()
+    else:
+        upkeep = _synchronise_forever(generations)
+    keep_running(upkeep, exits)
+    return Tiers(hot, disk, warm, generations, cache, Accounts())
+
+
+async def _synchronise_forever(generations: Generations) -> None:
+    """Tells the local store what it could not be told before."""
+    while True:
+        await asyncio.sleep(SYNCHRONISE_SECONDS)
+        with contextlib.suppress(StoreUnavailableError):
+            await generations.synchronise(NAMESPACES_A_ROUND)
+
+
+def _follow(
+    settings: Settings,
+    warm: WarmTier,
+    store: RedisGenerations,
+    generations: Generations,
+    cache: ReadThrough,
+    hot: HotTier[Any],
+    disk: DiskTier | None,
+) -> InvalidationFollower:
+    async def lose_all() -> None:
+        hot.clear()
+        if disk is not None:
+            await disk.clear()
+
+    async def settle() -> bool:
+        return disk is None or await disk.flush(_FLUSH_SECONDS)
+
+    folder = settings.disk.folder
+    return InvalidationFollower(
+        warm,
+        store.stream,
+        generations,
+        remove=cache.remove,
+        lost=lose_all,
+        settle=settle,
+        file=folder / "position" if folder is not None else None,
+    )
+
+
+async def _open_disk(settings: Settings, exits: contextlib.AsyncExitStack) -> DiskTier | None:
+    if settings.disk.folder is None:
+        return None
+    disk = DiskTier(settings.disk.folder, settings.disk.max_bytes)
+    exits.push_async_callback(disk.close)
+    await disk.start()
+    exits.push_async_callback(disk.flush, _FLUSH_SECONDS)
+    return disk
+
+
+async def _open_warm(settings: Settings, exits: contextlib.AsyncExitStack) -> WarmTier | None:
+    redis = settings.redis
+    url = redis.url.get_secret_value()
+    if not url:
+        return None
+    client = connect(url, connect_timeout=_CONNECT_SECONDS, password_file=redis.password_file)
+    warm = WarmTier(client, timeout=redis.timeout, queue_bytes=redis.queue_bytes)
+    exits.push_async_callback(warm.close)
+    await warm.start()
+    exits.push_async_callback(warm.flush, _FLUSH_SECONDS)
+    return warm

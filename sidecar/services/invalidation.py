@@ -1,0 +1,197 @@
+"""CacheService.Invalidate and PublishEvents, and the events of programs that call nobody."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embercache.v1 import cache_pb2
+
+from sidecar.cache.events import Event
+from sidecar.cache.generations import InvalidationNotSharedError
+from sidecar.cache.namespace_state import kind_scope, model_scope
+from sidecar.services import scores, search, vectors
+from sidecar.services.changes import (
+    ANY_MODEL,
+    Change,
+    collection_tag,
+    document_digest,
+    pack_changes,
+)
+from sidecar.services.errors import CallError, invalid
+from sidecar.services.requests import (
+    MAX_TAGS,
+    collection,
+    decode,
+    document_id,
+    enum_value,
+    namespace,
+    tag_digests,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sidecar.cache.generations import Generations, NamespaceState
+    from sidecar.cache.read_through import ReadThrough
+    from sidecar.services.embed_request import RequestReader
+    from sidecar.services.search import SearchService
+    from sidecar.services.search_request import SearchReader
+    from sidecar.services.vectors import Vectors
+
+_KINDS = (vectors.KIND, search.KIND, scores.KIND)
+_MOST_TAGS = 1000
+# So many fit into one announcement; more make the whole collection invalid.
+_MOST_DOCUMENTS = 200
+_TYPES = {
+    cache_pb2.Event.TYPE_CREATED: "created",
+    cache_pb2.Event.TYPE_UPDATED: "updated",
+    cache_pb2.Event.TYPE_DELETED: "deleted",
+}
+
+
+class Invalidation:
+    """Answers Invalidate and PublishEvents of cache.proto: bytes in, bytes out.
+
+    Raises what `sidecar.services.errors.as_call_error` turns into a status.
+    """
+
+    def __init__(
+        self,
+        *,
+        requests: RequestReader,
+        reader: SearchReader,
+        vectors: Vectors,
+        search: SearchService,
+        cache: ReadThrough,
+        generations: Generations,
+    ) -> None:
+        self._requests = requests
+        self._reader = reader
+        self._vectors = vectors
+        self._search = search
+        self._cache = cache
+        self._generations = generations
+
+    async def invalidate(self, raw: bytes) -> bytes:
+        """Invalidate."""
+        request = decode(cache_pb2.InvalidateRequest, raw)
+        name = namespace(request.namespace)
+        match request.WhichOneof("target"):
+            case "tags":
+                tags = tag_digests(request.tags.tags, _MOST_TAGS)
+                if not tags:
+                    raise invalid("name at least one tag")
+                await self._generations.invalidate_tags(name, tags)
+            case "inputs":
+                await self._remove_inputs(name, request.inputs)
+            case "searches":
+                await self._remove_searches(request.searches)
+            case "documents":
+                ids = [document_id(each) for each in request.documents.ids]
+                if not ids:
+                    raise invalid("name at least one document")
+                await self._touch_documents(name, collection(request.documents.collection), ids)
+            case "kind":
+                if request.kind not in _KINDS:
+                    raise invalid(f"the kind of entries must be one of {', '.join(_KINDS)}")
+                await self._generations.invalidate_scope(name, kind_scope(request.kind))
+            case "model_version":
+                await self._invalidate_version(name, request.model_version)
+            case "whole_namespace":
+                await self._generations.invalidate_namespace(name)
+            case _:
+                raise invalid(
+                    "say what to invalidate: tags, inputs, searches, documents, kind,"
+                    " model_version or whole_namespace"
+                )
+        return cache_pb2.InvalidateResponse().SerializeToString()
+
+    async def publish_events(self, raw: bytes) -> bytes:
+        """PublishEvents."""
+        request = decode(cache_pb2.PublishEventsRequest, raw)
+        if not request.events:
+            raise invalid("publish at least one event")
+        # All are read before the first is applied.
+        for event in [_event(message) for message in request.events]:
+            await self.apply(event)
+        return cache_pb2.PublishEventsResponse().SerializeToString()
+
+    async def apply(self, event: Event) -> None:
+        """Invalidates what depends on documents that changed outside.
+
+        Raises `InvalidationNotSharedError` if that is in force on this sidecar alone.
+        """
+        if event.type == "created":
+            # It may belong into any answer; nothing is known of its content.
+            await self._generations.announce(event.namespace, collection_tag(event.collection), b"")
+        elif event.ids:
+            await self._touch_documents(event.namespace, event.collection, event.ids)
+        if event.tags:
+            await self._generations.invalidate_tags(
+                event.namespace, tag_digests(event.tags, _MOST_TAGS)
+            )
+
+    async def _touch_documents(self, name: str, in_collection: str, ids: Sequence[str]) -> None:
+        """Invalidates the lists that were made from one of the documents."""
+        changes = b""
+        if len(ids) <= _MOST_DOCUMENTS:
+            changes = pack_changes(Change(ANY_MODEL, document_digest(each), {}, ()) for each in ids)
+        await self._generations.announce(name, collection_tag(in_collection), changes)
+
+    async def _invalidate_version(
+        self, name: str, target: cache_pb2.InvalidateRequest.ModelVersion
+    ) -> None:
+        model, version = target.model, target.version
+        if not model or not version:
+            info = self._requests.model(model).info
+            model, version = info.name, version or info.version
+        await self._generations.invalidate_scope(name, model_scope(model, version))
+
+    async def _remove_inputs(self, name: str, target: cache_pb2.InvalidateRequest.Inputs) -> None:
+        info = self._requests.model(target.model).info
+        input_type, prompt = self._requests.input_prompt(info, target.input_type)
+        items = []
+        for entry in target.inputs:
+            item = self._requests.item(entry, prompt, input_type)
+            if isinstance(item, CallError):
+                raise item
+            items.append(item)
+        if not items:
+            raise invalid("name at least one input")
+        tags = tag_digests(target.tags, MAX_TAGS)
+        await self._remove(name, lambda state: self._vectors.keys(state, info, items, tags))
+
+    async def _remove_searches(self, target: cache_pb2.InvalidateRequest.Searches) -> None:
+        if not target.requests:
+            raise invalid("name at least one search")
+        for parsed in [self._reader.read(request) for request in target.requests]:
+            await self._remove(
+                parsed.collection.namespace,
+                lambda state, parsed=parsed: [self._search.key(state, parsed)],  # type: ignore[misc]
+            )
+
+    async def _remove(self, name: str, keys_under: Callable[[NamespaceState], list[bytes]]) -> None:
+        # A removal under an epoch of yesterday would remove nothing.
+        state, is_agreed = await self._generations.agree(name)
+        keys = keys_under(state)
+        # This sidecar first, so that it obeys even if Redis cannot be told.
+        self._cache.remove(keys)
+        await self._generations.remove_shared(state, keys)
+        if not is_agreed:
+            raise InvalidationNotSharedError(
+                "Redis did not say under which epoch others keep the entries: repeat the call"
+            )
+
+
+def _event(message: cache_pb2.Event) -> Event:
+    kind = enum_value(_TYPES, message.type, "events.type")
+    if kind != "created" and not message.ids and not message.tags:
+        raise invalid("an event about documents that were updated or deleted needs their ids")
+    tag_digests(message.tags, _MOST_TAGS)
+    return Event(
+        type=kind,
+        namespace=namespace(message.namespace),
+        collection=collection(message.collection),
+        ids=tuple(document_id(each) for each in message.ids),
+        tags=tuple(message.tags),
+    )

@@ -1,0 +1,351 @@
+"""SearchService.Search: the path of a request, from top to bottom.
+
+1. The bytes of a call that was answered before, whole, from memory: see `StoredResponses`.
+2. Otherwise the request is read, and its list of results goes through the cache as one entry. A
+   longer list answers for a shorter one, and a list outlives changes that cannot touch it.
+3. What is missing is computed: the query's vector and the scores of the reranker, each by way of
+   the cache, and between them the index. If the call allows it, the list of another query that
+   means the same answers instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from embercache.v1 import search_pb2
+
+from sidecar.cache.codec import Codec, Value, decode_vector, encode_vector
+from sidecar.cache.items import Answer, CacheMode, Policy, Product, Tier, Want
+from sidecar.cache.keys import digest
+from sidecar.models.types import VersionChangedError
+from sidecar.services.changes import ListCheck, collection_tag, document_digest, model_digest
+from sidecar.services.requests import MAX_TAGS, CacheChoices, decode, tag_digests
+from sidecar.services.result_list import ANY_SCORE, ResultList, pack_results, unpack_results
+from sidecar.services.scores import score
+from sidecar.services.search_request import write_metadata
+from sidecar.services.search_wire import write_response
+from sidecar.services.stored import StoredResponse
+from sidecar.services.vectors import KeySpaces
+from sidecar.services.wire import length_delimited
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sidecar.cache.accounts import Account, Accounts
+    from sidecar.cache.codec import Entry
+    from sidecar.cache.generations import Generations, NamespaceState
+    from sidecar.cache.read_through import ReadThrough
+    from sidecar.config import CacheSettings
+    from sidecar.index.types import Hit, Index
+    from sidecar.services.embed_request import RequestReader
+    from sidecar.services.scores import Scores
+    from sidecar.services.search_request import ParsedSearch, Reranking, SearchReader
+    from sidecar.services.semantic import SemanticAnswers
+    from sidecar.services.stored import StoredResponses
+    from sidecar.services.vectors import Vectors
+    from sidecar.services.wire import AgedBytes
+
+KIND = "search"
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticValue(Value):
+    """The list of another query: which, how near, and what answered for it. Never stored."""
+
+    query: str
+    similarity: float
+    created_ms: int
+    tier: Tier
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A list on its way to be computed, and what became known on it."""
+
+    parsed: ParsedSearch
+    state: NamespaceState
+    scope: bytes
+    vector: NDArray[np.float32] | None = None
+    truncated: bool = False
+    tokens: int = 0
+    query_tier: Tier | None = None
+    rerank_tiers: Counter[Tier] = field(default_factory=Counter)
+
+
+class _Loader:
+    """The service as what the cache computes its misses with."""
+
+    def __init__(self, service: SearchService) -> None:
+        self._service = service
+
+    def submit(self, sources: Sequence[_Plan]) -> list[asyncio.Task[Product]]:
+        return [asyncio.create_task(self._service.compute(plan)) for plan in sources]
+
+    def product(self, result: Product) -> Product:
+        return result
+
+
+class SearchService:
+    """Answers Search of search.proto: bytes in, bytes out.
+
+    Raises what `sidecar.services.errors.as_call_error` turns into a status.
+    """
+
+    def __init__(
+        self,
+        *,
+        requests: RequestReader,
+        reader: SearchReader,
+        index: Index,
+        cache: ReadThrough,
+        accounts: Accounts,
+        vectors: Vectors,
+        scores: Scores,
+        semantic: SemanticAnswers,
+        responses: StoredResponses,
+        generations: Generations,
+        settings: CacheSettings,
+    ) -> None:
+        self._requests = requests
+        self._reader = reader
+        self._index = index
+        self._cache = cache
+        self._accounts = accounts
+        self._vectors = vectors
+        self._scores = scores
+        self._semantic = semantic
+        self._responses = responses
+        self._generations = generations
+        self._settings = settings
+        self._spaces = KeySpaces(KIND, settings)
+        self._loader = _Loader(self)
+
+    async def search(self, raw: bytes) -> bytes:
+        """Search: one query, for which no whole response is stored."""
+        self._requests.check_size(raw)
+        request = decode(search_pb2.SearchRequest, raw)
+        try:
+            return await self._answer(self._reader.read(request), raw)
+        except VersionChangedError:
+            # The encoders moved to another version. Who asked for the old one is told so now.
+            return await self._answer(self._reader.read(request), raw)
+
+    def key(self, state: NamespaceState, parsed: ParsedSearch) -> bytes:
+        """The key of a query's list."""
+        return self._key(state, parsed, *parsed.query_parts())
+
+    async def _answer(self, parsed: ParsedSearch, raw: bytes) -> bytes:
+        state = await self._generations.state(parsed.collection.namespace)
+        # What is invalidated from now on must not be in a response that is kept.
+        stamp = state.stamp
+        key = self.key(state, parsed)
+        plan = _Plan(parsed, state, digest(self._key(state, parsed)))
+        ttl = self._settings.search_ttl if parsed.cache.ttl is None else parsed.cache.ttl
+        want = Want(key, b"", plan, ttl, ListCheck(parsed.count, parsed.where))
+        account = self._account(parsed)
+        tags = (*parsed.cache.tags, collection_tag(parsed.collection.name))
+        policy = Policy(parsed.cache.mode, tags, account)
+        (answer,) = await self._cache.fetch(state, [want], policy, self._loader)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer.tier is Tier.COMPUTED:
+            self._offer(plan, key, answer.entry)
+        if parsed.text and parsed.cache.mode.stores:
+            self._responses.note(KIND, state.name, raw, 1)
+        response = _write(plan, answer)
+        now_ms = time.time_ns() // 1_000_000
+        if answer.tier is Tier.HOT and parsed.cache.mode is not CacheMode.NO_STORE:
+            self._keep_response(raw, plan, answer.entry, response, stamp, now_ms)
+        return response.at(now_ms)
+
+    async def compute(self, plan: _Plan) -> Product:
+        """The list of a query that has none."""
+        parsed = plan.parsed
+        vector = plan.vector = await self._query_vector(plan)
+        if parsed.semantic is not None and parsed.cache.mode.reads and not plan.truncated:
+            other = await self._semantic_value(plan, vector, parsed.semantic)
+            if other is not None:
+                return Product(other, stores=False)
+        hits = await self._index.search(parsed.collection, vector, parsed.count, parsed.where)
+        exhausted = len(hits) < parsed.count
+        floor = ANY_SCORE if exhausted else hits[-1].score
+        if parsed.threshold is not None:
+            hits = [hit for hit in hits if hit.score >= parsed.threshold]
+            exhausted |= len(hits) < parsed.count
+            floor = max(floor, parsed.threshold)
+        found = ResultList(
+            wanted=parsed.count,
+            exhausted=exhausted,
+            truncated=plan.truncated,
+            floor=floor,
+            model=model_digest(parsed.info.name, parsed.info.version),
+            vector=encode_vector(vector, Codec.INT8),
+            documents=frozenset(document_digest(hit.document) for hit in hits),
+            query=parsed.text if parsed.semantic is not None else "",
+            results=await self._results(plan, hits),
+        )
+        payload = pack_results(found)
+        tags = tag_digests(sorted({tag for hit in hits for tag in hit.tags}), len(hits) * MAX_TAGS)
+        await self._generations.resolve(plan.state, tags)
+        value = Value(payload, Codec.BYTES, len(payload), plan.tokens, plan.truncated)
+        return Product(value, tags, None if hits else self._settings.empty_search_ttl)
+
+    # The steps of a computation
+
+    async def _query_vector(self, plan: _Plan) -> NDArray[np.float32]:
+        parsed = plan.parsed
+        if parsed.item is None:
+            assert parsed.vector is not None  # noqa: S101 - one of the two is set
+            return parsed.vector
+        (answer,) = await self._vectors.fetch(
+            plan.state, parsed.embedder, parsed.info, [parsed.item], _choices(parsed)
+        )
+        if isinstance(answer, Exception):
+            raise answer
+        value = answer.entry.value
+        plan.query_tier, plan.tokens, plan.truncated = answer.tier, value.tokens, value.truncated
+        return decode_vector(value.payload, value.codec)
+
+    async def _results(self, plan: _Plan, hits: Sequence[Hit]) -> list[bytes]:
+        """The results in the form in which they are sent, best first."""
+        reranking = plan.parsed.reranking
+        if reranking is None:
+            return [_result(hit, None) for hit in hits]
+        scores = await self._rerank(plan, reranking, hits)
+        order = sorted(range(len(hits)), key=lambda i: (-scores[i], i))
+        return [_result(hits[i], scores[i]) for i in order]
+
+    async def _rerank(self, plan: _Plan, reranking: Reranking, hits: Sequence[Hit]) -> list[float]:
+        parsed = plan.parsed
+        pairs = [(parsed.text, hit.text) for hit in hits]
+        answers = await self._scores.fetch(
+            plan.state, reranking.reranker, reranking.info, pairs, _choices(parsed)
+        )
+        scores = []
+        for answer in answers:
+            # A list without one of its scores would be in a wrong order.
+            if isinstance(answer, Exception):
+                raise answer
+            plan.rerank_tiers[answer.tier] += 1
+            scores.append(score(answer.entry))
+        return scores
+
+    async def _semantic_value(
+        self, plan: _Plan, vector: NDArray[np.float32], threshold: float
+    ) -> SemanticValue | None:
+        parsed = plan.parsed
+        account = self._accounts.of("semantic", plan.state.name, parsed.info.name)
+        policy = Policy(CacheMode.ONLY_IF_CACHED, (), account)
+        check = ListCheck(parsed.count, parsed.where)
+
+        async def look_up(key: bytes) -> tuple[str, Answer] | None:
+            want = Want(key, b"", None, None, check)
+            (answer,) = await self._cache.fetch(plan.state, [want], policy, self._loader)
+            if isinstance(answer, Exception):
+                return None
+            return unpack_results(answer.entry.value.payload).query, answer
+
+        match = await self._semantic.find(
+            KIND, plan.state.name, plan.scope, vector, parsed.text, threshold, look_up
+        )
+        if match is None:
+            return None
+        entry = match.answer.entry
+        return SemanticValue(
+            payload=entry.value.payload,
+            codec=Codec.BYTES,
+            dimensions=entry.value.dimensions,
+            tokens=plan.tokens,
+            truncated=False,
+            query=match.query,
+            similarity=match.similarity,
+            created_ms=entry.created_ms,
+            tier=match.answer.tier,
+        )
+
+    # What comes of it
+
+    def _offer(self, plan: _Plan, key: bytes, entry: Entry) -> None:
+        """Lets a list that was computed answer for queries that mean the same."""
+        parsed = plan.parsed
+        if plan.vector is None or plan.truncated or isinstance(entry.value, SemanticValue):
+            return
+        if parsed.semantic is not None and parsed.cache.mode.stores:
+            self._semantic.add(plan.scope, plan.vector, key, entry.expires_ms)
+
+    def _keep_response(
+        self,
+        raw: bytes,
+        plan: _Plan,
+        entry: Entry,
+        response: AgedBytes,
+        stamp: int,
+        now_ms: int,
+    ) -> None:
+        parsed = plan.parsed
+        reranking = parsed.reranking
+        stored = StoredResponse(
+            state=plan.state,
+            model=parsed.embedder,
+            info=parsed.info,
+            second_model=reranking.reranker if reranking else None,
+            second_info=reranking.info if reranking else None,
+            response=response,
+            items=1,
+            tokens=entry.value.tokens,
+            account=self._account(parsed),
+            popular=bool(parsed.text),
+        )
+        ttl = (entry.expires_ms - now_ms) / 1000 if entry.expires_ms else math.inf
+        self._responses.keep(raw, stored, ttl=ttl, stamp=stamp)
+
+    def _account(self, parsed: ParsedSearch) -> Account:
+        return self._accounts.of(KIND, parsed.collection.namespace, parsed.info.name)
+
+    def _key(self, state: NamespaceState, parsed: ParsedSearch, *query: bytes) -> bytes:
+        info = parsed.info
+        space = self._spaces.of(state.name, info.name, info.version)
+        epoch = state.epoch_of(KIND, info.name, info.version)
+        return space.key(epoch, self._index.identity.encode(), *parsed.scope_parts(), *query)
+
+
+def _choices(parsed: ParsedSearch) -> CacheChoices:
+    """For vectors and scores, which no document can change: lifetime and tags are the list's."""
+    return CacheChoices(parsed.cache.mode, None, ())
+
+
+def _result(hit: Hit, rerank_score: float | None) -> bytes:
+    message = search_pb2.Result(
+        id=hit.document,
+        chunk_id=hit.chunk,
+        score=hit.score,
+        content=hit.text,
+        rerank_score=rerank_score,
+    )
+    write_metadata(hit.metadata, message.metadata)
+    return length_delimited(1, message.SerializeToString())
+
+
+def _write(plan: _Plan, answer: Answer) -> AgedBytes:
+    parsed, value = plan.parsed, answer.entry.value
+    other = value if isinstance(value, SemanticValue) else None
+    reranking = parsed.reranking
+    return write_response(
+        payload=value.payload,
+        most=parsed.top_k,
+        model=(parsed.info.name, parsed.info.version),
+        reranker=(reranking.info.name, reranking.info.version) if reranking else None,
+        tier=other.tier if other else answer.tier,
+        query_tier=plan.query_tier,
+        rerank_tiers=plan.rerank_tiers,
+        semantic=(other.similarity, other.query) if other else None,
+        created_ms=other.created_ms if other else answer.entry.created_ms,
+    )
