@@ -15,20 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from sidecar.cache.generations import MAX_NAMESPACES, StoreUnavailableError
-from sidecar.cache.redis_generations import TAG_FIELD
+from sidecar.cache.generations import (
+    MAX_NAMESPACES,
+    NAMESPACES_A_ROUND,
+    SYNCHRONISE_SECONDS,
+    StoreUnavailableError,
+)
+from sidecar.cache.namespace_state import WHOLE_NAMESPACE
+from sidecar.cache.redis_generations import SCOPE_FIELD, TAG_FIELD
 from sidecar.cache.warm import WarmUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from sidecar.cache.generations import Generations
+    from sidecar.cache.generations import Generations, NamespaceState
     from sidecar.cache.warm import WarmTier
 
 BLOCK_SECONDS = 1.0
-SYNCHRONISE_SECONDS = 5.0
-NAMESPACES_A_ROUND = 20
 _RETRY_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
 
@@ -78,9 +82,7 @@ class InvalidationFollower:
                     await self._connect()
                 await self._read(block=True)
                 if time.monotonic() - self._synchronised_at > SYNCHRONISE_SECONDS:
-                    # A state that Redis lost by itself is announced by nobody.
-                    await self._synchronise(NAMESPACES_A_ROUND)
-                    await self._save_position()
+                    await self._look_after()
             except (WarmUnavailableError, StoreUnavailableError) as error:
                 if self._connected:
                     self._connected = False
@@ -93,14 +95,15 @@ class InvalidationFollower:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _connect(self) -> None:
-        if self._position is None or not await self._is_there(self._position):
+        if not await self._is_there():
             position = await self._newest()
             await self._give_up(missed=self._position is not None)
             self._position = position
         while await self._read(block=False):
             pass
-        await self._synchronise(MAX_NAMESPACES)
+        await self._generations.synchronise(MAX_NAMESPACES)
         await self._save_position()
+        self._synchronised_at = time.monotonic()
         self._connected = True
         _log.info("invalidations are followed")
 
@@ -114,8 +117,12 @@ class InvalidationFollower:
         added: bytes = await self._command("XADD", self._stream, "*", "n", "")
         return added
 
-    async def _is_there(self, position: bytes) -> bool:
-        return bool(await self._command("XRANGE", self._stream, position, position))
+    async def _is_there(self) -> bool:
+        """Whether the stream still has the place that was reached, so that nothing is missing."""
+        place = self._position
+        if place is None:
+            return False
+        return bool(await self._command("XRANGE", self._stream, place, place))
 
     async def _read(self, *, block: bool) -> bool:
         """Applies what is new; returns whether there was anything."""
@@ -130,26 +137,21 @@ class InvalidationFollower:
         return bool(reply)
 
     def _apply(self, event: dict[bytes, bytes]) -> None:
-        namespace = event.get(b"n", b"").decode()
-        state = self._generations.in_memory(namespace)
+        state = self._generations.listener(event.get(b"n", b"").decode())
         if b"k" in event:
             self._remove(event[b"k"].split(b" "))
             if state is not None:
                 state.restamp()
-        elif state is None:
-            return
-        elif event[b"f"] == b"epoch":
-            state.merge(int(event[b"g"]), state.base)
-        elif event[b"f"] == b"base":
-            # An old one, read again after a start, must not come back.
-            state.merge(state.epoch, max(state.base, int(event[b"g"])))
-        elif event[b"f"].startswith(TAG_FIELD):
-            tag = bytes.fromhex(event[b"f"].removeprefix(TAG_FIELD).decode())
-            state.invalidate({tag: int(event[b"g"])})
+        elif state is not None and b"f" in event:
+            _tell(state, event)
 
-    async def _synchronise(self, most: int) -> None:
-        if await self._generations.synchronise(most):
-            await self._give_up(missed=True)
+    async def _look_after(self) -> None:
+        """What is due now and then: what Redis lost by itself is announced by nobody."""
+        if not await self._is_there():
+            self._connected = False
+            return
+        await self._generations.synchronise(NAMESPACES_A_ROUND)
+        await self._save_position()
         self._synchronised_at = time.monotonic()
 
     async def _give_up(self, *, missed: bool) -> None:
@@ -176,6 +178,21 @@ class InvalidationFollower:
             return await client.execute_command(*arguments)
 
         return await self._warm.run(execute, seconds=BLOCK_SECONDS + _ANSWER_SECONDS)
+
+
+def _tell(state: NamespaceState, event: dict[bytes, bytes]) -> None:
+    field, number = event[b"f"], int(event[b"g"])
+    if field == b"epoch":
+        state.raise_scope(WHOLE_NAMESPACE, number)
+    elif field == b"base":
+        # An old one, read again after a start, must not come back.
+        state.merge_base(max(state.base, number))
+    elif field.startswith(SCOPE_FIELD):
+        state.raise_scope(field.removeprefix(SCOPE_FIELD), number)
+    elif field.startswith(TAG_FIELD):
+        tag = bytes.fromhex(field.removeprefix(TAG_FIELD).decode())
+        previous = int(event[b"p"]) if b"p" in event else None
+        state.hear(tag, number, previous, event.get(b"c", b""))
 
 
 def _read_position(file: Path | None) -> bytes | None:

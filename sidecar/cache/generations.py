@@ -1,11 +1,6 @@
-"""What is still valid: epochs of namespaces and generations of tags.
+"""What is still valid: the states of namespaces, kept in agreement with a store.
 
-Both are numbers that only grow, taken from a clock in microseconds, so that two states that were
-apart are merged by taking the larger. A namespace's epoch is part of every key in it. An entry
-carries the generation that each of its tags had when it was computed, and is valid while all of
-them are current; invalidating a tag moves its generation and touches no entry. A tag that was
-never invalidated has the namespace's *base* as its generation: when a store loses its state, the
-new base differs from the old one and every tagged entry is invalid, rather than valid again.
+What the states are made of is told in `sidecar.cache.namespace_state`.
 """
 
 from __future__ import annotations
@@ -15,153 +10,107 @@ import itertools
 import secrets
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from sidecar.cache.change_log import MAX_CHANGE_BYTES, ChangeLog
+from sidecar.cache.namespace_state import (
+    WHOLE_NAMESPACE,
+    KnownTags,
+    NamespaceState,
+    kind_scope,
+    model_scope,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+__all__ = [
+    "Bumped",
+    "GenerationStore",
+    "Generations",
+    "InvalidationNotSharedError",
+    "NamespaceState",
+    "StoreUnavailableError",
+    "Stored",
+    "kind_scope",
+    "model_scope",
+]
+
 MAX_NAMESPACES = 10_000
-MAX_KNOWN_TAGS = 200_000
-"""Of all namespaces together."""
 MAX_STORED_TAGS = 100_000
 """Of one namespace."""
+NAMESPACES_A_ROUND = 20
+SYNCHRONISE_SECONDS = 5.0
+"""How often so many namespaces are compared with the store, unasked."""
 
-_NO_BASE = 0
-_PROVISIONAL_BITS = 40
-_stamps = itertools.count(1)
+_MAX_PROVISIONAL = 2**40
 
 
 class InvalidationNotSharedError(Exception):
     """An invalidation is in force here, but other sidecars could not be told."""
 
 
-class _KnownTags:
-    """The generations of tags that this sidecar knows, those used least of late forgotten."""
-
-    def __init__(self) -> None:
-        self._generations: OrderedDict[tuple[int, bytes], int] = OrderedDict()
-
-    def get(self, era: int, tag: bytes) -> int | None:
-        return self._generations.get((era, tag))
-
-    def set(self, era: int, tag: bytes, generation: int) -> None:
-        self._generations[era, tag] = generation
-        self._generations.move_to_end((era, tag))
-        if len(self._generations) > MAX_KNOWN_TAGS:
-            self._generations.popitem(last=False)
-
-    def forget(self, era: int, tag: bytes) -> None:
-        self._generations.pop((era, tag), None)
+class StoreUnavailableError(Exception):
+    """The store of epochs and generations cannot be reached."""
 
 
-class NamespaceState:
-    """What this sidecar knows of one namespace.
+class Stored(NamedTuple):
+    """What a store has of a namespace. ``scopes`` are those above the epoch."""
 
-    ``stamp`` is a number that no state had before and that changes with every invalidation in
-    the namespace: what was valid under the present stamp still is.
-    """
+    epoch: int
+    base: int
+    scopes: Mapping[bytes, int]
 
-    __slots__ = ("_era", "_known", "base", "epoch", "name", "stamp", "synchronised", "unshared")
 
-    def __init__(self, name: str, epoch: int, base: int, known: _KnownTags) -> None:
-        self.name = name
-        self.epoch = epoch
-        self.base = base
-        self.stamp = next(_stamps)
-        # When it was compared with the store, in the order of synchronisations.
-        self.synchronised = 0
-        # Tags that were invalidated here while the store was down.
-        self.unshared: set[bytes] = set()
-        self._known = known
-        self._era = next(_stamps)
+class Bumped(NamedTuple):
+    """Tags that were moved to new generations: of each the last one and the new one."""
 
-    def generation(self, tag: bytes) -> int | None:
-        """The generation of a tag by its digest, None if this sidecar does not know it."""
-        return self._known.get(self._era, tag)
-
-    def is_current(self, tags: Iterable[tuple[bytes, int]]) -> bool:
-        """Whether every tag is known and still at the generation given."""
-        return all(self.generation(tag) == generation for tag, generation in tags)
-
-    def learn(self, generations: Mapping[bytes, int]) -> None:
-        """Takes note of generations in the store; ones older than those known are ignored."""
-        for tag, generation in generations.items():
-            if tag not in self.unshared:
-                self._known.set(self._era, tag, max(generation, self.generation(tag) or 0))
-
-    def invalidate(self, generations: Mapping[bytes, int]) -> None:
-        """Takes note of tags that were invalidated in the store."""
-        self.learn(generations)
-        self.stamp = next(_stamps)
-
-    def invalidate_unshared(self, tags: Sequence[bytes], now_us: int) -> None:
-        """Invalidates tags on this sidecar alone, until the store can be told."""
-        for tag in tags:
-            later = max(now_us, (self.generation(tag) or 0) + 1)
-            self._known.set(self._era, tag, later)
-        self.unshared.update(tags)
-        self.stamp = next(_stamps)
-
-    def shared(self, tags: Iterable[bytes]) -> None:
-        """Takes note that the store was told of tags that had been invalidated here alone.
-
-        What it made of them is to be asked: our clock may be ahead of its.
-        """
-        for tag in self.unshared.intersection(tags):
-            self._known.forget(self._era, tag)
-            self.unshared.discard(tag)
-
-    def merge(self, epoch: int, base: int) -> None:
-        """Takes note of the shared state. Another base makes every tag unknown."""
-        if base != self.base:
-            self.base = base
-            self.forget_tags()
-        if epoch > self.epoch:
-            self.epoch = epoch
-            self.stamp = next(_stamps)
-
-    def restamp(self) -> None:
-        """Makes everything that was found valid so far be looked at again."""
-        self.stamp = next(_stamps)
-
-    def forget_tags(self) -> None:
-        """Makes every tag unknown: some invalidations may have been missed."""
-        self._era = next(_stamps)
-        self.restamp()
+    base: int
+    steps: Mapping[bytes, tuple[int, int]]
 
 
 class GenerationStore(Protocol):
-    """Where epochs and generations are kept. Raises `StoreUnavailableError` if it is down."""
+    """Where epochs and generations are kept. Raises `StoreUnavailableError` if it is down.
 
-    async def load(self, namespace: str, epoch: int) -> tuple[int, int]:
-        """Epoch and base of a namespace, the epoch raised to the one given if it is less."""
-        ...
+    A store that lost what it had of a namespace begins it anew with the first call that would
+    write: with another base, and with an epoch above all that the caller knows, so that nothing
+    from before is valid under it.
+    """
 
-    async def generations(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
-        """The generation of each tag."""
-        ...
+    async def load(self, namespace: str, epoch: int, scopes: Mapping[bytes, int]) -> Stored:
+        """What is stored of a namespace, raised to the epoch and the scopes given if it is less.
 
-    async def bump_tags(
-        self, namespace: str, tags: Sequence[bytes]
-    ) -> tuple[int, dict[bytes, int]]:
-        """Moves each tag to a new generation, tells all other sidecars, and returns them.
-
-        The namespace's base comes with them. When it holds more than `MAX_STORED_TAGS`, all of
-        its tags are forgotten first and the base is moved, which invalidates all that is tagged.
+        When there are more than `MAX_SCOPES` scopes, the epoch is moved to the oldest of them.
         """
         ...
 
-    async def bump_epoch(self, namespace: str) -> int:
-        """Moves the namespace to a new epoch, tells all other sidecars, and returns it."""
+    async def generations(
+        self, namespace: str, tags: Sequence[bytes]
+    ) -> tuple[int, dict[bytes, int]] | None:
+        """The largest number of epoch and scopes, and the generation of each tag.
+
+        None if the store has lost the namespace.
+        """
+        ...
+
+    async def bump_tags(self, namespace: str, tags: Sequence[bytes], change: bytes) -> Bumped:
+        """Moves each tag to a new generation and tells all other sidecars, with the change.
+
+        When the namespace holds more than `MAX_STORED_TAGS`, all of its tags are forgotten first
+        and the base is moved, which invalidates all that is tagged.
+        """
+        ...
+
+    async def bump_scope(self, namespace: str, scope: bytes, known: int) -> int:
+        """Moves a scope to a new number, tells all other sidecars, and returns it.
+
+        It is larger than ``known`` and than every other number of the namespace.
+        """
         ...
 
     async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
         """Removes entries from the shared tier, and tells all other sidecars to do so too."""
         ...
-
-
-class StoreUnavailableError(Exception):
-    """The store of epochs and generations cannot be reached."""
 
 
 class Generations:
@@ -171,13 +120,15 @@ class Generations:
         self._store = store
         self._now_us = now_us or (lambda: time.time_ns() // 1000)
         self._states: OrderedDict[str, NamespaceState] = OrderedDict()
-        self._known_tags = _KnownTags()
+        self._known_tags = KnownTags()
+        self._changes = ChangeLog()
         self._rounds = itertools.count(1)
         self._loading: dict[str, asyncio.Task[NamespaceState]] = {}
+        self._coming: dict[str, NamespaceState] = {}
 
-    def in_memory(self, namespace: str) -> NamespaceState | None:
-        """The state of a namespace that was in use of late."""
-        return self._states.get(namespace)
+    def listener(self, namespace: str) -> NamespaceState | None:
+        """The state that must hear of what is invalidated in a namespace; it may be on its way."""
+        return self._states.get(namespace) or self._coming.get(namespace)
 
     async def state(self, namespace: str) -> NamespaceState:
         """The state of a namespace.
@@ -197,12 +148,16 @@ class Generations:
         return await asyncio.shield(loading)
 
     async def _load(self, namespace: str) -> NamespaceState:
+        state = NamespaceState(namespace, self._known_tags, self._changes)
+        self._coming[namespace] = state
         try:
-            epoch, base = await self._store.load(namespace, 0)
+            _merge(state, await self._store.load(namespace, 0, {}))
         except StoreUnavailableError:
             # Below any epoch that a clock gives, so that the shared one replaces it.
-            epoch, base = secrets.randbits(_PROVISIONAL_BITS), _NO_BASE
-        state = self._states[namespace] = NamespaceState(namespace, epoch, base, self._known_tags)
+            state.raise_scope(WHOLE_NAMESPACE, 1 + secrets.randbelow(_MAX_PROVISIONAL))
+        finally:
+            del self._coming[namespace]
+        self._states[namespace] = state
         if len(self._states) > MAX_NAMESPACES:
             _, forgotten = self._states.popitem(last=False)
             # It hears of no invalidation any more, so nothing may be valid under it.
@@ -214,22 +169,41 @@ class Generations:
         unknown = [tag for tag in dict.fromkeys(tags) if state.generation(tag) is None]
         if not unknown:
             return
-        base = state.base
         try:
-            found = await self._store.generations(state.name, unknown)
+            with state.asking(unknown) as question:
+                answer = await self._store.generations(state.name, unknown)
+                if answer is not None and answer[0] <= state.newest:
+                    state.learn(question, answer[1])
+                else:
+                    # The keys of whoever asks are of an epoch that is over.
+                    await self._synchronise(state)
         except StoreUnavailableError:
             return
-        if state.base == base:
-            state.learn(found)
 
     async def invalidate_tags(self, namespace: str, tags: Sequence[bytes]) -> None:
         """Invalidates every entry that carries one of the tags.
 
         Raises `InvalidationNotSharedError` if it is in force on this sidecar alone.
         """
+        await self._invalidate_tags(namespace, tags, b"")
+
+    async def announce(self, namespace: str, tag: bytes, change: bytes) -> None:
+        """Moves a tag to a new generation, and tells all sidecars for which change that is.
+
+        An entry with an older generation is not current any more, but may live on if none of
+        `NamespaceState.changes_since` concerns it. What ``change`` means is up to the caller; an
+        empty one, or one of more than `MAX_CHANGE_BYTES`, concerns everything.
+
+        Raises `InvalidationNotSharedError` if it is in force on this sidecar alone; the change is
+        then forgotten.
+        """
+        fits = len(change) <= MAX_CHANGE_BYTES
+        await self._invalidate_tags(namespace, [tag], change if fits else b"")
+
+    async def _invalidate_tags(self, namespace: str, tags: Sequence[bytes], change: bytes) -> None:
         state = await self.state(namespace)
         try:
-            await self._bump_tags(state, tags)
+            await self._bump_tags(state, tags, change)
         except StoreUnavailableError as error:
             state.invalidate_unshared(tags, self._now_us())
             raise InvalidationNotSharedError(str(error)) from error
@@ -239,11 +213,18 @@ class Generations:
 
         Raises `InvalidationNotSharedError` if it is in force on this sidecar alone.
         """
+        await self.invalidate_scope(namespace, WHOLE_NAMESPACE)
+
+    async def invalidate_scope(self, namespace: str, scope: bytes) -> None:
+        """Invalidates every entry of a `kind_scope` or a `model_scope` in a namespace.
+
+        Raises `InvalidationNotSharedError` if it is in force on this sidecar alone.
+        """
         state = await self.state(namespace)
         try:
-            state.merge(await self._store.bump_epoch(namespace), state.base)
+            await self._bump_scope(state, scope)
         except StoreUnavailableError as error:
-            state.merge(max(self._now_us(), state.epoch + 1), state.base)
+            state.raise_unshared(scope, self._now_us())
             raise InvalidationNotSharedError(str(error)) from error
 
     async def agree(self, namespace: str) -> tuple[NamespaceState, bool]:
@@ -266,32 +247,40 @@ class Generations:
         except StoreUnavailableError as error:
             raise InvalidationNotSharedError(str(error)) from error
 
-    async def synchronise(self, most: int = MAX_NAMESPACES) -> bool:
+    async def synchronise(self, most: int = MAX_NAMESPACES) -> None:
         """Brings states in memory and the store together, those first that have waited longest.
 
-        What was invalidated while the store was down is shared by this. Returns whether the
-        store has lost state since it was last asked. Raises `StoreUnavailableError`.
+        What was invalidated while the store was down is shared by this. Raises
+        `StoreUnavailableError`.
         """
         waiting = sorted(self._states.values(), key=lambda state: state.synchronised)
-        lost = False
         for state in waiting[:most]:
-            lost |= await self._synchronise(state)
-        return lost
+            await self._synchronise(state)
 
-    async def _synchronise(self, state: NamespaceState) -> bool:
-        epoch, base = await self._store.load(state.name, _agreed_epoch(state))
-        lost = state.base not in (base, _NO_BASE)
-        state.merge(epoch, base)
+    async def _synchronise(self, state: NamespaceState) -> None:
+        epoch = state.epoch if state.epoch > _MAX_PROVISIONAL else 0
+        _merge(state, await self._store.load(state.name, epoch, state.scopes))
         if state.unshared:
-            await self._bump_tags(state, list(state.unshared))
+            await self._bump_tags(state, list(state.unshared), b"")
+        for scope in list(state.unshared_scopes):
+            await self._bump_scope(state, scope)
         state.synchronised = next(self._rounds)
-        return lost
 
-    async def _bump_tags(self, state: NamespaceState, tags: Sequence[bytes]) -> None:
-        base, generations = await self._store.bump_tags(state.name, tags)
-        state.merge(state.epoch, base)
-        state.shared(tags)
-        state.invalidate(generations)
+    async def _bump_tags(self, state: NamespaceState, tags: Sequence[bytes], change: bytes) -> None:
+        told = {tag: state.unshared[tag] for tag in tags if tag in state.unshared}
+        with state.asking(tags) as question:
+            base, steps = await self._store.bump_tags(state.name, tags, change)
+            state.merge_base(base)
+            state.tags_shared(told)
+            state.learn(question, {tag: generation for tag, (_, generation) in steps.items()})
+        for tag, (previous, generation) in steps.items():
+            state.hear(tag, generation, previous, change)
+
+    async def _bump_scope(self, state: NamespaceState, scope: bytes) -> None:
+        mark = state.unshared_scopes.get(scope)
+        number = await self._store.bump_scope(state.name, scope, state.newest)
+        state.scope_shared(scope, mark)
+        state.raise_scope(scope, number)
 
     def forget_tags(self) -> None:
         """Makes every tag unknown: some invalidations may have been missed."""
@@ -299,5 +288,8 @@ class Generations:
             state.forget_tags()
 
 
-def _agreed_epoch(state: NamespaceState) -> int:
-    return state.epoch if state.epoch >> _PROVISIONAL_BITS else 0
+def _merge(state: NamespaceState, stored: Stored) -> None:
+    state.merge_base(stored.base)
+    state.raise_scope(WHOLE_NAMESPACE, stored.epoch)
+    for scope, number in stored.scopes.items():
+        state.raise_scope(scope, number)

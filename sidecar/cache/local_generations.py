@@ -8,16 +8,16 @@ import os
 import sqlite3
 import threading
 import time
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
 from sidecar.cache.disk_store import is_corrupt
-from sidecar.cache.generations import MAX_STORED_TAGS, StoreUnavailableError
+from sidecar.cache.generations import MAX_STORED_TAGS, Bumped, Stored, StoreUnavailableError
+from sidecar.cache.namespace_state import MAX_SCOPES, WHOLE_NAMESPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
@@ -25,7 +25,9 @@ T = TypeVar("T")
 _EPOCH, _BASE = b"epoch", b"base"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS generations
-(namespace TEXT, field BLOB, value INTEGER, PRIMARY KEY (namespace, field)) WITHOUT ROWID
+(namespace TEXT, field BLOB, value INTEGER, PRIMARY KEY (namespace, field)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scopes
+(namespace TEXT, scope BLOB, value INTEGER, PRIMARY KEY (namespace, scope)) WITHOUT ROWID;
 """
 
 _log = structlog.get_logger()
@@ -46,23 +48,23 @@ class LocalGenerations:
         self._db: sqlite3.Connection | None = None
         self._closed = False
 
-    async def load(self, namespace: str, epoch: int) -> tuple[int, int]:
+    async def load(self, namespace: str, epoch: int, scopes: Mapping[bytes, int]) -> Stored:
         """See `GenerationStore.load`."""
-        return await self._call(partial(self._load, namespace=namespace, epoch=epoch))
+        return await self._call(lambda db: _Namespace(db, namespace).load(epoch, scopes))
 
-    async def generations(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
-        """See `GenerationStore.generations`."""
-        return await self._call(partial(self._generations, namespace=namespace, tags=tags))
-
-    async def bump_tags(
+    async def generations(
         self, namespace: str, tags: Sequence[bytes]
-    ) -> tuple[int, dict[bytes, int]]:
-        """See `GenerationStore.bump_tags`."""
-        return await self._call(partial(self._bump_tags, namespace=namespace, tags=tags))
+    ) -> tuple[int, dict[bytes, int]] | None:
+        """See `GenerationStore.generations`. A namespace that is not there yet is made."""
+        return await self._call(lambda db: _Namespace(db, namespace).generations(tags))
 
-    async def bump_epoch(self, namespace: str) -> int:
-        """See `GenerationStore.bump_epoch`."""
-        return await self._call(partial(self._bump_epoch, namespace=namespace))
+    async def bump_tags(self, namespace: str, tags: Sequence[bytes], change: bytes) -> Bumped:
+        """See `GenerationStore.bump_tags`. There is nobody to tell of the change."""
+        return await self._call(lambda db: _Namespace(db, namespace).bump_tags(tags))
+
+    async def bump_scope(self, namespace: str, scope: bytes, known: int) -> int:
+        """See `GenerationStore.bump_scope`."""
+        return await self._call(lambda db: _Namespace(db, namespace).bump_scope(scope, known))
 
     async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
         """Nothing: there is no shared tier and nobody to tell."""
@@ -115,60 +117,103 @@ class LocalGenerations:
         file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
         _log.warning("invalidations were corrupt; entries from before are not used", file=str(file))
 
-    def _load(self, db: sqlite3.Connection, namespace: str, epoch: int) -> tuple[int, int]:
-        known, base = self._value(db, namespace, _EPOCH), self._value(db, namespace, _BASE)
+
+class _Namespace:
+    """What the file holds of one namespace, inside a transaction."""
+
+    def __init__(self, db: sqlite3.Connection, name: str) -> None:
+        self._db = db
+        self._name = name
+
+    def load(self, epoch: int, scopes: Mapping[bytes, int]) -> Stored:
+        self._begin(max(epoch, *scopes.values(), 0))
         # Nothing is written without need: a full or read-only disk can still be read.
-        if known is None or base is None or known < epoch:
-            now = _now_us()
-            known = (epoch or now) if known is None else max(known, epoch)
-            base = base or now
-            self._store(db, namespace, [(_EPOCH, known), (_BASE, base)])
-        return known, base
+        if epoch > self._epoch:
+            self._set_epoch(epoch)
+        for scope, number in scopes.items():
+            if number > max(self._epoch, self._scopes().get(scope, 0)):
+                self._set_scope(scope, number)
+        return Stored(self._epoch, self._base, self._scopes())
 
-    def _generations(
-        self, db: sqlite3.Connection, namespace: str, tags: Sequence[bytes]
-    ) -> dict[bytes, int]:
-        _, base = self._load(db, namespace, 0)
-        return {tag: self._value(db, namespace, tag) or base for tag in tags}
+    def generations(self, tags: Sequence[bytes]) -> tuple[int, dict[bytes, int]]:
+        self._begin(0)
+        return self._newest, {tag: self._value(tag) or self._base for tag in tags}
 
-    def _bump_tags(
-        self, db: sqlite3.Connection, namespace: str, tags: Sequence[bytes]
-    ) -> tuple[int, dict[bytes, int]]:
-        _, base = self._load(db, namespace, 0)
+    def bump_tags(self, tags: Sequence[bytes]) -> Bumped:
+        self._begin(0)
         now = _now_us()
-        count, last = db.execute(
+        count, last = self._db.execute(
             "SELECT count(*), max(value) FROM generations WHERE namespace = ? AND field != ?",
-            (namespace, _EPOCH),
+            (self._name, _EPOCH),
         ).fetchone()
         if count - 1 > MAX_STORED_TAGS:
-            db.execute(
-                "DELETE FROM generations WHERE namespace = ? AND field != ?", (namespace, _EPOCH)
+            self._db.execute(
+                "DELETE FROM generations WHERE namespace = ? AND field != ?", (self._name, _EPOCH)
             )
-            base = max(now, last + 1)
-            self._store(db, namespace, [(_BASE, base)])
-        bumped = {
-            tag: max(now, base + 1, (self._value(db, namespace, tag) or 0) + 1) for tag in tags
-        }
-        self._store(db, namespace, bumped.items())
-        return base, bumped
+            self._store([(_BASE, max(now, last + 1))])
+        steps = {}
+        for tag in tags:
+            previous = self._value(tag) or self._base
+            steps[tag] = (previous, max(now, previous + 1))
+        self._store((tag, generation) for tag, (_, generation) in steps.items())
+        return Bumped(self._base, steps)
 
-    def _bump_epoch(self, db: sqlite3.Connection, namespace: str) -> int:
-        epoch = max(_now_us(), (self._value(db, namespace, _EPOCH) or 0) + 1)
-        self._store(db, namespace, [(_EPOCH, epoch)])
-        return epoch
+    def bump_scope(self, scope: bytes, known: int) -> int:
+        self._begin(known)
+        number = max(_now_us(), self._newest + 1, known + 1)
+        if scope == WHOLE_NAMESPACE:
+            self._set_epoch(number)
+        else:
+            self._set_scope(scope, number)
+        return number
 
-    def _value(self, db: sqlite3.Connection, namespace: str, field: bytes) -> int | None:
-        row = db.execute(
-            "SELECT value FROM generations WHERE namespace = ? AND field = ?", (namespace, field)
+    @property
+    def _epoch(self) -> int:
+        return self._value(_EPOCH) or 0
+
+    @property
+    def _base(self) -> int:
+        return self._value(_BASE) or 0
+
+    @property
+    def _newest(self) -> int:
+        return max(self._epoch, *self._scopes().values(), 0)
+
+    def _begin(self, known: int) -> None:
+        """Makes the namespace if it is not there; its epoch is larger than ``known``."""
+        if not self._epoch or not self._base:
+            now = _now_us()
+            self._store([(_EPOCH, max(now, known + 1)), (_BASE, now)])
+
+    def _set_epoch(self, number: int) -> None:
+        self._store([(_EPOCH, number)])
+        self._db.execute(
+            "DELETE FROM scopes WHERE namespace = ? AND value <= ?", (self._name, number)
+        )
+
+    def _set_scope(self, scope: bytes, number: int) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO scopes VALUES (?, ?, ?)", (self._name, scope, number)
+        )
+        scopes = self._scopes()
+        if len(scopes) > MAX_SCOPES:
+            self._set_epoch(min(scopes.values()))
+
+    def _scopes(self) -> dict[bytes, int]:
+        return dict(
+            self._db.execute("SELECT scope, value FROM scopes WHERE namespace = ?", (self._name,))
+        )
+
+    def _value(self, field: bytes) -> int | None:
+        row = self._db.execute(
+            "SELECT value FROM generations WHERE namespace = ? AND field = ?", (self._name, field)
         ).fetchone()
         return None if row is None else int(row[0])
 
-    def _store(
-        self, db: sqlite3.Connection, namespace: str, fields: Iterable[tuple[bytes, int]]
-    ) -> None:
-        db.executemany(
+    def _store(self, fields: Iterable[tuple[bytes, int]]) -> None:
+        self._db.executemany(
             "INSERT OR REPLACE INTO generations VALUES (?, ?, ?)",
-            ((namespace, field, value) for field, value in fields),
+            ((self._name, field, value) for field, value in fields),
         )
 
 
@@ -181,7 +226,7 @@ def _open(file: Path | None) -> sqlite3.Connection:
     db = sqlite3.connect(file or ":memory:", check_same_thread=False)
     try:
         db.execute("PRAGMA synchronous = FULL")
-        db.execute(_SCHEMA)
+        db.executescript(_SCHEMA)
     except BaseException:
         db.close()
         raise

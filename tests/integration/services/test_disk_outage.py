@@ -35,7 +35,7 @@ def tags_kept(file: Path) -> int:
 def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every access to the file of epochs and generations fails, as it does on a full disk."""
     with monkeypatch.context() as patch:
-        patch.setattr(LocalGenerations, "_value", fail)
+        patch.setattr(LocalGenerations, "_transaction", fail)
         yield
 
 
@@ -55,7 +55,7 @@ async def test_an_invalidation_that_cannot_be_kept_is_in_force_and_the_caller_is
     sidecar = await start(disk=tmp_path / "disk")
     await sidecar.embed("a text", tags=["a tag"])
     with monkeypatch.context() as patch:
-        patch.setattr(LocalGenerations, "_value", fail)
+        patch.setattr(LocalGenerations, "_transaction", fail)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await sidecar.invalidate(**target)
         assert error.value.code() == grpc.StatusCode.UNAVAILABLE
@@ -92,7 +92,7 @@ async def test_an_invalidation_that_could_not_be_kept_is_kept_when_the_disk_is_b
     await sidecar.embed("a text", tags=["a tag"])
     await sidecar.on_disk(1)
     with monkeypatch.context() as patch:
-        patch.setattr(LocalGenerations, "_value", fail)
+        patch.setattr(LocalGenerations, "_transaction", fail)
         with pytest.raises(grpc.aio.AioRpcError):
             await sidecar.invalidate(tags=["a tag"])
     async with asyncio.timeout(20):
