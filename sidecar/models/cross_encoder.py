@@ -107,7 +107,6 @@ class CrossEncoderReranker:
         cls,
         folder: Path,
         name: str,
-        *,
         provider: Provider = "auto",
         threads: int | None = None,
         queue_pairs: int = QUEUE_INPUTS,

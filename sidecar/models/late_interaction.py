@@ -90,7 +90,7 @@ class LateInteractionReranker:
         if not embedder.gives_token_vectors:
             raise SetupError(
                 f"model {model.name} cannot rerank: its graph has no output with a vector for each"
-                " token. Name the pack of a cross-encoder in model.reranker, or export the graph"
+                " token. Name the pack of a cross-encoder in model.rerankers, or export the graph"
                 " with an output last_hidden_state, [batch, sequence, dimensions]"
             )
         version = digest([model.version.encode(), _ALGORITHM])
