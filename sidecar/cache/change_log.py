@@ -13,7 +13,7 @@ MAX_CHANGES = 1000
 
 # What a change costs beside its own bytes: keys, numbers and the dictionary's slot, measured with
 # tracemalloc (tests/unit/cache/test_change_log.py).
-_OVERHEAD_BYTES = 480
+_OVERHEAD_BYTES = 400
 
 
 class ChangeLog:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import pytest
 
 from sidecar.cache.generations import Generations, InvalidationNotSharedError
 from sidecar.cache.local_generations import LocalGenerations
+from sidecar.cache.namespace_state import WHOLE_NAMESPACE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -251,3 +253,47 @@ async def test_local_state_survives_a_restart(tmp_path: Path) -> None:
     assert (await generations.state("n")).epoch == epoch
     assert await stamped(generations) == before
     second.close()
+
+
+async def test_an_invalidation_that_is_heard_of_while_a_namespace_is_loaded_is_not_missed(
+    store: Breakable,
+) -> None:
+    one, two = Generations(store), Generations(store)
+    await one.state("n")
+    answered, heard = asyncio.Event(), asyncio.Event()
+    load = store.load
+
+    async def slow(*arguments: Any) -> Any:
+        stored = await load(*arguments)
+        answered.set()
+        await heard.wait()
+        return stored
+
+    store.load = slow
+    loading = asyncio.create_task(two.state("n"))
+    await answered.wait()
+    await one.invalidate_namespace("n")
+    listener = two.listener("n")
+    assert listener is not None
+    listener.raise_scope(WHOLE_NAMESPACE, (await one.state("n")).epoch)
+    heard.set()
+    assert (await loading).epoch == (await one.state("n")).epoch
+    assert two.listener("n") is await loading
+
+
+async def test_a_sidecar_that_missed_an_epoch_learns_of_it_with_the_tags(
+    store: Breakable,
+) -> None:
+    """So that entries with tags are never older than what is heard about tags."""
+    one, two = Generations(store), Generations(store)
+    state = await two.state("n")
+    for invalidate in (one.invalidate_namespace("n"), one.invalidate_scope("n", b"kind:search")):
+        await invalidate
+        shared = await one.state("n")
+        await two.resolve(state, [TAG])
+        # What is being looked up has a key of an epoch that is over.
+        assert state.generation(TAG) is None
+        assert state.epoch_of("search", "m", "v") == shared.epoch_of("search", "m", "v")
+        await two.resolve(state, [TAG])
+        assert state.generation(TAG) is not None
+        two.forget_tags()
