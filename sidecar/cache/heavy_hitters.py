@@ -1,0 +1,58 @@
+"""The most frequent of many keys, counted in bounded memory.
+
+Misra and Gries' algorithm ("Finding repeated elements", 1982) with the decrement of Anderson et al.
+("A High-Performance Algorithm for Identifying Frequent Items in Data Streams", 2017): when there is
+no room, the median is taken off every count and half of the keys go, so that a key costs constant
+time on average.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+K = TypeVar("K", bound="Hashable")
+
+
+class HeavyHitters(Generic[K]):
+    """At most ``capacity`` keys. A count is never too large, and too small by at most twice
+    ``total`` / ``capacity``: a key that makes up more than that of the stream is there.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.total = 0
+        self._capacity = capacity
+        self._counts: dict[K, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def add(self, key: K, weight: int = 1) -> None:
+        """Counts a key that came ``weight`` times."""
+        counts = self._counts
+        counts[key] = counts.get(key, 0) + weight
+        self.total += weight
+        if len(counts) > self._capacity:
+            self._take_off(sorted(counts.values())[len(counts) // 2])
+
+    def top(self, count: int) -> list[tuple[K, int]]:
+        """The ``count`` most frequent keys, and how often they came; of equals, older ones."""
+        return sorted(self._counts.items(), key=lambda item: -item[1])[:count]
+
+    def take(self, count: int) -> list[tuple[K, int]]:
+        """As `top`, and forgets them."""
+        taken = self.top(count)
+        for key, times in taken:
+            del self._counts[key]
+            self.total -= times
+        return taken
+
+    def halve(self) -> None:
+        """Halves every count; keys that came once go."""
+        self._counts = {key: times // 2 for key, times in self._counts.items() if times > 1}
+        self.total //= 2
+
+    def _take_off(self, number: int) -> None:
+        self._counts = {key: n - number for key, n in self._counts.items() if n > number}
