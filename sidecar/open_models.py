@@ -103,9 +103,9 @@ async def _open_reranker(settings: Settings, name: str, models: ModelRouter) -> 
             CrossEncoderReranker.load,
             folder,
             folder.name,
-            settings.model.provider,
-            settings.model.threads or None,
-            settings.encoder.queue_inputs,
+            provider=settings.model.provider,
+            threads=settings.model.threads or None,
+            queue_pairs=settings.encoder.queue_inputs,
         )
     first = next(iter(models))
     if not isinstance(first, LocalEmbedder):

@@ -42,7 +42,7 @@ _KINDS = (vectors.KIND, search.KIND, scores.KIND)
 _MOST_TAGS = 1000
 # So many fit into one announcement; more make the whole collection invalid.
 _MOST_DOCUMENTS = 200
-_TYPES = {
+_TYPES: dict[int, str] = {
     cache_pb2.Event.TYPE_CREATED: "created",
     cache_pb2.Event.TYPE_UPDATED: "updated",
     cache_pb2.Event.TYPE_DELETED: "deleted",

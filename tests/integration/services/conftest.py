@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
-import onnx
 import pytest
 import redis
-from embercache.v1 import cache_pb2, cache_pb2_grpc, common_pb2, embed_pb2, embed_pb2_grpc
-from onnx import TensorProto, helper, numpy_helper
+from embercache.v1 import (
+    cache_pb2,
+    cache_pb2_grpc,
+    common_pb2,
+    embed_pb2,
+    embed_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+)
+from onnx import TensorProto, helper
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 import sidecar.models.local
@@ -40,7 +47,12 @@ _ALPHABET = ["[PAD]", "[UNK]", *map(chr, range(32, 127)), NAN, CRASH]
 
 
 def save_text_pack(
-    folder: Path, *, seed: int = 0, noise: float = 0.0, prompts: dict[str, str] | None = None
+    save_graph: Callable[..., None],
+    folder: Path,
+    *,
+    seed: int = 0,
+    noise: float = 0.0,
+    prompts: dict[str, str] | None = None,
 ) -> Path:
     """A model that reads characters: their vectors, weighted by position, then the mean.
 
@@ -66,7 +78,7 @@ def save_text_pack(
         "one": np.array(1, np.int64),
     }
     text = ["batch", "sequence"]
-    _save_graph(
+    save_graph(
         folder / "model.onnx",
         nodes,
         dict.fromkeys(("input_ids", "attention_mask"), (TensorProto.INT64, text)),
@@ -82,9 +94,9 @@ def save_text_pack(
     return folder
 
 
-def save_tensor_pack(folder: Path) -> Path:
+def save_tensor_pack(save_graph: Callable[..., None], folder: Path) -> Path:
     """A model of float32 tensors of shape [2, 3] that takes the mean over their first axis."""
-    _save_graph(
+    save_graph(
         folder / "model.onnx",
         [helper.make_node("ReduceMean", ["pixels", "axis"], ["embedding"], keepdims=0)],
         {"pixels": (TensorProto.FLOAT, ["batch", 2, 3])},
@@ -92,23 +104,6 @@ def save_tensor_pack(folder: Path) -> Path:
         {"axis": np.array([1], np.int64)},
     )
     return folder
-
-
-def _save_graph(
-    path: Path,
-    nodes: Sequence[onnx.NodeProto],
-    inputs: dict[str, tuple[int, Sequence[Any]]],
-    outputs: dict[str, tuple[int, Sequence[Any]]],
-    constants: dict[str, NDArray[Any]],
-) -> None:
-    def infos(specs: dict[str, tuple[int, Sequence[Any]]]) -> list[onnx.ValueInfoProto]:
-        return [helper.make_tensor_value_info(n, kind, dims) for n, (kind, dims) in specs.items()]
-
-    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "test", infos(inputs), infos(outputs), tensors)
-    opsets = [helper.make_opsetid("", 18)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
 
 
 def _save_json(path: Path, content: object) -> None:
@@ -128,6 +123,15 @@ def one_input(item: str | bytes | NDArray[Any] | embed_pb2.Input) -> embed_pb2.I
     return item
 
 
+def metadata_value(value: str | float | bool) -> search_pb2.MetadataValue:
+    """A value of metadata as a message."""
+    if isinstance(value, bool):
+        return search_pb2.MetadataValue(flag=value)
+    if isinstance(value, str):
+        return search_pb2.MetadataValue(text=value)
+    return search_pb2.MetadataValue(number=value)
+
+
 class Sidecar:
     """A client of a sidecar, and what ends the sidecar."""
 
@@ -144,6 +148,7 @@ class Sidecar:
         )
         self.embeds = embed_pb2_grpc.EmbedServiceStub(self.channel)
         self.caches = cache_pb2_grpc.CacheServiceStub(self.channel)
+        self.searches = search_pb2_grpc.SearchServiceStub(self.channel)
 
     def request(self, *items: Any, **fields: Any) -> embed_pb2.EmbedRequest:
         """A request; the fields of its cache options may be given with its own."""
@@ -169,6 +174,58 @@ class Sidecar:
     async def vectors(self, *items: Any, **fields: Any) -> list[bytes]:
         """The bytes of each item's vector."""
         return [e.vector for e in (await self.embed(*items, **fields)).embeddings]
+
+    def search_request(self, text: str, **fields: Any) -> search_pb2.SearchRequest:
+        """A request; the fields of its cache options may be given with its own."""
+        options = {name: fields.pop(name) for name in ("mode", "ttl", "tags") if name in fields}
+        return search_pb2.SearchRequest(
+            text=text, cache=common_pb2.CacheOptions(**options), **fields
+        )
+
+    async def search(self, text: str, **fields: Any) -> search_pb2.SearchResponse:
+        """One call of Search."""
+        request = self.search_request(text, **fields)
+        response: search_pb2.SearchResponse = await self.searches.Search(
+            request, timeout=HANG_GUARD
+        )
+        return response
+
+    async def found(self, text: str, **fields: Any) -> tuple[str, list[str]]:
+        """What answered a search, "HOT", "COMPUTED" and so on, and the documents found."""
+        response = await self.search(text, **fields)
+        tier = common_pb2.Tier.Name(response.tier).removeprefix("TIER_")
+        return tier, [result.id for result in response.results]
+
+    async def status_of_search(self, text: str, **fields: Any) -> str:
+        """How a call of Search ends: "OK", "NOT_FOUND" and so on."""
+        try:
+            await self.search(text, **fields)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    async def upsert(
+        self, documents: dict[str, str], *, tags: Sequence[str] = (), **fields: Any
+    ) -> list[search_pb2.Upserted]:
+        """Stores documents of one chunk, by their ids; ``metadata`` is for all of them."""
+        metadata = fields.pop("metadata", {})
+        messages = [
+            search_pb2.Document(
+                id=name,
+                chunks=[search_pb2.Chunk(content=text)],
+                metadata={key: metadata_value(value) for key, value in metadata.items()},
+                tags=tags,
+            )
+            for name, text in documents.items()
+        ]
+        request = search_pb2.UpsertRequest(documents=messages, **fields)
+        response = await self.searches.Upsert(request, timeout=HANG_GUARD)
+        return list(response.documents)
+
+    async def delete(self, *ids: str, **fields: Any) -> list[bool]:
+        """Removes documents."""
+        request = search_pb2.DeleteRequest(ids=ids, **fields)
+        return list((await self.searches.Delete(request, timeout=HANG_GUARD)).found)
 
     async def stats(self) -> cache_pb2.StatsResponse:
         """The counters of the sidecar."""
@@ -223,34 +280,34 @@ class Sidecar:
 
 
 @pytest.fixture(scope="session")
-def tiny_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_pack(save_graph: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of texts, in 8 dimensions, that computes in no time."""
-    return save_text_pack(tmp_path_factory.mktemp("packs") / "tiny")
+    return save_text_pack(save_graph, tmp_path_factory.mktemp("packs") / "tiny")
 
 
 @pytest.fixture(scope="session")
-def other_tiny_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other_tiny_pack(save_graph: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another model under the name of the first."""
-    return save_text_pack(tmp_path_factory.mktemp("packs") / "tiny", seed=1)
+    return save_text_pack(save_graph, tmp_path_factory.mktemp("packs") / "tiny", seed=1)
 
 
 @pytest.fixture(scope="session")
-def noisy_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def noisy_pack(save_graph: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that gives the same text a slightly different vector each time."""
-    return save_text_pack(tmp_path_factory.mktemp("packs") / "noisy", noise=1e-3)
+    return save_text_pack(save_graph, tmp_path_factory.mktemp("packs") / "noisy", noise=1e-3)
 
 
 @pytest.fixture(scope="session")
-def tensor_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tensor_pack(save_graph: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of float32 tensors of shape [2, 3]."""
-    return save_tensor_pack(tmp_path_factory.mktemp("packs") / "tensors")
+    return save_tensor_pack(save_graph, tmp_path_factory.mktemp("packs") / "tensors")
 
 
 @pytest.fixture
-def make_pack(tmp_path: Path) -> Callable[..., Path]:
+def make_pack(save_graph: Any, tmp_path: Path) -> Callable[..., Path]:
     """Writes a model of texts under a folder and a name: see `save_text_pack`."""
     return lambda folder, name="tiny", **options: save_text_pack(
-        tmp_path / folder / name, **options
+        save_graph, tmp_path / folder / name, **options
     )
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from embercache.v1 import embed_pb2
 
-from sidecar.cache.hot import HotTier
-from sidecar.config import CacheSettings, ServerSettings
+from sidecar.config import ServerSettings
 from sidecar.services.embed import STREAM_WINDOW, EmbedService
 from sidecar.services.embed_request import RequestReader
 
@@ -19,12 +18,11 @@ if TYPE_CHECKING:
 async def test_a_request_is_read_only_when_fewer_than_a_window_are_unanswered() -> None:
     unused: Any = None
     service = EmbedService(
-        models={},
-        reader=RequestReader({}, ServerSettings(), ()),
-        cache=unused,
-        hot=HotTier(0, lambda: 0.0),
+        models=unused,
+        reader=RequestReader(unused, ServerSettings(), ()),
+        vectors=unused,
+        responses=unused,
         generations=unused,
-        settings=CacheSettings(),
     )
     read = 0
 
