@@ -115,6 +115,7 @@ class MemoryIndex:
                     self._add(collection, [one for place, one in some if place == collection])
         except BaseException:
             self._file.close()
+            self._tables.clear()
             raise
 
     def _upsert(self, collection: Collection, documents: Sequence[Document]) -> None:
@@ -133,18 +134,21 @@ class MemoryIndex:
         if self._file is not None and any(found):
             self._write(partial(self._file.delete, collection, ids))
         table.delete(ids)
-        if not len(table):
-            del self._tables[collection]
+        self._show(collection, table)
         return found
 
     def _add(self, collection: Collection, stored: Sequence[Stored]) -> None:
         table = self._tables.get(collection)
         if table is None:
             table = Table(collection.dimensions)
-        elif table.is_sparse:
-            table = table.without_dead()
         table.put(stored)
-        self._tables[collection] = table
+        self._show(collection, table)
+
+    def _show(self, collection: Collection, table: Table) -> None:
+        if not len(table):
+            del self._tables[collection]
+        else:
+            self._tables[collection] = table.without_dead() if table.is_sparse else table
 
     def _stored(self, collection: Collection, document: Document) -> Stored:
         """What is to be stored; raises `KeyError` as `Index.upsert` does."""
@@ -155,7 +159,10 @@ class MemoryIndex:
         )
         given = [chunk.vector for chunk in document.chunks if chunk.vector is not None]
         if given:
-            return Stored(bare, np.stack(given).astype(np.float32, copy=False))
+            vectors = np.stack(given).astype(np.float32, copy=False)
+            if vectors.shape != (len(document.chunks), collection.dimensions):
+                raise ValueError(f"vectors of shape {vectors.shape} do not fit {collection}")
+            return Stored(bare, vectors)
         table = self._tables.get(collection)
         old = None if table is None else table.get(document.id)
         if old is None or old.document.revision.content != document.revision.content:

@@ -117,17 +117,16 @@ class _Column:
 
     def within(self, bounds: Range) -> NDArray[np.int32]:
         """The documents whose value is a number within the bounds."""
-        values = _view(self._numbers)
-        # What is not a number is NaN here, and no comparison with it is true.
+        # What is not a number is NaN among the numbers, and no comparison with it is true.
         found = _view(self._codes) == _NUMBER
         if bounds.above is not None:
-            found &= values > bounds.above
+            found &= _view(self._numbers) > bounds.above
         if bounds.least is not None:
-            found &= values >= bounds.least
+            found &= _view(self._numbers) >= bounds.least
         if bounds.below is not None:
-            found &= values < bounds.below
+            found &= _view(self._numbers) < bounds.below
         if bounds.most is not None:
-            found &= values <= bounds.most
+            found &= _view(self._numbers) <= bounds.most
         return self._where(found)
 
     def keep(self, kept: Mask, numbers: NDArray[np.int32]) -> _Column | None:
@@ -154,5 +153,6 @@ class _Column:
 
 
 def _view(values: array[int] | array[float]) -> NDArray[Any]:
-    """The same memory as an array; the values cannot grow while it is in use."""
+    """The same memory as an array. The values cannot grow while it is referred to: give it no name,
+    for an exception would keep it."""
     return np.frombuffer(values, np.dtype(values.typecode))

@@ -83,6 +83,8 @@ class IndexFile:
                     f"the index file {self._path} is of format {version}, and this version of the "
                     f"sidecar reads format {_SCHEMA_VERSION}; use the version that wrote it"
                 )
+            [self.identity] = connection.execute("SELECT identity FROM about").fetchone()
+            # Only now, for this changes the file.
             for pragma in (
                 "journal_mode = WAL",
                 "synchronous = FULL",
@@ -90,7 +92,6 @@ class IndexFile:
                 "secure_delete = FAST",
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
-            [self.identity] = connection.execute("SELECT identity FROM about").fetchone()
 
     def documents(self) -> Iterator[tuple[Collection, Stored]]:
         """All that is in the file. Raises `IndexSetupError` if something in it is damaged."""

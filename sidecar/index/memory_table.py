@@ -123,7 +123,7 @@ class Table:
 
     def without_dead(self) -> Table:
         """A table of the live documents. To be called by the thread that changes this one."""
-        alive = np.frombuffer(self._alive, np.bool_)
+        alive = np.array(self._alive, np.bool_)
         rows = np.flatnonzero(alive[self._owners[: self._rows]])
         other = Table(self._vectors.shape[1])
         other._documents = [self._documents[number] for number in np.flatnonzero(alive)]
@@ -143,9 +143,9 @@ class Table:
         """The rows of live documents that match; None for every row."""
         if where is None and self._rows == self._live_rows:
             return None
-        chosen = np.frombuffer(self._alive, np.bool_)
+        chosen = np.array(self._alive, np.bool_)
         if where is not None:
-            chosen = chosen & self._columns.select(where)
+            chosen &= self._columns.select(where)
         return np.flatnonzero(chosen[self._owners[: self._rows]])
 
     def _stored(self, number: int) -> Stored:

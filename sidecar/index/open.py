@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from sidecar.cache.redis_connect import RedisUrlError, redact
 
@@ -33,7 +33,8 @@ def open_index(url: str, *, redis_password_file: Path | None = None) -> Index:
     password file cannot be read.
     """
     # An index that is not used costs no import.
-    scheme = url.partition("://")[0].lower()
+    scheme, separator, _ = url.partition("://")
+    scheme = scheme.lower() if separator else ""
     if scheme == "memory":
         from sidecar.index.memory import MemoryIndex
 
@@ -57,10 +58,12 @@ def open_index(url: str, *, redis_password_file: Path | None = None) -> Index:
 
 
 def _folder(url: str) -> Path | None:
-    parts = urlsplit(url)
-    if parts.netloc or parts.query or parts.fragment or parts.path == "/":
+    path = url.partition("://")[2]
+    if not path:
+        return None
+    if not path.startswith("/") or path == "/" or "?" in path or "#" in path:
         raise IndexUrlError(
             f"{redact(url)} does not name a folder; use memory:///var/lib/embercache/index, "
             "with three slashes, or memory:// to keep nothing"
         )
-    return Path(unquote(parts.path)) if parts.path else None
+    return Path(unquote(path))
