@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import pytest
 from hypothesis import settings
+from onnx import helper, numpy_helper
 
 from sidecar.cache.breaker import Breaker
 from sidecar.cache.redis_connect import connect
@@ -16,12 +18,37 @@ from sidecar.models.packs import default_folder
 from sidecar.models.pull import pull
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 # A busy machine is no failure.
 settings.register_profile("embercache", deadline=None)
 settings.load_profile("embercache")
+
+
+@pytest.fixture(scope="session")
+def save_graph() -> Callable[..., None]:
+    """Writes a small ONNX graph; inputs and outputs have a type and a shape each."""
+
+    def save(
+        path: Path,
+        nodes: Sequence[onnx.NodeProto],
+        inputs: dict[str, tuple[int, Sequence[Any]]],
+        outputs: dict[str, tuple[int, Sequence[Any]]],
+        constants: dict[str, NDArray[Any]],
+    ) -> None:
+        def infos(specs: dict[str, tuple[int, Sequence[Any]]]) -> list[onnx.ValueInfoProto]:
+            return [helper.make_tensor_value_info(name, *spec) for name, spec in specs.items()]
+
+        tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+        graph = helper.make_graph(nodes, "test", infos(inputs), infos(outputs), tensors)
+        opsets = [helper.make_opsetid("", 18)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
+
+    return save
 
 
 @pytest.fixture(scope="session")

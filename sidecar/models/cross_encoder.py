@@ -64,7 +64,8 @@ class CrossEncoder:
 
     def _warm_up(self) -> int:
         """Runs the model once, and returns how many numbers it answers a pair with."""
-        probe = Tokens([self._pack.text.pad_id] * 2, truncated=False)
+        # Three tokens: an answer for each token must not pass for a pair of numbers.
+        probe = Tokens([self._pack.text.pad_id] * 3, truncated=False)
         try:
             shape = self._logits([probe]).shape
         except Exception as error:

@@ -64,6 +64,9 @@ class _Scoring:
     passage: _Text
     scores: set[asyncio.Future[float]] = field(default_factory=set)
 
+    def is_ready(self) -> bool:
+        return self.query.tokens.done() and self.passage.tokens.done()
+
     def is_over(self) -> bool:
         return all(score.done() for score in self.scores)
 
@@ -96,7 +99,7 @@ class LateInteractionReranker:
         version = digest([model.version.encode(), _ALGORITHM])
         self.info = RerankerInfo(f"{model.name}-maxsim", version, model.runs_on)
         self._embedder = embedder
-        self._pending: set[_Scoring] = set()
+        self._pending: set[_Scoring] = set()  # lack the tokens of a text
         self._ready: list[_Scoring] = []
         self._scorer: asyncio.Task[None] | None = None
         self._closed = False
@@ -122,9 +125,8 @@ class LateInteractionReranker:
         """Ends the scoring in progress; all other pairs fail with `ModelUnavailableError`."""
         self._closed = True
         error = ModelUnavailableError("the model is shutting down; try another replica")
-        for scoring in self._pending:
+        for scoring in (*self._pending, *self._ready):
             scoring.end(error)
-        self._ready.clear()
         if self._scorer is not None:
             await asyncio.wait({self._scorer})
 
@@ -168,7 +170,8 @@ class LateInteractionReranker:
         for scoring in text.pairs:
             if error is not None:
                 scoring.end(error)
-            elif scoring.query.tokens.done() and scoring.passage.tokens.done():
+            elif scoring in self._pending and scoring.is_ready():
+                self._pending.remove(scoring)
                 self._ready.append(scoring)
         if self._ready and (self._scorer is None or self._scorer.done()):
             self._scorer = asyncio.create_task(self._score_ready())
@@ -177,13 +180,12 @@ class LateInteractionReranker:
         while self._ready:
             scorings = [scoring for scoring in self._ready if not scoring.is_over()]
             self._ready.clear()
-            self._pending.difference_update(scorings)
             vectors = [(one.query.tokens.result(), one.passage.tokens.result()) for one in scorings]
             outcomes: Sequence[float | ModelError]
             try:
                 outcomes = await asyncio.to_thread(_max_similarities, vectors)
             except Exception as error:  # out of memory, say
-                _log.exception("%s could not score %d pairs", self.info.name, len(scorings))
+                _log.exception("%s could not score %d pair(s)", self.info.name, len(scorings))
                 reason = type(error).__name__
                 outcomes = [ModelError(f"the pair was not scored ({reason})")] * len(scorings)
             for scoring, outcome in zip(scorings, outcomes, strict=True):

@@ -338,6 +338,7 @@ async def start(tiny_pack: Path) -> AsyncIterator[Callable[..., Awaitable[Sideca
                 "redis": {"url": redis.url if redis else "", "timeout": redis_timeout},
                 "disk": {"folder": disk, "max_bytes": 2**25},
                 "cache": {"ttl_jitter": 0},
+                "index": {"url": "memory://"},
             }
             names = defaults.keys() | sections.keys()
             values = {name: defaults.get(name, {}) | sections.get(name, {}) for name in names}

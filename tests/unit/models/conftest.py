@@ -7,13 +7,14 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from sidecar.models.cross_encoder import CrossEncoder
 from sidecar.models.encoder import Encoder
 from sidecar.models.pack import read_pack
+from sidecar.models.pair_pack import read_pair_pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sidecar.models.encoder import Encodable
+    from sidecar.models.tokenise import Tokens
+    from sidecar.models.types import TokenVectors
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "one", "two", "three", "nan", "inf", "crash"]
 # The vector of each token; "crash" has none, so that a run with it fails.
@@ -31,23 +34,6 @@ TABLE = np.array(
 )
 
 
-def save_graph(
-    path: Path,
-    nodes: Sequence[onnx.NodeProto],
-    inputs: dict[str, tuple[int, Sequence[Any]]],
-    outputs: dict[str, tuple[int, Sequence[Any]]],
-    constants: dict[str, NDArray[Any]],
-) -> None:
-    def infos(specs: dict[str, tuple[int, Sequence[Any]]]) -> list[onnx.ValueInfoProto]:
-        return [helper.make_tensor_value_info(n, kind, dims) for n, (kind, dims) in specs.items()]
-
-    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "test", infos(inputs), infos(outputs), tensors)
-    opsets = [helper.make_opsetid("", 18)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
-
-
 def save_tokenizer(path: Path, *, special_tokens: bool = True) -> None:
     """Splits at spaces; like many published ones, cuts and pads to lengths of its own."""
     vocabulary = {token: number for number, token in enumerate(VOCABULARY)}
@@ -55,7 +41,9 @@ def save_tokenizer(path: Path, *, special_tokens: bool = True) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if special_tokens:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
         )
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=20)
@@ -65,8 +53,9 @@ def save_tokenizer(path: Path, *, special_tokens: bool = True) -> None:
 class PackMaker:
     """Writes packs into one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, save_graph: Callable[..., None]) -> None:
         self.folder = folder
+        self._save_graph = save_graph
 
     def json(self, name: str, content: object) -> None:
         path = self.folder / name
@@ -81,12 +70,15 @@ class PackMaker:
         ids: int = TensorProto.INT64,
         extra_inputs: Sequence[str] = (),
         pooled_rows: str | None = None,
+        states: str | None = None,
+        states_a_token: int = 1,
         special_tokens: bool = True,
     ) -> Path:
         """A model that looks up one vector a token.
 
         With ``pooled_rows`` the graph sums over tokens itself and gives as many rows as inputs
-        ("right"), one row whatever the batch ("one"), or always two more ("more").
+        ("right"), one row whatever the batch ("one"), or always two more ("more"). With ``states``
+        it has another output of that name, with the vectors of the tokens.
         """
         nodes = [helper.make_node("Gather", ["table", "input_ids"], ["states"])]
         constants = {"table": TABLE, "axis": np.array([1], np.int64), "all": np.array([0, 1])}
@@ -103,14 +95,68 @@ class PackMaker:
             }[pooled_rows]
             constants["first"] = np.array([0], np.int64)
         names = ["input_ids", "attention_mask", *extra_inputs]
-        save_graph(
+        outputs: dict[str, Any] = {output: (TensorProto.FLOAT, shape)}
+        if states is not None:
+            nodes.append(helper.make_node("Concat", ["states"] * states_a_token, [states], axis=1))
+            outputs[states] = (TensorProto.FLOAT, ["batch", "sequence", 2])
+        self._save_graph(
             self.folder / graph,
             nodes,
             {name: (ids, ["batch", "sequence"]) for name in names},
-            {output: (TensorProto.FLOAT, shape)},
+            outputs,
             constants,
         )
         save_tokenizer(self.folder / "tokenizer.json", special_tokens=special_tokens)
+        self.json("sentence_bert_config.json", {"max_seq_length": 8})
+        return self.folder
+
+    def pairs(
+        self,
+        *,
+        shape: Sequence[int | str] = ("batch", 1),
+        output: str = "logits",
+        other_outputs: Sequence[str] = (),
+        token_types: bool = True,
+    ) -> Path:
+        """A cross-encoder: the weights of the passage's tokens less those of the query's.
+
+        ``shape`` is that of its answers. With two numbers they are the query's and the passage's
+        own; other shapes hold as many numbers again as they need. Without ``token_types`` all
+        tokens count as the query's.
+        """
+        text = ["batch", "sequence"]
+        names = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
+        types = "token_type_ids" if token_types else "no_types"
+        nodes = [
+            helper.make_node("Sub", ["input_ids", "input_ids"], ["no_types"]),
+            helper.make_node("Gather", ["weights", "input_ids"], ["all"]),
+            helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", [types], ["in_passage"], to=TensorProto.FLOAT),
+            helper.make_node("Sub", ["mask", "in_passage"], ["in_query"]),
+            helper.make_node("Mul", ["all", "in_query"], ["of_query"]),
+            helper.make_node("Mul", ["all", "in_passage"], ["of_passage"]),
+            helper.make_node("ReduceSum", ["of_query", "axis"], ["query"]),
+            helper.make_node("ReduceSum", ["of_passage", "axis"], ["passage"]),
+            helper.make_node("Sub", ["passage", "query"], ["score"]),
+        ]
+        width = shape[-1] if len(shape) > 1 else 0
+        nodes += {
+            0: [helper.make_node("Squeeze", ["score", "axis"], [output])],
+            1: [helper.make_node("Identity", ["score"], [output])],
+            2: [helper.make_node("Concat", ["query", "passage"], [output], axis=1)],
+            3: [helper.make_node("Concat", ["query", "passage", "score"], [output], axis=1)],
+            "sequence": [helper.make_node("Identity", ["all"], [output])],
+        }[width]
+        nodes += [helper.make_node("Identity", ["score"], [name]) for name in other_outputs]
+        self._save_graph(
+            self.folder / "model.onnx",
+            nodes,
+            dict.fromkeys(names, (TensorProto.INT64, text)),
+            {output: (TensorProto.FLOAT, shape)}
+            | dict.fromkeys(other_outputs, (TensorProto.FLOAT, ["batch", 1])),
+            {"weights": TABLE[:, 0], "axis": np.array([1], np.int64)},
+        )
+        save_tokenizer(self.folder / "tokenizer.json")
         self.json("sentence_bert_config.json", {"max_seq_length": 8})
         return self.folder
 
@@ -126,7 +172,7 @@ class PackMaker:
             helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
             helper.make_node("ReduceMean", ["float", "axis"], ["embedding"], keepdims=0),
         ]
-        save_graph(
+        self._save_graph(
             self.folder / "model.onnx",
             nodes,
             {"pixels": (dtype, ["batch", *shape])},
@@ -137,29 +183,34 @@ class PackMaker:
 
 
 @pytest.fixture
-def make_pack(tmp_path: Path) -> PackMaker:
-    return PackMaker(tmp_path / "pack")
+def make_pack(save_graph: Callable[..., None], tmp_path: Path) -> PackMaker:
+    return PackMaker(tmp_path / "pack", save_graph)
 
 
 class HeldEncoder:
-    """A real encoder that notes every batch and runs it when the test lets it."""
+    """A real encoder or cross-encoder that notes every batch and runs it when the test lets it."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder | CrossEncoder) -> None:
         self.batches: list[list[Encodable]] = []
         self.started = threading.Semaphore(0)
         self._encoder = encoder
         self._go = threading.Semaphore(0)
-        self.dimensions, self.device, self.refusal = (
-            encoder.dimensions,
-            encoder.device,
-            encoder.refusal,
-        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
 
     def run(self, batch: Sequence[Encodable]) -> NDArray[np.float32]:
+        self._hold(batch)
+        return self._encoder.run(batch)
+
+    def run_tokens(self, batch: Sequence[Tokens]) -> list[TokenVectors]:
+        self._hold(batch)
+        return self._encoder.run_tokens(batch)
+
+    def _hold(self, batch: Sequence[Encodable]) -> None:
         self.batches.append(list(batch))
         self.started.release()
         assert self._go.acquire(timeout=30)
-        return self._encoder.run(batch)
 
     def go(self, runs: int = 1_000_000) -> None:
         self._go.release(runs)
@@ -168,3 +219,8 @@ class HeldEncoder:
 @pytest.fixture
 def hold_encoder() -> Callable[[Path], HeldEncoder]:
     return lambda folder: HeldEncoder(Encoder(read_pack(folder), "cpu"))
+
+
+@pytest.fixture
+def hold_cross_encoder() -> Callable[[Path], HeldEncoder]:
+    return lambda folder: HeldEncoder(CrossEncoder(read_pair_pack(folder), "cpu"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+CLS, SEP = 2, 3
 ONE, TWO, THREE, NAN = 4, 5, 6, 7  # token ids; their vectors are [1, 1], [2, 2], [3, -3], NaN
 
 
@@ -105,6 +106,33 @@ def test_a_wrong_number_of_vectors_is_an_error(make_pack: Any) -> None:
 def test_a_model_of_another_number_of_vectors_does_not_load(make_pack: Any) -> None:
     with pytest.raises(SetupError, match=r"model.onnx: one input gave shape \[3, 2\]"):
         encoder(make_pack.text(output="sentence_embedding", pooled_rows="more"))
+
+
+def test_token_vectors_are_the_texts_own_of_unit_length(make_pack: Any) -> None:
+    texts = [
+        Tokens([CLS, ONE, THREE, SEP], truncated=False, special=[1, 0, 0, 1]),
+        Tokens([TWO], truncated=False),
+        Tokens([CLS, SEP], truncated=False, special=[1, 1]),
+        Tokens([], truncated=False),
+    ]
+    one, two, empty, none = encoder(make_pack.text()).run_tokens(texts)
+    np.testing.assert_allclose(one, [unit(1, 1), unit(1, -1)], rtol=1e-6)
+    np.testing.assert_allclose(two, [unit(1, 1)], rtol=1e-6)
+    np.testing.assert_array_equal(empty, [[1, 0], [0, 1]])
+    assert none.shape == (0, 2)
+
+
+def test_states_of_another_number_of_tokens_are_an_error(make_pack: Any) -> None:
+    folder = make_pack.text(
+        output="sentence_embedding",
+        pooled_rows="right",
+        states="token_embeddings",
+        states_a_token=2,
+    )
+    with pytest.raises(
+        ModelError, match=r"answered \[1, 2\] tokens with states of shape \[1, 4, 2"
+    ):
+        encoder(folder).run_tokens([Tokens([ONE, TWO], truncated=False)])
 
 
 def test_tensors_are_stacked(make_pack: Any) -> None:

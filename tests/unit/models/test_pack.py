@@ -56,6 +56,29 @@ def test_pooling_that_we_do_not_have_is_refused(make_pack: Any, config: object) 
         read_pack(make_pack.text())
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"output": "last_hidden_state"}, "last_hidden_state"),
+        ({"output": "hidden"}, "hidden"),
+        ({"output": "sentence_embedding", "pooled_rows": "right"}, None),
+        (
+            {
+                "output": "sentence_embedding",
+                "pooled_rows": "right",
+                "states": "token_embeddings",
+            },
+            "token_embeddings",
+        ),
+    ],
+)
+def test_the_vectors_of_tokens_are_those_that_are_pooled_or_an_output_beside(
+    make_pack: Any, options: dict[str, Any], name: str | None
+) -> None:
+    states = read_pack(make_pack.text(**options)).states
+    assert (states and states.name) == name
+
+
 def test_modules_behind_the_graph_are_refused(make_pack: Any) -> None:
     make_pack.json("modules.json", modules("Transformer", "Pooling", "Dense"))
     with pytest.raises(SetupError, match=r"modules.json: unsupported module 'Dense'"):

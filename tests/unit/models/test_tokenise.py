@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from sidecar.models.errors import SetupError
-from sidecar.models.tokenise import TextTokeniser
+from sidecar.models.tokenise import PairTokeniser, TextTokeniser
+from sidecar.models.types import InputRejectedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,3 +116,49 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
 def test_a_limit_below_the_special_tokens_is_refused(make_pack: Any) -> None:
     with pytest.raises(SetupError, match=r"tokenizer\.json: its special tokens"):
         TextTokeniser(make_pack.text() / "tokenizer.json", 2)
+
+
+# Pairs
+
+
+def test_the_texts_of_a_pair_are_told_apart(make_pack: Any) -> None:
+    path = make_pack.text() / "tokenizer.json"
+    (tokens,) = PairTokeniser(path, max_tokens=8)([("one", "two two")])
+    assert tokens.ids == [CLS, ONE, SEP, TWO, TWO, SEP]
+    assert tokens.type_ids == [0, 0, 0, 1, 1, 1]
+    assert tokens.special == [1, 0, 1, 0, 0, 1]
+
+
+@pytest.fixture(scope="module")
+def plain_pairs(minilm_folder: Path) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(16, strategy="only_second")
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def cutting_pairs(minilm_folder: Path) -> PairTokeniser:
+    return PairTokeniser(minilm_folder / "tokenizer.json", max_tokens=16)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(pieces, max_size=3).map("".join), st.lists(pieces, max_size=12), st.integers(1, 80))
+def test_a_passage_cut_before_tokenising_has_the_tokens_of_the_whole(
+    plain_pairs: Tokenizer, cutting_pairs: PairTokeniser, query: str, parts: list[str], times: int
+) -> None:
+    passage = "".join(parts) * times
+    try:
+        whole = plain_pairs.encode(query, passage)
+    except Exception:  # the library raises nothing more specific
+        with pytest.raises(InputRejectedError, match=r"the query leaves no room"):
+            cutting_pairs([(query, passage)])
+        return
+    (tokens,) = cutting_pairs([(query, passage)])
+    assert (tokens.ids, tokens.type_ids) == (whole.ids, whole.type_ids)
+    assert tokens.truncated == bool(whole.overflowing)
+
+
+def test_special_tokens_of_a_pair_that_fill_the_limit_are_refused(make_pack: Any) -> None:
+    with pytest.raises(SetupError, match=r"tokenizer\.json: its special tokens alone fill 3"):
+        PairTokeniser(make_pack.text() / "tokenizer.json", 3)
