@@ -1,0 +1,152 @@
+"""The index that all sidecars on one Redis share: vector sets, which Redis has from version 8 on.
+
+Redis works on one command at a time, and the cache may use the same Redis. So nothing here keeps it
+for long: its threads search and find the place of new vectors, and a document is replaced by a
+change of one field (see `sidecar.index.redis_layout`).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import TYPE_CHECKING
+
+from redis.exceptions import ResponseError
+
+from sidecar.index.redis_commands import READ_SECONDS, WRITE_SECONDS, RedisCommands, script
+from sidecar.index.redis_layout import (
+    COLLECTIONS,
+    IDENTITY,
+    TRIAL,
+    collection_digest,
+    decode_collection,
+    decode_document,
+    decode_header,
+    encode_collection,
+    keys,
+)
+from sidecar.index.redis_scripts import IDENTIFY, READ_AFTER
+from sidecar.index.redis_search import RedisSearch
+from sidecar.index.redis_writes import RedisWriter
+from sidecar.index.types import IndexSetupError, IndexUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from sidecar.index.filters import Filter
+    from sidecar.index.types import Collection, Document, Hit, Revision, Vector
+
+_NO_VECTOR_SETS = (
+    "this Redis cannot hold the index, which needs vector sets with attributes: use Redis 8.2 or"
+    " later, or set the URL of the index to another place"
+)
+
+
+class RedisIndex:
+    """An `Index` shared by all sidecars on the same Redis.
+
+    Searches are approximate without a filter, and in collections of more than 20,000 chunks also
+    with a filter that many of them pass; else exact.
+
+    Args:
+        url: as for `sidecar.cache.redis_connect.connect`.
+        password_file: holds the password, if the URL does not.
+
+    Raises `RedisUrlError` and `OSError` as `connect` does.
+    """
+
+    def __init__(self, url: str, password_file: Path | None = None) -> None:
+        self._commands = RedisCommands(url, password_file, when_down=self._doubt)
+        self._identity = ""
+        # Whether it is still this one: a Redis that was away may have lost its data.
+        self._sure = False
+        self._connected = False
+
+    @property
+    def identity(self) -> str:
+        """As `Index.identity`: of the data that were there when Redis was last asked.
+
+        Raises `IndexUnavailableError` if that never was.
+        """
+        if not self._identity:
+            raise IndexUnavailableError("the index (Redis) has not been reached yet; try again")
+        return self._identity
+
+    async def start(self) -> None:
+        """As `Index.start`. If it raises `IndexUnavailableError`, it can be called again."""
+        if not self._connected:
+            self._connected = True
+            await self._commands.link.start()
+        await self._identify()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._commands.link.close()
+
+    async def revisions(self, collection: Collection, ids: Sequence[str]) -> list[Revision | None]:
+        """As `Index.revisions`."""
+        await self._make_sure()
+        if not ids:
+            return []
+        command = ("HMGET", keys(collection).documents, *ids)
+        headers = await self._commands.one(command, READ_SECONDS)
+        return [header and decode_header(header).revision for header in headers]
+
+    async def upsert(self, collection: Collection, documents: Sequence[Document]) -> None:
+        """As `Index.upsert`; each is stored or not, whatever becomes of the others."""
+        if not documents:
+            return
+        # Asked each time, because then the data can be lost without a connection being lost.
+        await self._identify()
+        entry = (collection_digest(collection), encode_collection(collection))
+        await self._commands.one(("HSET", COLLECTIONS, *entry), WRITE_SECONDS)
+        await RedisWriter(self._commands, collection).upsert(documents)
+
+    async def delete(self, collection: Collection, ids: Sequence[str]) -> list[bool]:
+        """As `Index.delete`; each is removed or not, whatever becomes of the others."""
+        await self._make_sure()
+        return await RedisWriter(self._commands, collection).delete(ids)
+
+    async def search(
+        self, collection: Collection, vector: Vector, count: int, where: Filter | None
+    ) -> list[Hit]:
+        """As `Index.search`."""
+        await self._make_sure()
+        return await RedisSearch(self._commands, collection, vector, count, where).run()
+
+    async def collections(self) -> list[Collection]:
+        """As `Index.collections`."""
+        await self._make_sure()
+        known = await self._commands.one(("HVALS", COLLECTIONS), READ_SECONDS)
+        found = [decode_collection(text) for text in known]
+        lengths = [("HLEN", keys(one).documents) for one in found]
+        counts = await self._commands.many(lengths, READ_SECONDS)
+        return [one for one, count in zip(found, counts, strict=True) if count]
+
+    async def documents(self, collection: Collection, after: str, count: int) -> list[Document]:
+        """As `Index.documents`."""
+        await self._make_sure()
+        read = script(READ_AFTER, keys(collection), after, count)
+        found = await self._commands.one(read, READ_SECONDS)
+        return [decode_document(stored) for stored in found]
+
+    def _doubt(self) -> None:
+        self._sure = False
+
+    async def _make_sure(self) -> None:
+        if not self._sure:
+            await self._identify()
+
+    async def _identify(self) -> None:
+        """Sees what Redis this is. Raises `IndexSetupError` if it cannot hold an index."""
+        identify = ("EVAL", IDENTIFY, 2, IDENTITY, TRIAL, secrets.token_hex(16))
+        try:
+            identity = await self._commands.one(identify, WRITE_SECONDS)
+        except IndexUnavailableError as error:
+            refusal = error.__cause__ and error.__cause__.__cause__
+            if isinstance(refusal, ResponseError) and re.search("unknown|syntax", str(refusal)):
+                raise IndexSetupError(_NO_VECTOR_SETS) from None
+            raise
+        self._identity = identity.decode()
+        self._sure = True

@@ -1,0 +1,166 @@
+"""Stores and removes documents in Redis, each at once or not at all.
+
+The chunks of a new version are added beside those of the old one, under names that nobody else
+has, and belong to nobody until one script makes them the document. Those that do not get there, and
+those that were the document before, are garbage: whoever writes next removes it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sidecar.index.redis_commands import READ_SECONDS, WRITE_SECONDS, script
+from sidecar.index.redis_layout import (
+    Header,
+    decode_document,
+    encode_attributes,
+    float32_bytes,
+    keys,
+    unit,
+)
+from sidecar.index.redis_scripts import ANNOUNCE, CLAIM_GARBAGE, COMMIT, DELETE, READ
+from sidecar.index.types import IndexUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from sidecar.index.redis_commands import Command, RedisCommands
+    from sidecar.index.types import Chunk, Collection, Document, Vector
+
+# How long the chunks of a document may take.
+_ADD_SECONDS = 600
+_CHUNKS_TOGETHER = 32
+_GARBAGE_TOGETHER = 256
+
+# What Redis itself takes unless told otherwise.
+_LINKS = 16
+_EFFORT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A version of a document, with vectors; ``expected`` is the content to be there before."""
+
+    document: Document
+    header: Header
+    expected: str
+
+    @property
+    def elements(self) -> Iterator[tuple[str, Document, Chunk]]:
+        for name, chunk in zip(self.header.elements, self.document.chunks, strict=True):
+            yield name, self.document, chunk
+
+
+class RedisWriter:
+    """Changes what is in one collection."""
+
+    def __init__(self, commands: RedisCommands, collection: Collection) -> None:
+        self._commands = commands
+        self._keys = keys(collection)
+
+    async def upsert(self, documents: Sequence[Document]) -> None:
+        """As `Index.upsert`."""
+        for group in _groups(documents):
+            writes = [await self._prepare(document) for document in group]
+            await self._add([element for write in writes for element in write.elements])
+            await self._commit(writes)
+        await self._remove_garbage()
+
+    async def delete(self, ids: Sequence[str]) -> list[bool]:
+        """As `Index.delete`."""
+        deletions = [script(DELETE, self._keys, one) for one in ids]
+        found = await self._commands.many(deletions, WRITE_SECONDS)
+        await self._remove_garbage()
+        return [bool(there) for there in found]
+
+    async def _prepare(self, document: Document) -> _Write:
+        expected = ""
+        if document.chunks[0].vector is None:
+            expected = document.revision.content.hex()
+            document = await self._with_vectors(document)
+        header = Header(secrets.token_hex(8), len(document.chunks), document.revision)
+        return _Write(document, header, expected)
+
+    async def _with_vectors(self, document: Document) -> Document:
+        read = script(READ, self._keys, document.id)
+        found = await self._commands.one(read, READ_SECONDS)
+        old = decode_document(found[0]) if found else None
+        if old is None or old.revision.content != document.revision.content:
+            raise KeyError(document.id)
+        pairs = zip(document.chunks, old.chunks, strict=True)
+        return replace(
+            document, chunks=tuple(replace(new, vector=old.vector) for new, old in pairs)
+        )
+
+    async def _add(self, elements: Sequence[tuple[str, Document, Chunk]]) -> None:
+        for start in range(0, len(elements), _CHUNKS_TOGETHER):
+            together = elements[start : start + _CHUNKS_TOGETHER]
+            names = [name for name, _, _ in together]
+            commands: list[Command] = [script(ANNOUNCE, self._keys, _ADD_SECONDS, *names)]
+            for name, document, chunk in together:
+                commands += self._adding(name, document, chunk)
+            await self._commands.many(commands, WRITE_SECONDS)
+
+    def _adding(self, name: str, document: Document, chunk: Chunk) -> Iterable[Command]:
+        vector: Vector | None = chunk.vector
+        if vector is None:
+            raise ValueError("some chunks of a document have vectors and others have none")
+        yield ("HSET", self._keys.raw, name, float32_bytes(vector))
+        # CAS: the neighbours are looked for by a thread, meanwhile Redis serves others.
+        yield (
+            *(
+                "VADD",
+                self._keys.vectors,
+                "FP32",
+                float32_bytes(unit(vector)),
+                name,
+                "CAS",
+                "NOQUANT",
+            ),
+            *("EF", _EFFORT, "SETATTR", encode_attributes(document, chunk), "M", _LINKS),
+        )
+
+    async def _commit(self, writes: Sequence[_Write]) -> None:
+        commands = [
+            script(COMMIT, self._keys, one.document.id, one.header.encode(), one.expected)
+            for one in writes
+        ]
+        outcomes = await self._commands.many(commands, WRITE_SECONDS)
+        for write, outcome in zip(writes, outcomes, strict=True):
+            if outcome == b"gone":
+                raise KeyError(write.document.id)
+            if outcome == b"late":
+                raise IndexUnavailableError(
+                    "the index lost what it was given, or took too long to store it; try again"
+                )
+
+    async def _remove_garbage(self) -> None:
+        """Removes what is due. What fails is left for the next."""
+        claim = script(CLAIM_GARBAGE, self._keys, _GARBAGE_TOGETHER)
+        with suppress(IndexUnavailableError):
+            while names := await self._commands.one(claim, WRITE_SECONDS):
+                await self._commands.many(
+                    [
+                        *(("VREM", self._keys.vectors, name) for name in names),
+                        ("HDEL", self._keys.raw, *names),
+                        ("ZREM", self._keys.garbage, *names),
+                    ],
+                    WRITE_SECONDS,
+                )
+
+
+def _groups(documents: Sequence[Document]) -> Iterator[list[Document]]:
+    """Documents that are stored together: as many as have their chunks sent at once, or one."""
+    group: list[Document] = []
+    chunks = 0
+    for document in documents:
+        if group and chunks + len(document.chunks) > _CHUNKS_TOGETHER:
+            yield group
+            group, chunks = [], 0
+        group.append(document)
+        chunks += len(document.chunks)
+    if group:
+        yield group
