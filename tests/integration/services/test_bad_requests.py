@@ -32,7 +32,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
     "other version": (
         {"model_version": "x"},
         Code.FAILED_PRECONDITION,
-        "leave model_version empty",
+        "leave the version empty",
     ),
     "slash in namespace": ({"namespace": "a/b"}, Code.INVALID_ARGUMENT, "a namespace has 1 to 64"),
     "colon in namespace": ({"namespace": "a:b"}, Code.INVALID_ARGUMENT, "a namespace has 1 to 64"),
@@ -189,7 +189,7 @@ async def test_a_method_that_does_not_exist_is_unimplemented(start: Start) -> No
 
 
 BAD_INVALIDATIONS = {
-    "no target": (cache_pb2.InvalidateRequest(), "tags, inputs or whole_namespace"),
+    "no target": (cache_pb2.InvalidateRequest(), "say what to invalidate: tags, inputs"),
     "no tags": (
         cache_pb2.InvalidateRequest(tags=cache_pb2.InvalidateRequest.Tags()),
         "name at least one tag",

@@ -87,7 +87,7 @@ async def test_a_damaged_file_of_invalidations_orphans_what_is_on_disk(
 async def test_an_invalidation_that_could_not_be_kept_is_kept_when_the_disk_is_back(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.app.SYNCHRONISE_SECONDS", 0.01)
+    monkeypatch.setattr("sidecar.open_tiers.SYNCHRONISE_SECONDS", 0.01)
     sidecar = await start(disk=tmp_path / "disk")
     await sidecar.embed("a text", tags=["a tag"])
     await sidecar.on_disk(1)

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     Start = Callable[..., Awaitable[Any]]
 
 HANG_GUARD = 30.0
-SERVICES = ("embercache.v1.CacheService", "embercache.v1.EmbedService")
+SERVICES = (
+    "embercache.v1.CacheService",
+    "embercache.v1.EmbedService",
+    "embercache.v1.SearchService",
+)
 SERVER = {"address": "127.0.0.1:0", "drain_delay": 0}
 
 

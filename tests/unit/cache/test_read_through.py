@@ -8,15 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.cache.accounts import Account
 from sidecar.cache.codec import Codec, Value, encode_vector, pack
 from sidecar.cache.generations import Generations, NamespaceState
 from sidecar.cache.hot import HotTier
-from sidecar.cache.items import Answer, CacheMode, NotCachedError, Policy, Tier, Want
+from sidecar.cache.items import Answer, CacheMode, NotCachedError, Policy, Product, Tier, Want
 from sidecar.cache.local_generations import LocalGenerations
 from sidecar.cache.read_through import ReadThrough
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from sidecar.cache.items import Check
 
 TAG = b"t" * 16
 
@@ -59,6 +62,8 @@ class Model:
         self.at_once = at_once
         self.refuse: Exception | None = None
         self.runs = 0
+        # What its products are beside their values.
+        self.made: dict[str, Any] = {}
 
     def submit(self, sources: Sequence[Any]) -> list[asyncio.Future[Any]]:
         if self.refuse is not None:
@@ -76,12 +81,13 @@ class Model:
                 self.runs += 1
                 future.set_result((source, self.runs))
 
-    def value(self, result: tuple[Any, int]) -> Value:
+    def product(self, result: tuple[Any, int]) -> Product:
         source, run = result
         if isinstance(source, Exception):
             raise source
         vector = np.array([hash(source) % 1000, run], np.float32)
-        return Value(encode_vector(vector, Codec.FLOAT32), Codec.FLOAT32, 2, run, False)
+        value = Value(encode_vector(vector, Codec.FLOAT32), Codec.FLOAT32, 2, run, False)
+        return Product(value, **self.made)
 
 
 class Rig:
@@ -95,6 +101,10 @@ class Rig:
             self.hot, self.generations, disk=disk, warm=self.warm, ttl_jitter=0, clock=self.clock
         )
         self.model = Model()
+        self.account = Account("kind", "n", "model")
+
+    def policy(self, mode: CacheMode = CacheMode.DEFAULT, tags: tuple[bytes, ...] = ()) -> Policy:
+        return Policy(mode, tags, self.account)
 
     async def state(self) -> NamespaceState:
         return await self.generations.state("n")
@@ -105,9 +115,11 @@ class Rig:
         mode: CacheMode = CacheMode.DEFAULT,
         tags: tuple[bytes, ...] = (),
         ttl: float | None = None,
+        check: Check | None = None,
     ) -> list[Answer | Exception]:
-        wants = [Want(name.encode(), b"", name, ttl) for name in names]
-        return await self.cache.fetch(await self.state(), wants, Policy(mode, tags), self.model)
+        wants = [Want(name.encode(), b"", name, ttl, check) for name in names]
+        policy = self.policy(mode, tags)
+        return await self.cache.fetch(await self.state(), wants, policy, self.model)
 
     async def tiers(self, names: Iterable[str], **options: Any) -> list[Tier | type]:
         results = await self.fetch(names, **options)
@@ -194,7 +206,7 @@ async def test_an_item_that_fails_does_not_fail_its_batch_mates(rig: Rig) -> Non
     state = await rig.state()
     sources = ["a", ValueError("bad"), "c"]
     wants = [Want(str(s).encode(), b"", s, None) for s in sources]
-    policy = Policy(CacheMode.DEFAULT, ())
+    policy = rig.policy()
     results = await rig.cache.fetch(state, wants, policy, rig.model)
     assert [type(result) for result in results] == [Answer, ValueError, Answer]
     assert set(rig.warm.data) == {b"a", b"c"}
@@ -314,7 +326,7 @@ async def test_a_removal_while_the_model_works_keeps_its_result_from_being_store
 
 
 async def test_content_that_changed_under_a_key_is_computed_again(rig: Rig) -> None:
-    state, policy = await rig.state(), Policy(CacheMode.DEFAULT, ())
+    state, policy = await rig.state(), rig.policy()
 
     async def fetch(*contents: str) -> list[Tier]:
         wants = [Want(b"id", c.encode() * 16, c, None) for c in contents]
@@ -397,7 +409,7 @@ async def test_no_answer_is_ever_of_another_item_expired_or_invalidated(steps: l
                 wants = [
                     Want(b"%d%s%s" % (state.epoch, n.encode(), marks), b"", n, 60) for n in names
                 ]
-                results = await rig.cache.fetch(state, wants, Policy(mode, tags), rig.model)
+                results = await rig.cache.fetch(state, wants, rig.policy(mode, tags), rig.model)
                 assert len(results) == len(names)
                 for want, result in zip(wants, results, strict=True):
                     if isinstance(result, Exception):
