@@ -171,6 +171,12 @@ class CacheSettings(_Section):
     ttl_jitter: float = Field(
         0.1, ge=0, lt=1, description="largest share by which a lifetime is shortened at random"
     )
+    staleness: Seconds = Field(
+        5.0,
+        gt=1,
+        description="without contact to Redis for so long, what has tags is not served from memory"
+        " or disk: others may have invalidated it",
+    )
     prefix: str = Field(
         "embercache", pattern=rf"^{NAME_PATTERN}$", description="first part of every key"
     )

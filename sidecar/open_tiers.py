@@ -116,6 +116,7 @@ def _follow(
         lost=lose_all,
         settle=settle,
         file=folder / "position" if folder is not None else None,
+        staleness=settings.cache.staleness,
     )
 
 

@@ -4,6 +4,9 @@ The stream is read by id: after a lost connection it is read from where it was l
 place is gone, or Redis has lost its state, nobody knows what was missed, and everything that was
 taken for valid is given up. The position outlives a restart beside the disk tier, whose entries
 would otherwise outlive removals.
+
+Who does not hear from the stream for a while cannot know whether there was nothing to hear: see
+`Contact`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from sidecar.cache.contact import Contact
 from sidecar.cache.generations import (
     MAX_NAMESPACES,
     NAMESPACES_A_ROUND,
@@ -32,9 +36,10 @@ if TYPE_CHECKING:
     from sidecar.cache.generations import Generations, NamespaceState
     from sidecar.cache.warm import WarmTier
 
-BLOCK_SECONDS = 1.0
-_RETRY_SECONDS = 0.1
+_BLOCK_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
+_RETRY_SECONDS = 0.1
+_BATCH = 1000
 
 _log = structlog.get_logger()
 
@@ -44,6 +49,9 @@ class InvalidationFollower:
 
     ``lost`` is called when invalidations may have been missed. ``file`` keeps the position for
     the next start; what was applied is on disk before, which is what ``settle`` waits for.
+
+    After ``staleness`` seconds without contact all tags become unknown, and again and again until
+    contact is back: an entry with tags is then valid only if its tags can be looked up anew.
     """
 
     def __init__(
@@ -56,6 +64,8 @@ class InvalidationFollower:
         lost: Callable[[], Awaitable[None]],
         settle: Callable[[], Awaitable[bool]],
         file: Path | None,
+        staleness: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._warm = warm
         self._stream = stream
@@ -67,7 +77,11 @@ class InvalidationFollower:
         self._position = _read_position(file)
         self._saved = self._position
         self._connected = False
-        self._synchronised_at = 0.0
+        self._clock = clock
+        self._contact = Contact(staleness, clock)
+        # A read that gets no answer is given up after three fifths of the bound: time to read anew.
+        self._block_seconds = min(_BLOCK_SECONDS, staleness / 5)
+        self._answer_seconds = min(_ANSWER_SECONDS, staleness * 2 / 5)
 
     async def start(self) -> None:
         """Catches up, so that nothing is served that was removed while this sidecar was down."""
@@ -76,13 +90,23 @@ class InvalidationFollower:
 
     async def run(self) -> None:
         """Follows the stream until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for work in (self._follow(), self._watch(), self._look_after()):
+                tasks.create_task(work)
+
+    def heard_ago(self) -> float:
+        """Seconds since this sidecar last knew all that others had invalidated.
+
+        While Redis is reached it is at most about a second, the time that a read waits for news.
+        """
+        return self._contact.ago()
+
+    async def _follow(self) -> None:
         while True:
             try:
                 if not self._connected:
                     await self._connect()
                 await self._read(block=True)
-                if time.monotonic() - self._synchronised_at > SYNCHRONISE_SECONDS:
-                    await self._look_after()
             except (WarmUnavailableError, StoreUnavailableError) as error:
                 if self._connected:
                     self._connected = False
@@ -94,6 +118,32 @@ class InvalidationFollower:
                 self._connected, self._position = False, None
                 await asyncio.sleep(_RETRY_SECONDS)
 
+    async def _watch(self) -> None:
+        """Lets nothing be believed for too long, whatever the reading of the stream waits for."""
+        while True:
+            await asyncio.sleep(self._contact.due())
+            if self._contact.due() == 0:
+                self._generations.forget_tags()
+                self._contact.forgot()
+
+    async def _look_after(self) -> None:
+        """Compares with Redis now and then: what it lost by itself is announced by nobody."""
+        while True:
+            await asyncio.sleep(SYNCHRONISE_SECONDS)
+            if not self._connected:
+                continue
+            try:
+                if await self._is_there():
+                    await self._generations.synchronise(NAMESPACES_A_ROUND)
+                    await self._save_position()
+                else:
+                    self._connected = False
+            except (WarmUnavailableError, StoreUnavailableError):
+                # Whoever reads the stream has noticed as well, or it was this once.
+                pass
+            except Exception:
+                _log.exception("epochs and generations were not compared with Redis")
+
     async def _connect(self) -> None:
         if not await self._is_there():
             position = await self._newest()
@@ -103,7 +153,6 @@ class InvalidationFollower:
             pass
         await self._generations.synchronise(MAX_NAMESPACES)
         await self._save_position()
-        self._synchronised_at = time.monotonic()
         self._connected = True
         _log.info("invalidations are followed")
 
@@ -126,15 +175,20 @@ class InvalidationFollower:
 
     async def _read(self, *, block: bool) -> bool:
         """Applies what is new; returns whether there was anything."""
-        wait = ("BLOCK", round(BLOCK_SECONDS * 1000)) if block else ()
+        asked_at = self._clock()
+        wait = ("BLOCK", round(self._block_seconds * 1000)) if block else ()
         reply = await self._command(
-            "XREAD", "COUNT", 1000, *wait, "STREAMS", self._stream, self._position
+            "XREAD", "COUNT", _BATCH, *wait, "STREAMS", self._stream, self._position
         )
+        count = 0
         for _, entries in reply or ():
             for position, fields in entries:
                 self._apply(fields)
                 self._position = position
-        return bool(reply)
+                count += 1
+        if count < _BATCH:
+            self._contact.heard(asked_at)
+        return count > 0
 
     def _apply(self, event: dict[bytes, bytes]) -> None:
         state = self._generations.listener(event.get(b"n", b"").decode())
@@ -144,15 +198,6 @@ class InvalidationFollower:
                 state.restamp()
         elif state is not None and b"f" in event:
             _tell(state, event)
-
-    async def _look_after(self) -> None:
-        """What is due now and then: what Redis lost by itself is announced by nobody."""
-        if not await self._is_there():
-            self._connected = False
-            return
-        await self._generations.synchronise(NAMESPACES_A_ROUND)
-        await self._save_position()
-        self._synchronised_at = time.monotonic()
 
     async def _give_up(self, *, missed: bool) -> None:
         self._generations.forget_tags()
@@ -177,7 +222,7 @@ class InvalidationFollower:
         async def execute(client: Any) -> Any:
             return await client.execute_command(*arguments)
 
-        return await self._warm.run(execute, seconds=BLOCK_SECONDS + _ANSWER_SECONDS)
+        return await self._warm.run(execute, seconds=self._block_seconds + self._answer_seconds)
 
 
 def _tell(state: NamespaceState, event: dict[bytes, bytes]) -> None:
