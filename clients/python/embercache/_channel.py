@@ -22,6 +22,7 @@ _ADDRESS = re.compile(
 _RETRIED = [
     {"service": "embercache.v1.EmbedService", "method": "Embed"},
     {"service": "embercache.v1.EmbedService", "method": "ListModels"},
+    {"service": "embercache.v1.SearchService"},
     {"service": "embercache.v1.CacheService"},
 ]
 _SERVICE_CONFIG = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from embercache import _backoff
 from embercache._answers import Answer
-from embercache._requests import only
+from embercache._embed_requests import EMBED
 from embercache.errors import (
     DeadlineExceededError,
     EmbercacheError,
@@ -27,7 +27,7 @@ from embercache.v1 import embed_pb2
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from embercache._requests import Batch
+    from embercache._embed_requests import EmbedBatch
     from embercache.results import EmbedResult
     from embercache.types import OnError
 
@@ -39,10 +39,10 @@ FINISH_SECONDS = 1.0  # for the sidecar to end a call of which all is answered
 class _Flight:
     """A batch on its way; ``asked`` for the inputs at ``places``, ``None`` when it has landed."""
 
-    batch: Batch
+    batch: EmbedBatch
     asked: embed_pb2.EmbedStreamRequest | None
     places: Sequence[int]
-    answer: Answer | None = None
+    answer: Answer[embed_pb2.EmbedResponse, embed_pb2.Embedding] | None = None
     error: EmbercacheError | None = None
     failures: int = 0
 
@@ -78,7 +78,7 @@ class StreamWindow:
         """Whether all that was added has been taken."""
         return not self._flights
 
-    def add(self, batch: Batch) -> embed_pb2.EmbedStreamRequest:
+    def add(self, batch: EmbedBatch) -> embed_pb2.EmbedStreamRequest:
         """Takes a batch and returns what to send for it."""
         asked = embed_pb2.EmbedStreamRequest(id=self._next_id, request=batch.request)
         self._flights[asked.id] = _Flight(batch, asked, range(len(batch.inputs)))
@@ -98,7 +98,7 @@ class StreamWindow:
         self._breaks = 0
         places: Sequence[int]
         if message.HasField("response"):
-            places = _take(flight, Answer(flight.asked.request, message.response))
+            places = _take(flight, Answer(EMBED, flight.asked.request, message.response))
         else:
             flight.error = from_batch(message.error)
             places = flight.places if isinstance(flight.error, _backoff.TRANSIENT) else []
@@ -108,7 +108,7 @@ class StreamWindow:
             return None
         flight.places = places
         flight.asked = embed_pb2.EmbedStreamRequest(
-            id=message.id, request=only(flight.batch.request, places)
+            id=message.id, request=EMBED.only(flight.batch.request, places)
         )
         return Resend(flight.asked, _backoff.delay(flight.failures))
 
@@ -153,7 +153,9 @@ class StreamWindow:
         return finish(result, self._on_error)
 
 
-def _take(flight: _Flight, answer: Answer) -> list[int]:
+def _take(
+    flight: _Flight, answer: Answer[embed_pb2.EmbedResponse, embed_pb2.Embedding]
+) -> list[int]:
     """Keeps what was answered; returns the places that are worth asking for again."""
     if flight.answer is None:
         flight.answer = answer

@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import grpc
-import grpc.aio
-
-from embercache import _admin, _channel, _requests
-from embercache._exchange import embed_calls
-from embercache._stream import FINISH_SECONDS, StreamWindow, ended_error, no_answer_error
-from embercache.errors import EmbercacheError, closed_error, from_rpc
+from embercache import (
+    _admin,
+    _batches,
+    _cache_requests,
+    _channel,
+    _embed_requests,
+    _search_answers,
+    _search_requests,
+)
+from embercache._asyncio import Connection, batches
+from embercache._cache_requests import WARM_EMBED, WARM_SEARCH
+from embercache._embed_requests import EMBED
+from embercache._fields import several
+from embercache._search_requests import DELETE, RERANK, UPSERT
+from embercache._stream import StreamWindow
 from embercache.results import decode, finish
-from embercache.v1 import cache_pb2, embed_pb2
-from embercache.v1.cache_pb2_grpc import CacheServiceStub
-from embercache.v1.embed_pb2_grpc import EmbedServiceStub
+from embercache.v1 import cache_pb2, embed_pb2, search_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 
     from typing_extensions import Self, Unpack
 
-    from embercache._answers import Answer
-    from embercache._exchange import Exchange
-    from embercache._requests import Batch
     from embercache.results import EmbedResult
+    from embercache.search import (
+        Document,
+        Query,
+        RerankOptions,
+        RerankResult,
+        Search,
+        SearchOptions,
+        SearchResult,
+        UpsertResult,
+    )
+    from embercache.stats import Stats
     from embercache.types import (
         EmbedInput,
         EmbedOptions,
+        Event,
         FlushableTier,
-        InputType,
+        InvalidateTarget,
+        MigrateModelProgress,
         Model,
         OnError,
-        Stats,
+        WarmProgress,
     )
-    from embercache.v1.cache_pb2_grpc import CacheServiceAsyncStub
-    from embercache.v1.embed_pb2_grpc import EmbedServiceAsyncStub
-
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
 
 
 class AsyncClient:
@@ -50,10 +59,7 @@ class AsyncClient:
     """
 
     def __init__(self, address: str | None = None, *, timeout: float = 10.0) -> None:
-        self._timeout = timeout
-        self._target = _channel.target(address)
-        self._closed = False
-        self._connection: _Connection | None = None
+        self._connection = Connection(_channel.target(address), timeout)
 
     async def embed(
         self,
@@ -64,10 +70,12 @@ class AsyncClient:
         **options: Unpack[EmbedOptions],
     ) -> EmbedResult:
         """As `Client.embed`."""
-        listed = list(_requests.many(inputs))
-        requests = _requests.embed_requests(listed, _requests.options(**options))
-        exchange = embed_calls(requests, self._timeout if timeout is None else timeout)
-        return finish(decode(listed, await self._drive(exchange)), on_error)
+        listed = list(_embed_requests.many(inputs))
+        template = _embed_requests.options(**options)
+        requests = _batches.requests(EMBED, template, listed, "inputs")
+        method = self._connection.stubs.embed.Embed
+        answers = await self._connection.bulk(EMBED, method, requests, timeout)
+        return finish(decode(listed, answers), on_error)
 
     def embed_stream(
         self,
@@ -79,42 +87,161 @@ class AsyncClient:
         **options: Unpack[EmbedOptions],
     ) -> AsyncIterator[EmbedResult]:
         """As `Client.embed_stream`; ``inputs`` may be an async iterable too."""
-        batcher = _requests.Batcher(_requests.options(**options), batch_size)
-        return self._stream(
-            StreamWindow(on_error, timeout), _batches(_requests.many(inputs), batcher), timeout
+        batcher = _batches.Batcher(EMBED, _embed_requests.options(**options), batch_size)
+        cut = batches(_embed_requests.many(inputs), batcher)
+        return self._connection.embed_stream(StreamWindow(on_error, timeout), cut, timeout)
+
+    async def search(
+        self, query: Query, *, timeout: float | None = None, **options: Unpack[SearchOptions]
+    ) -> SearchResult:
+        """As `Client.search`."""
+        request = _search_requests.search_request(query, **options)
+        method = self._connection.stubs.search.Search
+        classes = _search_requests.error_classes(request)
+        return _search_answers.search(
+            await self._connection.call(method, request, timeout, classes)
         )
+
+    async def upsert(
+        self,
+        documents: Iterable[Document],
+        *,
+        collection: str = "",
+        namespace: str = "",
+        model: str = "",
+        timeout: float | None = None,
+        on_error: OnError = "raise",
+    ) -> UpsertResult:
+        """As `Client.upsert`."""
+        listed = _search_requests.documents_once(documents)
+        template = search_pb2.UpsertRequest(collection=collection, namespace=namespace, model=model)
+        requests = _batches.requests(UPSERT, template, listed, "documents")
+        method = self._connection.stubs.search.Upsert
+        answers = await self._connection.bulk(UPSERT, method, requests, timeout)
+        return finish(_search_answers.upsert([each.id for each in listed], answers), on_error)
+
+    async def delete(
+        self,
+        ids: Iterable[str],
+        *,
+        collection: str = "",
+        namespace: str = "",
+        model: str = "",
+        timeout: float | None = None,
+    ) -> list[bool]:
+        """As `Client.delete`."""
+        template = search_pb2.DeleteRequest(collection=collection, namespace=namespace, model=model)
+        requests = _batches.requests(DELETE, template, list(several("ids", ids)), "ids")
+        method = self._connection.stubs.search.Delete
+        return _search_answers.delete(
+            await self._connection.bulk(DELETE, method, requests, timeout)
+        )
+
+    async def rerank(
+        self,
+        query: str,
+        passages: Iterable[str],
+        *,
+        timeout: float | None = None,
+        on_error: OnError = "raise",
+        **options: Unpack[RerankOptions],
+    ) -> RerankResult:
+        """As `Client.rerank`."""
+        template = _search_requests.rerank_options(query, **options)
+        listed = list(several("passages", passages))
+        requests = _batches.requests(RERANK, template, listed, "passages")
+        method = self._connection.stubs.search.Rerank
+        answers = await self._connection.bulk(RERANK, method, requests, timeout)
+        return finish(_search_answers.rerank(answers), on_error)
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """As `Client.models`."""
         request = embed_pb2.ListModelsRequest()
-        return _admin.models(await self._call(self._connect().embed.ListModels, request, timeout))
+        method = self._connection.stubs.embed.ListModels
+        return _admin.models(await self._connection.call(method, request, timeout))
 
     async def stats(self, *, timeout: float | None = None) -> Stats:
         """As `Client.stats`."""
         request = cache_pb2.StatsRequest()
-        return _admin.stats(await self._call(self._connect().cache.Stats, request, timeout))
+        method = self._connection.stubs.cache.Stats
+        return _admin.stats(await self._connection.call(method, request, timeout))
 
     async def invalidate(
         self,
         *,
-        tags: Sequence[str] | None = None,
-        inputs: Iterable[EmbedInput] | None = None,
-        whole_namespace: bool = False,
         namespace: str = "",
-        model: str = "",
-        input_type: InputType | None = None,
         timeout: float | None = None,
+        **target: Unpack[InvalidateTarget],
     ) -> None:
         """As `Client.invalidate`."""
-        request = _requests.invalidate_request(
-            tags=tags,
-            inputs=inputs,
-            whole_namespace=whole_namespace,
-            namespace=namespace,
-            model=model,
-            input_type=input_type,
+        request = _cache_requests.invalidate_request(namespace=namespace, **target)
+        await self._connection.call(self._connection.stubs.cache.Invalidate, request, timeout)
+
+    async def publish_events(
+        self, events: Iterable[Event], *, timeout: float | None = None
+    ) -> None:
+        """As `Client.publish_events`."""
+        request = _cache_requests.events_request(events)
+        await self._connection.call(self._connection.stubs.cache.PublishEvents, request, timeout)
+
+    def warm_embed(
+        self,
+        inputs: Iterable[EmbedInput],
+        *,
+        per_second: float | None = None,
+        timeout: float = 60.0,
+        **options: Unpack[EmbedOptions],
+    ) -> AsyncIterator[WarmProgress]:
+        """As `Client.warm_embed`."""
+        listed = list(_embed_requests.many(inputs))
+        template = _cache_requests.warm_options(per_second, _embed_requests.options(**options))
+        requests = _batches.requests(WARM_EMBED, template, listed, "inputs")
+        return self._warm(requests, len(listed), timeout)
+
+    def warm_search(
+        self,
+        searches: Iterable[str | Search],
+        *,
+        per_second: float | None = None,
+        timeout: float = 60.0,
+    ) -> AsyncIterator[WarmProgress]:
+        """As `Client.warm_search`."""
+        listed = list(several("searches", searches))
+        template = _cache_requests.warm_options(per_second)
+        requests = _batches.requests(WARM_SEARCH, template, listed, "searches")
+        return self._warm(requests, len(listed), timeout)
+
+    def warm_popular(
+        self,
+        count: int,
+        *,
+        namespace: str = "",
+        per_second: float | None = None,
+        timeout: float = 60.0,
+    ) -> AsyncIterator[WarmProgress]:
+        """As `Client.warm_popular`."""
+        request = _cache_requests.popular_request(count, namespace, per_second)
+        return self._warm([request], None, timeout)
+
+    def migrate_model(
+        self,
+        model: str,
+        to: str,
+        *,
+        popular: int = 1000,
+        per_second: float | None = None,
+        timeout: float = 60.0,
+    ) -> AsyncIterator[MigrateModelProgress]:
+        """As `Client.migrate_model`."""
+        request = _cache_requests.migrate_request(model, to, popular, per_second)
+        return self._connection.follow(
+            lambda stubs: stubs.cache.MigrateModel, [request], timeout, _admin.migration
         )
-        await self._call(self._connect().cache.Invalidate, request, timeout)
+
+    async def rollback_model(self, model: str, *, timeout: float | None = None) -> None:
+        """As `Client.rollback_model`."""
+        request = cache_pb2.RollbackModelRequest(model=model)
+        await self._connection.call(self._connection.stubs.cache.RollbackModel, request, timeout)
 
     async def flush(
         self,
@@ -123,20 +250,20 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> int:
         """As `Client.flush`."""
-        request = _requests.flush_request(tiers)
-        return (await self._call(self._connect().cache.Flush, request, timeout)).entries
+        request = _cache_requests.flush_request(tiers)
+        method = self._connection.stubs.cache.Flush
+        return (await self._connection.call(method, request, timeout)).entries
 
     async def health(self, *, timeout: float | None = None) -> bool:
         """As `Client.health`."""
         request = _admin.HEALTH_REQUEST
-        answer = await self._call(self._connect().health, request, timeout)
+        method = self._connection.stubs.health
+        answer = await self._connection.call(method, request, timeout)
         return answer == _admin.HEALTH_SERVING
 
     async def close(self) -> None:
         """Closes the connection. Calls under way are cancelled."""
-        self._closed = True
-        if self._connection is not None:
-            await self._connection.channel.close()
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,149 +271,9 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _connect(self) -> _Connection:
-        if self._closed:
-            raise closed_error()
-        if self._connection is None:
-            self._connection = _Connection(self._target)
-        if self._connection.loop is not asyncio.get_running_loop():
-            raise RuntimeError(
-                "this AsyncClient belongs to another event loop; make one for each loop"
-            )
-        return self._connection
-
-    async def _call(
-        self,
-        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
-        request: _Request,
-        timeout: float | None,
-    ) -> _Response:
-        try:
-            return await method(request, timeout=self._timeout if timeout is None else timeout)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from error
-
-    async def _drive(self, exchange: Exchange) -> list[Answer]:
-        method = self._connect().embed.Embed
-        try:
-            send = next(exchange)
-            while True:
-                if send.delay:
-                    await asyncio.sleep(send.delay)
-                try:
-                    response = await self._call(method, send.request, send.timeout)
-                except EmbercacheError as error:
-                    send = exchange.throw(error)
-                else:
-                    send = exchange.send(response)
-        except StopIteration as end:
-            answers: list[Answer] = end.value
-            return answers
-
-    async def _stream(
-        self,
-        window: StreamWindow,
-        batches: AsyncIterator[Batch],
-        timeout: float,
-    ) -> AsyncIterator[EmbedResult]:
-        stream = self._open(window)
-        try:
-            while True:
-                while window.has_room and (batch := await anext(batches, None)):
-                    stream.send(window.add(batch))
-                if window.is_empty:
-                    await stream.finish()
-                    return
-                try:
-                    answer = await stream.receive(timeout)
-                except EmbercacheError as error:
-                    stream.close()
-                    await asyncio.sleep(window.broken(error))
-                    stream = self._open(window)
-                    continue
-                if resend := window.answer(answer):
-                    await asyncio.sleep(resend.delay)
-                    stream.send(resend.request)
-                for result in window.landed():
-                    yield result
-        finally:
-            stream.close()
-
-    def _open(self, window: StreamWindow) -> _Stream:
-        stream = _Stream(self._connect().embed.EmbedStream)
-        for request in window.unanswered():
-            stream.send(request)
-        return stream
-
-
-class _Connection:
-    """A channel and its stubs. gRPC ties a channel to the loop that runs when it is made."""
-
-    def __init__(self, target: str) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.channel = grpc.aio.insecure_channel(target, options=_channel.OPTIONS)
-        self.embed: EmbedServiceAsyncStub = EmbedServiceStub(self.channel)
-        self.cache: CacheServiceAsyncStub = CacheServiceStub(self.channel)
-        self.health: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
-            _admin.HEALTH_METHOD
+    def _warm(
+        self, requests: Sequence[cache_pb2.WarmRequest], total: int | None, timeout: float
+    ) -> AsyncIterator[WarmProgress]:
+        return self._connection.follow(
+            lambda stubs: stubs.cache.Warm, requests, timeout, _admin.WarmTotals(total).add
         )
-
-
-class _Stream:
-    """One EmbedStream call. gRPC takes requests in a task, so that sending never blocks reading."""
-
-    def __init__(
-        self,
-        method: grpc.aio.StreamStreamMultiCallable[
-            embed_pb2.EmbedStreamRequest, embed_pb2.EmbedStreamResponse
-        ],
-    ) -> None:
-        self._outbox: asyncio.Queue[embed_pb2.EmbedStreamRequest | None] = asyncio.Queue()
-        self._call = method(self._requests())
-
-    def send(self, request: embed_pb2.EmbedStreamRequest) -> None:
-        self._outbox.put_nowait(request)
-
-    async def receive(self, timeout: float) -> embed_pb2.EmbedStreamResponse:
-        """Raises the error that ended the stream, or `DeadlineExceededError`."""
-        try:
-            answer = await asyncio.wait_for(self._call.read(), timeout)
-        except asyncio.TimeoutError:
-            raise no_answer_error(timeout) from None
-        except grpc.RpcError as error:
-            # All that gRPC says if it was sending when the stream ended. It has lost the reason,
-            # which a new stream will tell.
-            if error.details() == "Internal error from Core":
-                raise ended_error() from error
-            raise from_rpc(error) from error
-        if not isinstance(answer, embed_pb2.EmbedStreamResponse):
-            raise ended_error()
-        return answer
-
-    async def finish(self) -> None:
-        """Tells the sidecar that all is sent, and lets it end the call."""
-        self._outbox.put_nowait(None)
-        await asyncio.wait([asyncio.ensure_future(self._call.code())], timeout=FINISH_SECONDS)
-
-    def close(self) -> None:
-        self._call.cancel()
-        self._outbox.put_nowait(None)
-
-    async def _requests(self) -> AsyncIterator[embed_pb2.EmbedStreamRequest]:
-        while (request := await self._outbox.get()) is not None:
-            yield request
-
-
-async def _batches(
-    inputs: Iterable[EmbedInput] | AsyncIterable[EmbedInput], batcher: _requests.Batcher
-) -> AsyncIterator[Batch]:
-    """As `_requests.batches`, for both kinds of iterable."""
-    if not isinstance(inputs, AsyncIterable):
-        for batch in _requests.batches(inputs, batcher):
-            yield batch
-        return
-    async for item in inputs:
-        if ended := batcher.add(item):
-            yield ended
-    if ended := batcher.rest():
-        yield ended

@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import grpc
-
-from embercache import _admin, _channel, _requests
-from embercache._exchange import embed_calls
-from embercache._stream import FINISH_SECONDS, StreamWindow, ended_error, no_answer_error
-from embercache.errors import EmbercacheError, closed_error, from_rpc
+from embercache import (
+    _admin,
+    _batches,
+    _cache_requests,
+    _channel,
+    _embed_requests,
+    _search_answers,
+    _search_requests,
+)
+from embercache._blocking import Connection
+from embercache._cache_requests import WARM_EMBED, WARM_SEARCH
+from embercache._embed_requests import EMBED
+from embercache._fields import several
+from embercache._search_requests import DELETE, RERANK, UPSERT
+from embercache._stream import StreamWindow
 from embercache.results import decode, finish
-from embercache.v1 import cache_pb2, embed_pb2
-from embercache.v1.cache_pb2_grpc import CacheServiceStub
-from embercache.v1.embed_pb2_grpc import EmbedServiceStub
+from embercache.v1 import cache_pb2, embed_pb2, search_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from typing_extensions import Self, Unpack
 
-    from embercache._answers import Answer
-    from embercache._exchange import Exchange
-    from embercache._requests import Batch
     from embercache.results import EmbedResult
+    from embercache.search import (
+        Document,
+        Query,
+        RerankOptions,
+        RerankResult,
+        Search,
+        SearchOptions,
+        SearchResult,
+        UpsertResult,
+    )
+    from embercache.stats import Stats
     from embercache.types import (
         EmbedInput,
         EmbedOptions,
+        Event,
         FlushableTier,
-        InputType,
+        InvalidateTarget,
+        MigrateModelProgress,
         Model,
         OnError,
-        Stats,
+        WarmProgress,
     )
-
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
 
 
 class Client:
@@ -54,14 +65,7 @@ class Client:
     """
 
     def __init__(self, address: str | None = None, *, timeout: float = 10.0) -> None:
-        self._timeout = timeout
-        self._closed = False
-        self._channel = grpc.insecure_channel(_channel.target(address), options=_channel.OPTIONS)
-        self._embed = EmbedServiceStub(self._channel)
-        self._cache = CacheServiceStub(self._channel)
-        self._health: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
-            _admin.HEALTH_METHOD
-        )
+        self._connection = Connection(_channel.target(address), timeout)
 
     def embed(
         self,
@@ -77,10 +81,12 @@ class Client:
         one after the other. If some inputs have no vector, `PartialFailureError` is raised, which
         holds the result with all the others; with ``on_error="return"`` that result is returned.
         """
-        listed = list(_requests.many(inputs))
-        requests = _requests.embed_requests(listed, _requests.options(**options))
-        exchange = embed_calls(requests, self._timeout if timeout is None else timeout)
-        return finish(decode(listed, self._drive(exchange)), on_error)
+        listed = list(_embed_requests.many(inputs))
+        template = _embed_requests.options(**options)
+        requests = _batches.requests(EMBED, template, listed, "inputs")
+        method = self._connection.stubs.embed.Embed
+        answers = self._connection.bulk(EMBED, method, requests, timeout)
+        return finish(decode(listed, answers), on_error)
 
     def embed_stream(
         self,
@@ -100,64 +106,200 @@ class Client:
         is as in `embed`; after an error the iterator ends, so give ``"return"`` where a bad input
         must not end the job.
         """
-        batcher = _requests.Batcher(_requests.options(**options), batch_size)
-        batches = _requests.batches(_requests.many(inputs), batcher)
-        return self._stream(StreamWindow(on_error, timeout), batches, timeout)
+        batcher = _batches.Batcher(EMBED, _embed_requests.options(**options), batch_size)
+        batches = _batches.batches(_embed_requests.many(inputs), batcher)
+        return self._connection.embed_stream(StreamWindow(on_error, timeout), batches, timeout)
+
+    def search(
+        self, query: Query, *, timeout: float | None = None, **options: Unpack[SearchOptions]
+    ) -> SearchResult:
+        """Finds the chunks nearest to a text or a vector; `SearchOptions` lists the options."""
+        request = _search_requests.search_request(query, **options)
+        method = self._connection.stubs.search.Search
+        classes = _search_requests.error_classes(request)
+        response = self._connection.call(method, request, timeout, classes)
+        return _search_answers.search(response)
+
+    def upsert(
+        self,
+        documents: Iterable[Document],
+        *,
+        collection: str = "",
+        namespace: str = "",
+        model: str = "",
+        timeout: float | None = None,
+        on_error: OnError = "raise",
+    ) -> UpsertResult:
+        """Stores documents, each in place of what was there under its id.
+
+        A chunk is embedded only if its content is new. Many or large documents are sent in several
+        calls, one after the other. Documents that fail are treated as inputs of `embed` that do.
+        """
+        listed = _search_requests.documents_once(documents)
+        template = search_pb2.UpsertRequest(collection=collection, namespace=namespace, model=model)
+        requests = _batches.requests(UPSERT, template, listed, "documents")
+        method = self._connection.stubs.search.Upsert
+        answers = self._connection.bulk(UPSERT, method, requests, timeout)
+        return finish(_search_answers.upsert([each.id for each in listed], answers), on_error)
+
+    def delete(
+        self,
+        ids: Iterable[str],
+        *,
+        collection: str = "",
+        namespace: str = "",
+        model: str = "",
+        timeout: float | None = None,
+    ) -> list[bool]:
+        """Removes documents; returns for each id whether there was such a document."""
+        template = search_pb2.DeleteRequest(collection=collection, namespace=namespace, model=model)
+        requests = _batches.requests(DELETE, template, list(several("ids", ids)), "ids")
+        method = self._connection.stubs.search.Delete
+        answers = self._connection.bulk(DELETE, method, requests, timeout)
+        return _search_answers.delete(answers)
+
+    def rerank(
+        self,
+        query: str,
+        passages: Iterable[str],
+        *,
+        timeout: float | None = None,
+        on_error: OnError = "raise",
+        **options: Unpack[RerankOptions],
+    ) -> RerankResult:
+        """Scores passages for a query, each cached on its own; `RerankOptions` lists the options.
+
+        Passages that fail are treated as inputs of `embed` that do.
+        """
+        template = _search_requests.rerank_options(query, **options)
+        listed = list(several("passages", passages))
+        requests = _batches.requests(RERANK, template, listed, "passages")
+        method = self._connection.stubs.search.Rerank
+        answers = self._connection.bulk(RERANK, method, requests, timeout)
+        return finish(_search_answers.rerank(answers), on_error)
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """The models that the sidecar answers for, the default one first."""
         request = embed_pb2.ListModelsRequest()
-        return _admin.models(self._call(self._embed.ListModels, request, timeout))
+        method = self._connection.stubs.embed.ListModels
+        return _admin.models(self._connection.call(method, request, timeout))
 
     def stats(self, *, timeout: float | None = None) -> Stats:
         """Counters of the sidecar since it started, and the state of its tiers."""
-        return _admin.stats(self._call(self._cache.Stats, cache_pb2.StatsRequest(), timeout))
+        request = cache_pb2.StatsRequest()
+        method = self._connection.stubs.cache.Stats
+        return _admin.stats(self._connection.call(method, request, timeout))
 
     def invalidate(
         self,
         *,
-        tags: Sequence[str] | None = None,
-        inputs: Iterable[EmbedInput] | None = None,
-        whole_namespace: bool = False,
         namespace: str = "",
-        model: str = "",
-        input_type: InputType | None = None,
         timeout: float | None = None,
+        **target: Unpack[InvalidateTarget],
     ) -> None:
         """Makes entries invalid on every sidecar that shares the same Redis.
 
-        Give one of ``tags`` (every entry that carries one of them), ``inputs`` (their entries,
-        for ``model``, ``input_type`` and ``tags`` as in the calls that stored them) and
-        ``whole_namespace=True``. After an `UnavailableError` the sidecar asked obeys, but others
-        may not have heard: repeat the call.
+        `InvalidateTarget` lists what can be named; give one. After an `UnavailableError` the
+        sidecar asked obeys, but others may not have heard: repeat the call.
         """
-        request = _requests.invalidate_request(
-            tags=tags,
-            inputs=inputs,
-            whole_namespace=whole_namespace,
-            namespace=namespace,
-            model=model,
-            input_type=input_type,
+        request = _cache_requests.invalidate_request(namespace=namespace, **target)
+        self._connection.call(self._connection.stubs.cache.Invalidate, request, timeout)
+
+    def publish_events(self, events: Iterable[Event], *, timeout: float | None = None) -> None:
+        """Tells of documents that changed outside: what depends on them becomes invalid.
+
+        After an `UnavailableError`, repeat the call.
+        """
+        request = _cache_requests.events_request(events)
+        self._connection.call(self._connection.stubs.cache.PublishEvents, request, timeout)
+
+    def warm_embed(
+        self,
+        inputs: Iterable[EmbedInput],
+        *,
+        per_second: float | None = None,
+        timeout: float = 60.0,
+        **options: Unpack[EmbedOptions],
+    ) -> Iterator[WarmProgress]:
+        """Computes and stores the vectors of inputs that are not cached yet; yields how far it is.
+
+        Nothing is done unless the iterator is read; leaving it early ends the warming.
+        ``per_second`` limits the inputs a second. ``timeout`` is the longest wait, in seconds, for
+        the next progress, which comes about once a second.
+        """
+        listed = list(_embed_requests.many(inputs))
+        template = _cache_requests.warm_options(per_second, _embed_requests.options(**options))
+        requests = _batches.requests(WARM_EMBED, template, listed, "inputs")
+        return self._warm(requests, len(listed), timeout)
+
+    def warm_search(
+        self,
+        searches: Iterable[str | Search],
+        *,
+        per_second: float | None = None,
+        timeout: float = 60.0,
+    ) -> Iterator[WarmProgress]:
+        """As `warm_embed`, for the answers to searches."""
+        listed = list(several("searches", searches))
+        template = _cache_requests.warm_options(per_second)
+        requests = _batches.requests(WARM_SEARCH, template, listed, "searches")
+        return self._warm(requests, len(listed), timeout)
+
+    def warm_popular(
+        self,
+        count: int,
+        *,
+        namespace: str = "",
+        per_second: float | None = None,
+        timeout: float = 60.0,
+    ) -> Iterator[WarmProgress]:
+        """As `warm_embed`, for the ``count`` queries that were asked most of late."""
+        request = _cache_requests.popular_request(count, namespace, per_second)
+        return self._warm([request], None, timeout)
+
+    def migrate_model(
+        self,
+        model: str,
+        to: str,
+        *,
+        popular: int = 1000,
+        per_second: float | None = None,
+        timeout: float = 60.0,
+    ) -> Iterator[MigrateModelProgress]:
+        """Lets the name ``model`` mean the model ``to`` on every sidecar; yields how far it is.
+
+        First the documents of every collection, and the ``popular`` queries of each namespace, are
+        embedded with the other model; the old one serves until then. The rest is as in
+        `warm_embed`.
+        """
+        request = _cache_requests.migrate_request(model, to, popular, per_second)
+        return self._connection.follow(
+            lambda stubs: stubs.cache.MigrateModel, [request], timeout, _admin.migration
         )
-        self._call(self._cache.Invalidate, request, timeout)
+
+    def rollback_model(self, model: str, *, timeout: float | None = None) -> None:
+        """Lets a name mean its own model again, on every sidecar."""
+        request = cache_pb2.RollbackModelRequest(model=model)
+        self._connection.call(self._connection.stubs.cache.RollbackModel, request, timeout)
 
     def flush(self, tiers: Sequence[FlushableTier] = (), *, timeout: float | None = None) -> int:
         """Empties tiers of this sidecar alone, all if none is named; returns how many entries.
 
         Nothing becomes invalid: what Redis holds is served again.
         """
-        request = _requests.flush_request(tiers)
-        return self._call(self._cache.Flush, request, timeout).entries
+        request = _cache_requests.flush_request(tiers)
+        method = self._connection.stubs.cache.Flush
+        return self._connection.call(method, request, timeout).entries
 
     def health(self, *, timeout: float | None = None) -> bool:
         """Whether the sidecar says that it is serving. Not retried."""
-        answer = self._call(self._health, _admin.HEALTH_REQUEST, timeout)
+        request = _admin.HEALTH_REQUEST
+        answer = self._connection.call(self._connection.stubs.health, request, timeout)
         return answer == _admin.HEALTH_SERVING
 
     def close(self) -> None:
         """Closes the connection. Calls under way fail."""
-        self._closed = True
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -165,115 +307,9 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(
-        self,
-        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
-        request: _Request,
-        timeout: float | None,
-    ) -> _Response:
-        if self._closed:
-            raise closed_error()
-        try:
-            return method(request, timeout=self._timeout if timeout is None else timeout)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from error
-
-    def _drive(self, exchange: Exchange) -> list[Answer]:
-        try:
-            send = next(exchange)
-            while True:
-                if send.delay:
-                    time.sleep(send.delay)
-                try:
-                    response = self._call(self._embed.Embed, send.request, send.timeout)
-                except EmbercacheError as error:
-                    send = exchange.throw(error)
-                else:
-                    send = exchange.send(response)
-        except StopIteration as end:
-            answers: list[Answer] = end.value
-            return answers
-
-    def _stream(
-        self, window: StreamWindow, batches: Iterator[Batch], timeout: float
-    ) -> Iterator[EmbedResult]:
-        stream = self._open(window)
-        try:
-            while True:
-                while window.has_room and (batch := next(batches, None)):
-                    stream.send(window.add(batch))
-                if window.is_empty:
-                    stream.finish()
-                    return
-                try:
-                    answer = stream.receive(timeout)
-                except EmbercacheError as error:
-                    stream.close()
-                    time.sleep(window.broken(error))
-                    stream = self._open(window)
-                    continue
-                if resend := window.answer(answer):
-                    time.sleep(resend.delay)
-                    stream.send(resend.request)
-                yield from window.landed()
-        finally:
-            stream.close()
-
-    def _open(self, window: StreamWindow) -> _Stream:
-        if self._closed:
-            raise closed_error()
-        stream = _Stream(self._embed.EmbedStream)
-        for request in window.unanswered():
-            stream.send(request)
-        return stream
-
-
-class _Stream:
-    """One EmbedStream call. gRPC reads and is read in threads, so nothing here blocks for ever."""
-
-    def __init__(
-        self,
-        method: grpc.StreamStreamMultiCallable[
-            embed_pb2.EmbedStreamRequest, embed_pb2.EmbedStreamResponse
-        ],
-    ) -> None:
-        self._outbox: queue.SimpleQueue[embed_pb2.EmbedStreamRequest | None] = queue.SimpleQueue()
-        self._inbox: queue.SimpleQueue[embed_pb2.EmbedStreamResponse | EmbercacheError] = (
-            queue.SimpleQueue()
+    def _warm(
+        self, requests: Sequence[cache_pb2.WarmRequest], total: int | None, timeout: float
+    ) -> Iterator[WarmProgress]:
+        return self._connection.follow(
+            lambda stubs: stubs.cache.Warm, requests, timeout, _admin.WarmTotals(total).add
         )
-        self._call = method(iter(self._outbox.get, None))
-        self._reader = threading.Thread(target=self._read, name="embercache-stream", daemon=True)
-        self._reader.start()
-
-    def send(self, request: embed_pb2.EmbedStreamRequest) -> None:
-        self._outbox.put(request)
-
-    def receive(self, timeout: float) -> embed_pb2.EmbedStreamResponse:
-        """Raises the error that ended the stream, or `DeadlineExceededError`."""
-        try:
-            answer = self._inbox.get(timeout=timeout)
-        except queue.Empty:
-            raise no_answer_error(timeout) from None
-        if isinstance(answer, EmbercacheError):
-            raise answer
-        return answer
-
-    def finish(self) -> None:
-        """Tells the sidecar that all is sent, and lets it end the call."""
-        self._outbox.put(None)
-        self._reader.join(FINISH_SECONDS)
-
-    def close(self) -> None:
-        self._call.cancel()
-        self._outbox.put(None)  # frees the thread in which gRPC waits for requests
-        self._reader.join()
-
-    def _read(self) -> None:
-        try:
-            for answer in self._call:
-                self._inbox.put(answer)
-            self._inbox.put(ended_error())
-        except grpc.RpcError as error:
-            ended = from_rpc(error)
-            ended.__cause__ = error
-            self._inbox.put(ended)

@@ -6,7 +6,8 @@
     ├── InvalidArgumentError      (also a ValueError)
     ├── ModelNotFoundError
     ├── NotCachedError
-    ├── VersionMismatchError
+    ├── FailedPreconditionError
+    │   └── VersionMismatchError
     ├── OverloadedError
     ├── UnavailableError
     ├── DeadlineExceededError     (also a TimeoutError)
@@ -21,14 +22,13 @@ An argument of the wrong Python type raises `TypeError`, as everywhere else.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import grpc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from embercache.results import EmbedResult
     from embercache.v1 import common_pb2
 
 
@@ -80,10 +80,14 @@ class NotCachedError(EmbercacheError):
     default_code = "NOT_FOUND"
 
 
-class VersionMismatchError(EmbercacheError):
-    """The model is another version than asked for, or changed while the call ran."""
+class FailedPreconditionError(EmbercacheError):
+    """The sidecar cannot do this as things are; the message says what is missing."""
 
     default_code = "FAILED_PRECONDITION"
+
+
+class VersionMismatchError(FailedPreconditionError):
+    """The model is another version than asked for, or changed while the call ran."""
 
 
 class OverloadedError(EmbercacheError):
@@ -128,14 +132,29 @@ class ClientClosedError(EmbercacheError):
     default_code = "CANCELLED"
 
 
-class PartialFailureError(EmbercacheError):
-    """Some inputs of a call failed. ``result`` holds all that was answered.
+class BulkResult(Protocol):
+    """What a call returns that carries many items."""
+
+    @property
+    def errors(self) -> Mapping[int, EmbercacheError]:
+        """The items that failed, by their place in the call."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+_Result = TypeVar("_Result", bound=BulkResult)
+
+
+class PartialFailureError(EmbercacheError, Generic[_Result]):
+    """Some inputs of a call failed. ``result`` is what the call returns otherwise, with all that
+    was answered: `EmbedResult`, `UpsertResult` or `RerankResult`.
 
     ``errors`` maps the place of each input that failed to its own error; ``code`` is that of
     the first.
     """
 
-    def __init__(self, result: EmbedResult) -> None:
+    def __init__(self, result: _Result) -> None:
         first = next(iter(result.errors.values()))
         super().__init__(
             f"{len(result.errors)} of {len(result)} inputs failed, the first with: {first}; "
@@ -154,7 +173,9 @@ class PartialFailureError(EmbercacheError):
         return self.message
 
 
-_CLASSES: dict[str, type[EmbercacheError]] = {
+Classes: TypeAlias = "Mapping[str, type[EmbercacheError]]"
+
+CALL_CLASSES: Classes = {
     "INVALID_ARGUMENT": InvalidArgumentError,
     "NOT_FOUND": ModelNotFoundError,
     "FAILED_PRECONDITION": VersionMismatchError,
@@ -167,7 +188,14 @@ _CLASSES: dict[str, type[EmbercacheError]] = {
     "UNKNOWN": InternalError,
     "DATA_LOSS": InternalError,
 }
-_ITEM_CLASSES = _CLASSES | {"NOT_FOUND": NotCachedError}
+"""The error for each status of a call."""
+
+CACHED_CLASSES: Classes = {**CALL_CLASSES, "NOT_FOUND": NotCachedError}
+"""The same for one item, and for a call for what is cached only."""
+
+JOB_CLASSES: Classes = {**CALL_CLASSES, "FAILED_PRECONDITION": FailedPreconditionError}
+"""The same for a long job of the sidecar."""
+
 _NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
@@ -176,13 +204,13 @@ def closed_error() -> ClientClosedError:
     return ClientClosedError("this client is closed; make a new one")
 
 
-def from_rpc(error: grpc.RpcError) -> EmbercacheError:
+def from_rpc(error: grpc.RpcError, classes: Classes) -> EmbercacheError:
     """The error of a call that gRPC ended."""
     code = error.code().name
     debug = getattr(error, "debug_error_string", str)
     # On a stream that was cancelled on this side, gRPC would wait for it for ever.
     details = "" if code == "CANCELLED" else debug() or ""
-    return _CLASSES.get(code, EmbercacheError)(
+    return classes.get(code, EmbercacheError)(
         error.details() or "no reason was given", code=code, details=details
     )
 
@@ -190,10 +218,10 @@ def from_rpc(error: grpc.RpcError) -> EmbercacheError:
 def from_batch(error: common_pb2.ItemError) -> EmbercacheError:
     """The error that answered one whole request of a stream."""
     code = _NAMES.get(error.code, "UNKNOWN")
-    return _CLASSES.get(code, EmbercacheError)(error.message, code=code)
+    return CALL_CLASSES.get(code, EmbercacheError)(error.message, code=code)
 
 
 def from_item(error: common_pb2.ItemError, index: int) -> EmbercacheError:
     """The error of the input at ``index``."""
     code = _NAMES.get(error.code, "UNKNOWN")
-    return _ITEM_CLASSES.get(code, EmbercacheError)(error.message, code=code, index=index)
+    return CACHED_CLASSES.get(code, EmbercacheError)(error.message, code=code, index=index)

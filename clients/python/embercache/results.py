@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
+from embercache._answers import joined
 from embercache.errors import (
-    EmbercacheError,
     InternalError,
     InvalidArgumentError,
     PartialFailureError,
     VersionMismatchError,
-    from_item,
 )
 from embercache.v1 import common_pb2, embed_pb2
 
@@ -25,7 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
     from embercache._answers import Answer
+    from embercache.errors import BulkResult, EmbercacheError
     from embercache.types import EmbedInput, OnError, Tier
+
+    EmbedAnswer: TypeAlias = Answer[embed_pb2.EmbedResponse, embed_pb2.Embedding]
+
+_Result = TypeVar("_Result", bound="BulkResult")
 
 _TIERS: Mapping[int, Tier] = {
     common_pb2.TIER_HOT: "hot",
@@ -102,19 +106,13 @@ class EmbedResult:
         )
 
 
-def decode(inputs: Sequence[EmbedInput], answers: Sequence[Answer]) -> EmbedResult:
+def decode(inputs: Sequence[EmbedInput], answers: Sequence[EmbedAnswer]) -> EmbedResult:
     """Joins the answers for all the inputs, in their order.
 
     Raises `VersionMismatchError` if the vectors come from more than one version of the model,
     `InternalError` if they are not what the answers say they are.
     """
-    items: list[embed_pb2.Embedding] = []
-    errors: dict[int, EmbercacheError] = {}
-    for answer in answers:
-        for place in answer.failed:
-            index = len(items) + place
-            errors[index] = from_item(answer.items[place].error, index)
-        items += answer.items
+    items, errors = joined(answers)
     version = one_version([item.model_version for i, item in enumerate(items) if i not in errors])
     raw, scales = _matrix(items, list(errors), _layout(answers))
     return EmbedResult(
@@ -126,7 +124,7 @@ def decode(inputs: Sequence[EmbedInput], answers: Sequence[Answer]) -> EmbedResu
         tokens=[item.tokens for item in items],
         truncated=[item.truncated for item in items],
         errors=errors,
-        model=answers[0].model,
+        model=answers[0].response.model,
         model_version=version,
     )
 
@@ -136,7 +134,7 @@ def tier(value: int) -> Tier:
     return _TIERS.get(value, "unspecified")
 
 
-def finish(result: EmbedResult, on_error: OnError) -> EmbedResult:
+def finish(result: _Result, on_error: OnError) -> _Result:
     """The result, unless it has errors that the caller wants raised."""
     if on_error not in ("raise", "return"):
         raise InvalidArgumentError(f"on_error is {on_error!r}; it must be one of raise, return")
@@ -157,9 +155,9 @@ def one_version(versions: Sequence[str]) -> str:
     return first
 
 
-def _layout(answers: Sequence[Answer]) -> tuple[int, int]:
+def _layout(answers: Sequence[EmbedAnswer]) -> tuple[int, int]:
     """Encoding and dimensions of all the vectors; 0 dimensions if there are none."""
-    layouts = {answer.layout for answer in answers if answer.has_vectors}
+    layouts = {(each.encoding, each.dimensions) for answer in answers for each in answer.useful}
     if not layouts:
         return embed_pb2.ENCODING_FLOAT32, 0
     encoding, dimensions = layouts.pop()

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import timedelta
+
+    from embercache.search import Search
 
 InputType: TypeAlias = Literal["query", "document"]
 Encoding: TypeAlias = Literal["float32", "float16", "int8"]
@@ -19,7 +21,9 @@ CacheMode: TypeAlias = Literal["default", "refresh", "bypass", "no_store", "only
 OnError: TypeAlias = Literal["raise", "return"]
 Tier: TypeAlias = Literal["unspecified", "hot", "disk", "warm", "computed", "coalesced"]
 FlushableTier: TypeAlias = Literal["hot", "disk"]
-WarmTierState: TypeAlias = Literal["unspecified", "off", "up", "down"]
+Kind: TypeAlias = Literal["embed", "search", "rerank"]
+EventType: TypeAlias = Literal["created", "updated", "deleted"]
+MigrationStage: TypeAlias = Literal["unspecified", "documents", "queries", "switched"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,66 +94,70 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class TierStats:
-    """One tier since the sidecar started; sizes are 0 where a tier stores nothing."""
+class Event:
+    """Documents that changed outside of the sidecar.
 
-    answered: int
-    entries: int
-    bytes: int
-    capacity_bytes: int
-    evictions: int
-    corrupt: int
-    expirations: int
-
-
-@dataclass(frozen=True, slots=True)
-class DiskState:
-    """Failures of the disk tier since the sidecar started."""
-
-    errors: int
-    skipped: int
-    writes_dropped: int
-    corrupt_files: int
-
-
-@dataclass(frozen=True, slots=True)
-class WarmState:
-    """Redis, as this sidecar sees it."""
-
-    state: WarmTierState
-    errors: int
-    skipped: int
-    writes_dropped: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStats:
-    """One model since the sidecar started; ``queued`` is as of now."""
-
-    name: str
-    version: str
-    computed: int
-    batches: int
-    tokens: int
-    padding_tokens: int
-    queued: int
-    shed: int
-    abandoned: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Counters of one sidecar since it started.
-
-    ``response_hits`` counts calls answered whole, without looking at their inputs; ``tiers``
-    counts inputs by what answered them. ``disk`` is ``None`` without a disk tier.
+    After ``"created"`` any answer of the collection may be another; after ``"updated"`` and
+    ``"deleted"`` those that list the documents ``ids``. ``tags`` are invalidated with them.
     """
 
-    version: str
-    uptime_seconds: float
-    response_hits: int
-    items_failed: int
-    tiers: Mapping[Tier, TierStats]
-    disk: DiskState | None
-    warm: WarmState
-    models: Sequence[ModelStats]
+    type: EventType
+    ids: Sequence[str] = ()
+    collection: str = ""
+    namespace: str = ""
+    tags: Sequence[str] = ()
+
+
+class InvalidateTarget(TypedDict, total=False):
+    """What `Client.invalidate` makes invalid. Exactly one of these:
+
+    - ``tags``: every entry that carries one of them;
+    - ``inputs``: the entries of these inputs, for ``model``, ``input_type`` and ``tags`` as in
+      the calls that stored them;
+    - ``documents``: every answer that lists one of these ids of the ``collection``;
+    - ``searches``: the answers to these searches, as in the calls that stored them;
+    - ``kind``: every entry of a kind;
+    - ``model_version``: every entry of that version of ``model``, a reranker's too; empty for
+      the version that is loaded;
+    - ``whole_namespace``: everything, if true.
+    """
+
+    tags: Sequence[str] | None
+    inputs: Iterable[EmbedInput] | None
+    documents: Iterable[str] | None
+    searches: Iterable[str | Search] | None
+    kind: Kind | None
+    model_version: str | None
+    whole_namespace: bool
+    model: str
+    input_type: InputType | None
+    collection: str
+
+
+@dataclass(frozen=True, slots=True)
+class WarmProgress:
+    """How far a warming is: of ``total`` items, those that were cached already, were computed,
+    and failed."""
+
+    total: int
+    cached: int
+    computed: int
+    failed: int
+
+    @property
+    def done(self) -> int:
+        """Items that are dealt with."""
+        return self.cached + self.computed + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateModelProgress:
+    """How far a migration is: ``done`` and ``failed`` of the ``total`` items of its stage.
+
+    ``total`` is 0 if not known. At ``"switched"``, the name means the other model.
+    """
+
+    stage: MigrationStage
+    done: int
+    total: int
+    failed: int

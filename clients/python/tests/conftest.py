@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 
 from embercache import AsyncClient, Client, _backoff, _channel
-from embercache.v1 import cache_pb2, cache_pb2_grpc, common_pb2, embed_pb2, embed_pb2_grpc
+from embercache.v1 import (
+    cache_pb2,
+    cache_pb2_grpc,
+    common_pb2,
+    embed_pb2,
+    embed_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+)
 
 DIMENSIONS = 8
 VERSION = "version-1"
@@ -22,14 +30,18 @@ HANG_GUARD = 30.0
 NUMBERS = {code.name: code.value[0] for code in grpc.StatusCode}
 
 
-class FakeSidecar(embed_pb2_grpc.EmbedServiceServicer, cache_pb2_grpc.CacheServiceServicer):
+class FakeSidecar(
+    embed_pb2_grpc.EmbedServiceServicer,
+    search_pb2_grpc.SearchServiceServicer,
+    cache_pb2_grpc.CacheServiceServicer,
+):
     """Answers every input with `vector`, unless it is told to do something else."""
 
     def __init__(self):
         self.address = ""
         self.requests = []  # the messages of all calls, in their order
         self.call_faults = []  # status names, one for each call to come
-        self.item_faults = {}  # text -> status names, one for each time it is asked for
+        self.item_faults = {}  # text or id -> status names, one for each time it is asked for
         self.batch_faults = {}  # number of a stream's request -> status names
         self.stream_faults = {}  # text -> status names that end streams instead of its answer
         self.tamper = None  # changes each response before it leaves
@@ -40,6 +52,9 @@ class FakeSidecar(embed_pb2_grpc.EmbedServiceServicer, cache_pb2_grpc.CacheServi
         self.streams = 0
         self.stream_ended = threading.Semaphore(0)
         self.health = b"\x08\x01"
+        self.found = search_pb2.SearchResponse()  # what every search finds
+        self.stored = set()  # ids of documents
+        self.progress = []  # what is told of a warming or a migration
 
     @staticmethod
     def vector(text, dimensions=DIMENSIONS):
@@ -96,6 +111,56 @@ class FakeSidecar(embed_pb2_grpc.EmbedServiceServicer, cache_pb2_grpc.CacheServi
         self._begin(request, context)
         return cache_pb2.FlushResponse(entries=4)
 
+    def Search(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        return self.found
+
+    def Upsert(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        documents = [self._upsert(document) for document in request.documents]
+        response = search_pb2.UpsertResponse(documents=documents, model="fake")
+        response.model_version = VERSION
+        if self.tamper:
+            self.tamper(response)
+        return response
+
+    def Delete(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        return search_pb2.DeleteResponse(found=[name in self.stored for name in request.ids])
+
+    def Rerank(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        response = search_pb2.RerankResponse(
+            scores=[
+                search_pb2.RerankScore(error=error)
+                if (error := self._fault(passage))
+                else search_pb2.RerankScore(score=len(passage), tier=common_pb2.TIER_WARM)
+                for passage in request.passages
+            ],
+            reranker=request.reranker or "maxsim",
+            reranker_version=VERSION,
+        )
+        if self.tamper:
+            self.tamper(response)
+        return response
+
+    def PublishEvents(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        return cache_pb2.PublishEventsResponse()
+
+    def Warm(self, request, context):  # noqa: N802
+        at_end(context, self.stream_ended.release)
+        self._begin(request, context)
+        yield from self.progress
+
+    def MigrateModel(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        yield from self.progress
+
+    def RollbackModel(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        return cache_pb2.RollbackModelResponse()
+
     def check_health(self, request, context):
         self._begin(request, context)
         return self.health
@@ -141,10 +206,23 @@ class FakeSidecar(embed_pb2_grpc.EmbedServiceServicer, cache_pb2_grpc.CacheServi
             self.tamper(response)
         return response
 
+    def _fault(self, name):
+        if faults := self.item_faults.get(name):
+            return common_pb2.ItemError(code=NUMBERS[faults.pop(0)], message="told to fail")
+        return None
+
+    def _upsert(self, document):
+        if error := self._fault(document.id):
+            return search_pb2.Upserted(error=error)
+        change = search_pb2.Upserted.CHANGE_CREATED
+        if document.id in self.stored:
+            change = search_pb2.Upserted.CHANGE_UNCHANGED
+        self.stored.add(document.id)
+        return search_pb2.Upserted(change=change, computed=len(document.chunks), cached=1)
+
     def _embedding(self, item, encoding):
         text = item.text or item.entity.text or item.tensor.data.hex()
-        if faults := self.item_faults.get(text):
-            error = common_pb2.ItemError(code=NUMBERS[faults.pop(0)], message="told to fail")
+        if error := self._fault(text):
             return embed_pb2.Embedding(error=error)
         vector, scale = self.vector(text), 0.0
         if encoding == embed_pb2.ENCODING_FLOAT16:
@@ -177,6 +255,7 @@ def start(sidecar, address="127.0.0.1:0"):
         futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)]
     )
     embed_pb2_grpc.add_EmbedServiceServicer_to_server(sidecar, server)
+    search_pb2_grpc.add_SearchServiceServicer_to_server(sidecar, server)
     cache_pb2_grpc.add_CacheServiceServicer_to_server(sidecar, server)
     check = grpc.unary_unary_rpc_method_handler(sidecar.check_health)
     server.add_generic_rpc_handlers(
@@ -196,11 +275,13 @@ class Blocking:
         self._client = AsyncClient(*args, **kwargs)
 
     def __getattr__(self, name):
-        method = getattr(self._client, name)
-        return lambda *args, **kwargs: self._loop.run_until_complete(method(*args, **kwargs))
+        def call(*args, **kwargs):
+            returned = getattr(self._client, name)(*args, **kwargs)
+            if hasattr(returned, "__anext__"):
+                return self._steps(returned)
+            return self._loop.run_until_complete(returned)
 
-    def embed_stream(self, *args, **kwargs):
-        return self._steps(self._client.embed_stream(*args, **kwargs))
+        return call
 
     def _steps(self, results):
         end = object()

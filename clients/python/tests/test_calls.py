@@ -14,7 +14,9 @@ from embercache import (
     Client,
     ClientClosedError,
     DeadlineExceededError,
+    Document,
     EmbercacheError,
+    Event,
     InternalError,
     InvalidArgumentError,
     ModelNotFoundError,
@@ -67,8 +69,26 @@ def test_each_status_has_its_error_with_code_message_and_cause(client, sidecar, 
         lambda client: client.stats(),
         lambda client: client.flush(),
         lambda client: client.invalidate(tags=["a"]),
+        lambda client: client.search("q"),
+        lambda client: client.upsert([Document("1", "text")]),
+        lambda client: client.delete(["1"]),
+        lambda client: client.rerank("q", ["a"]),
+        lambda client: client.publish_events([Event("created")]),
+        lambda client: client.rollback_model("m"),
     ],
-    ids=["embed", "models", "stats", "flush", "invalidate"],
+    ids=[
+        "embed",
+        "models",
+        "stats",
+        "flush",
+        "invalidate",
+        "search",
+        "upsert",
+        "delete",
+        "rerank",
+        "publish_events",
+        "rollback_model",
+    ],
 )
 def test_a_call_that_fails_for_the_moment_is_repeated(client, sidecar, call, code):
     sidecar.call_faults = [code, code]
@@ -191,8 +211,9 @@ def test_a_closed_client_says_so(client):
     for call in (client.health, client.models, lambda: client.embed(["one"])):
         with pytest.raises(ClientClosedError, match="make a new one"):
             call()
-    with pytest.raises(ClientClosedError):
-        next(iter(client.embed_stream(["one"])))
+    for results in (client.embed_stream(["one"]), client.warm_embed(["one"])):
+        with pytest.raises(ClientClosedError):
+            next(results)
 
 
 def test_a_client_closes_at_the_end_of_its_block(sidecar):

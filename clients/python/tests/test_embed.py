@@ -19,7 +19,8 @@ from embercache import (
     PartialFailureError,
     UnavailableError,
     _backoff,
-    _requests,
+    _batches,
+    _embed_requests,
 )
 
 
@@ -69,7 +70,9 @@ def test_smaller_encodings_give_float32_vectors_close_to_the_exact_ones(
 
 def test_options_reach_the_sidecar(client, sidecar):
     client.embed(["one"], model="m", namespace="n", input_type="query", tags=["a"], ttl=60)
-    expected = _requests.options(model="m", namespace="n", input_type="query", tags=["a"], ttl=60)
+    expected = _embed_requests.options(
+        model="m", namespace="n", input_type="query", tags=["a"], ttl=60
+    )
     expected.inputs.add(text="one")
     assert sidecar.requests == [expected]
 
@@ -103,8 +106,8 @@ def test_inputs_may_come_from_a_generator(client, sidecar):
 def test_inputs_that_are_too_many_for_one_call_come_back_in_order(client, sidecar, texts, limit):
     sidecar.requests.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_requests, "MAX_BATCH_ITEMS", 7)
-        patch.setattr(_requests, "MAX_BATCH_BYTES", limit)
+        patch.setattr(_batches, "MAX_BATCH_ITEMS", 7)
+        patch.setattr(_batches, "MAX_BATCH_BYTES", limit)
         result = client.embed(texts)
     np.testing.assert_array_equal(result.vectors, [sidecar.vector(text) for text in texts])
     assert [item.text for request in sidecar.requests for item in request.inputs] == texts

@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
 
-from embercache import Entity, InvalidArgumentError, _requests
-from embercache._requests import Batcher, batches, invalidate_request, options
-from embercache.v1 import cache_pb2, common_pb2, embed_pb2
+from embercache import Entity, InvalidArgumentError, _batches, _embed_requests
+from embercache._batches import Batcher, batches
+from embercache._embed_requests import EMBED, options
+from embercache.v1 import common_pb2, embed_pb2
 
 
 def messages(*inputs):
     """The messages of the inputs, which must fit into one batch."""
-    (batch,) = batches(inputs, Batcher(options(), len(inputs)))
+    (batch,) = batches(inputs, Batcher(EMBED, options(), len(inputs)))
     return batch.request.inputs
 
 
@@ -26,8 +27,8 @@ def messages(*inputs):
 def test_batches_hold_all_inputs_in_order_and_keep_both_limits(sizes, max_items):
     inputs = [chr(97 + i % 26) * size for i, size in enumerate(sizes)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_requests, "MAX_BATCH_BYTES", 50)
-        cut = list(batches(inputs, Batcher(options(model="m"), max_items)))
+        patch.setattr(_batches, "MAX_BATCH_BYTES", 50)
+        cut = list(batches(inputs, Batcher(EMBED, options(model="m"), max_items)))
     assert [text for batch in cut for text in batch.inputs] == inputs
     assert [item.text for batch in cut for item in batch.request.inputs] == inputs
     sizes = [[item.ByteSize() for item in batch.request.inputs] for batch in cut]
@@ -40,15 +41,15 @@ def test_batches_hold_all_inputs_in_order_and_keep_both_limits(sizes, max_items)
 
 
 def test_an_input_above_the_limit_travels_alone(monkeypatch):
-    monkeypatch.setattr(_requests, "MAX_BATCH_BYTES", 10)
-    cut = list(batches(["a", "b" * 100, "c"], Batcher(options(), 8)))
+    monkeypatch.setattr(_batches, "MAX_BATCH_BYTES", 10)
+    cut = list(batches(["a", "b" * 100, "c"], Batcher(EMBED, options(), 8)))
     assert [batch.inputs for batch in cut] == [["a"], ["b" * 100], ["c"]]
 
 
 @pytest.mark.parametrize("size", [0, 1025, -1])
 def test_a_batch_size_out_of_range_is_refused(size):
     with pytest.raises(InvalidArgumentError, match="1 to 1024"):
-        Batcher(options(), size)
+        Batcher(EMBED, options(), size)
 
 
 @given(st.text())
@@ -73,7 +74,7 @@ def test_a_tensor_is_sent_in_c_order_and_little_endian_whatever_its_layout(array
         assert name == f"DTYPE_{array.dtype.name.upper()}"
 
 
-@given(scalar_dtypes().filter(lambda dtype: dtype.name not in _requests._DTYPES))
+@given(scalar_dtypes().filter(lambda dtype: dtype.name not in _embed_requests._DTYPES))
 def test_a_tensor_of_another_element_type_is_refused(dtype):
     with pytest.raises(InvalidArgumentError, match="convert it") as caught:
         messages("a text", np.zeros(2, dtype))
@@ -165,46 +166,3 @@ def test_a_ttl_that_is_not_positive_is_refused(ttl):
 def test_a_single_tag_in_place_of_a_list_is_refused():
     with pytest.raises(TypeError, match=r"\[tag\]"):
         options(tags="tag")
-
-
-def invalidation(**given):
-    """The request for what is given, all else as `Client.invalidate` defaults it."""
-    defaults = {
-        "namespace": "",
-        "tags": None,
-        "inputs": None,
-        "whole_namespace": False,
-        "model": "",
-        "input_type": None,
-    }
-    return invalidate_request(**(defaults | given))
-
-
-def test_tags_inputs_or_a_whole_namespace_can_be_invalidated():
-    assert invalidation(tags=["a"], namespace="n") == cache_pb2.InvalidateRequest(
-        namespace="n", tags=cache_pb2.InvalidateRequest.Tags(tags=["a"])
-    )
-    by_input = invalidation(
-        inputs=["t", Entity("doc")], model="m", input_type="document", tags=["a"]
-    ).inputs
-    assert by_input.inputs == [
-        embed_pb2.Input(text="t"),
-        embed_pb2.Input(entity=embed_pb2.Entity(id="doc")),
-    ]
-    assert (by_input.model, by_input.input_type) == ("m", embed_pb2.INPUT_TYPE_DOCUMENT)
-    assert by_input.tags == ["a"]
-    assert invalidation(whole_namespace=True).WhichOneof("target") == "whole_namespace"
-
-
-@pytest.mark.parametrize(
-    "given_",
-    [{}, {"inputs": ["t"], "whole_namespace": True}, {"tags": [], "whole_namespace": True}],
-)
-def test_exactly_one_kind_of_target_must_be_given_to_invalidate(given_):
-    with pytest.raises(InvalidArgumentError, match="give one of"):
-        invalidation(**given_)
-
-
-def test_a_model_without_inputs_is_refused_rather_than_ignored():
-    with pytest.raises(InvalidArgumentError, match="only go with inputs"):
-        invalidation(tags=["a"], model="m")

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from embercache import InternalError, OverloadedError, VersionMismatchError
 from embercache._answers import Answer
+from embercache._embed_requests import EMBED
 from embercache.results import decode
 from embercache.v1 import common_pb2, embed_pb2
 
@@ -48,7 +49,7 @@ def decoded(*responses):
 
 def answer(response):
     request = embed_pb2.EmbedRequest(inputs=[embed_pb2.Input()] * len(response.embeddings))
-    return Answer(request, response)
+    return Answer(EMBED, request, response)
 
 
 @st.composite

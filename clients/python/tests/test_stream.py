@@ -25,7 +25,7 @@ from embercache import (
     VersionMismatchError,
     _stream,
 )
-from embercache._requests import Batch
+from embercache._batches import Batch
 from embercache._stream import WINDOW, StreamWindow
 from embercache.v1 import embed_pb2
 

@@ -1,0 +1,146 @@
+"""What a sidecar tells of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embercache.types import Tier
+
+WarmTierState: TypeAlias = Literal["unspecified", "off", "up", "down"]
+
+
+@dataclass(frozen=True, slots=True)
+class TierStats:
+    """One tier since the sidecar started; sizes are 0 where a tier stores nothing."""
+
+    answered: int
+    entries: int
+    bytes: int
+    capacity_bytes: int
+    evictions: int
+    corrupt: int
+    expirations: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskState:
+    """Failures of the disk tier since the sidecar started."""
+
+    errors: int
+    skipped: int
+    writes_dropped: int
+    corrupt_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarmState:
+    """Redis, as this sidecar sees it.
+
+    The memory is what Redis says of itself, 0 if not known; a limit of 0 is no limit.
+    ``invalidations_heard_seconds`` is how long ago invalidations were last heard of.
+    """
+
+    state: WarmTierState
+    errors: int
+    skipped: int
+    writes_dropped: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    invalidations_heard_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStats:
+    """One model since the sidecar started; ``queued`` is as of now."""
+
+    name: str
+    version: str
+    computed: int
+    batches: int
+    tokens: int
+    padding_tokens: int
+    queued: int
+    shed: int
+    abandoned: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageStats:
+    """What the cache was worth to one kind of entries, in one namespace, of one model.
+
+    - ``kind``: ``"embed"``, ``"search"`` or ``"rerank"``; ``model`` is the reranker for the last;
+    - ``answered``: items by what answered them; ``"computed"`` counts the misses;
+    - ``hot_entries``, ``hot_bytes``, ``hot_age_seconds``: what memory holds, and its mean age;
+    - ``compute_ms``, ``hit_ms``: mean milliseconds of a computation, and of an answer of the hot,
+      disk or warm tier;
+    - ``seconds_saved``, ``money_saved``: the latter at the prices that the sidecar is set to;
+    - ``break_even_hit_rate``: above it the cache saves more time than its lookups cost; 0 if not
+      known yet.
+    """
+
+    kind: str
+    namespace: str
+    model: str
+    answered: Mapping[Tier, int]
+    failed: int
+    hot_entries: int
+    hot_bytes: int
+    hot_age_seconds: float
+    evictions: int
+    tokens_saved: int
+    compute_ms: float
+    seconds_saved: float
+    money_saved: float
+    hit_ms: float
+    break_even_hit_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticBand:
+    """Queries whose nearest query was at a similarity of at least ``start`` and below ``end``.
+
+    Those ``looked_up`` were ``answered``, or refused: by the guard (numbers, names or negations
+    differed), by the verifier, or for a similarity below the threshold.
+    """
+
+    start: float
+    end: float
+    looked_up: int
+    answered: int
+    refused_by_guard: int
+    refused_by_verifier: int
+    below_threshold: int
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticStats:
+    """Queries of one namespace for which a semantic answer was looked for, by similarity."""
+
+    namespace: str
+    bands: Sequence[SemanticBand]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters of one sidecar since it started.
+
+    ``response_hits`` counts calls answered whole, without looking at their inputs; ``tiers``
+    counts inputs by what answered them. ``disk`` is ``None`` without a disk tier. ``usage`` has
+    one entry for each kind of entries, namespace and model; ``semantic`` one for each namespace
+    in which semantic answers were looked for.
+    """
+
+    version: str
+    uptime_seconds: float
+    response_hits: int
+    items_failed: int
+    tiers: Mapping[Tier, TierStats]
+    disk: DiskState | None
+    warm: WarmState
+    models: Sequence[ModelStats]
+    usage: Sequence[UsageStats]
+    semantic: Sequence[SemanticStats]
