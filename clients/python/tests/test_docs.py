@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 import embercache
-from embercache import AsyncClient, Client, EmbedOptions, EmbercacheError
+from embercache import (
+    AsyncClient,
+    Client,
+    EmbedOptions,
+    EmbercacheError,
+    InvalidateTarget,
+    RerankOptions,
+    SearchOptions,
+)
 
 PACKAGE = Path(__file__).parents[1]
 GUIDE = PACKAGE.parents[1] / "docs" / "python-client.md"
@@ -29,6 +37,8 @@ def blocks(page):
 @pytest.mark.parametrize("page", [PACKAGE / "README.md", GUIDE], ids=lambda page: page.name)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, sidecar, monkeypatch):
     monkeypatch.setenv("EMBERCACHE_ADDRESS", sidecar.address)
+    sidecar.found.results.add(id="manual", content="An ember is glowing coal.")
+    sidecar.found.semantic.query = "what glows?"
     names = {}
     try:
         for block in blocks(page):
@@ -65,10 +75,25 @@ def run_quickstart(address):
     )
 
 
-def test_every_option_of_embed_is_in_the_guide():
-    named = [*EmbedOptions.__annotations__, *inspect.signature(Client.embed).parameters]
-    for option in set(named) - {"self", "inputs", "options"}:
-        assert f"| `{option}` |" in GUIDE.read_text()
+@pytest.mark.parametrize("name", [name for name in vars(Client) if not name.startswith("_")])
+def test_every_argument_of_every_call_is_in_the_guide(name):
+    options = {
+        "embed": EmbedOptions,
+        "search": SearchOptions,
+        "rerank": RerankOptions,
+        "invalidate": InvalidateTarget,
+    }
+    keywords = {
+        each.name
+        for each in inspect.signature(getattr(Client, name)).parameters.values()
+        if each.kind is each.KEYWORD_ONLY
+    }
+    if name in options:
+        keywords |= set(options[name].__annotations__)
+    guide = GUIDE.read_text()
+    assert name in guide
+    for keyword in keywords:
+        assert re.search(rf"`{keyword}[`=]|\b{keyword}=", guide), keyword
 
 
 def test_every_error_is_in_the_guide_with_its_code():
