@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from embercache.v1 import embed_pb2, embed_pb2_grpc
 
-from sidecar.models import remote
 from sidecar.models.remote import RemoteEmbedder
+from sidecar.models.remote_model import BYTES_A_CALL
 from sidecar.models.types import ModelError, ModelUnavailableError
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ async def test_calls_are_bounded_in_bytes_not_in_characters(
     encoders: tuple[Encoders, RemoteEmbedder],
 ) -> None:
     service, embedder = encoders
-    texts = ["\N{GRINNING FACE}" * (remote.BYTES_A_CALL // 12)] * 6
+    texts = ["\N{GRINNING FACE}" * (BYTES_A_CALL // 12)] * 6
     assert await ended(embedder.submit(texts)) == [None] * 6
-    assert max(service.request_sizes) <= remote.BYTES_A_CALL + 1000
+    assert max(service.request_sizes) <= BYTES_A_CALL + 1000
     assert len(service.request_sizes) == 2
 
 

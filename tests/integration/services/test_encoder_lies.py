@@ -82,7 +82,7 @@ async def test_a_wrong_number_of_vectors_fails_every_input_and_none_is_stored(
     for _ in range(2):
         response = await front.embed("one", "two")
         assert [e.error.code for e in response.embeddings] == [Code.INTERNAL.value[0]] * 2
-        assert "wrong number of vectors" in response.embeddings[0].error.message
+        assert "wrong number of results" in response.embeddings[0].error.message
     encoder.answer = lambda request: made_of([1, 0], [0, 1])
     assert await front.tiers("one", "two") == ["COMPUTED", "COMPUTED"]
 

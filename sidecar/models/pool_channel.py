@@ -1,0 +1,103 @@
+"""The channel to a pool of encoders, and what its errors mean."""
+
+from __future__ import annotations
+
+import json
+
+import grpc
+from embercache.v1 import common_pb2
+
+from sidecar.models.types import (
+    InputRejectedError,
+    ModelError,
+    ModelUnavailableError,
+    QueueFullError,
+)
+
+_MAX_MESSAGE_BYTES = 64 * 2**20
+
+# Computing changes nothing on the other side, so a call may be repeated. Not when the encoder is
+# overloaded: the caller must hear of that. A replica with another version of the model may stand
+# beside one with the right version while a pool is being updated.
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [
+                {"service": "embercache.v1.EmbedService"},
+                {"service": "embercache.v1.SearchService", "method": "Rerank"},
+            ],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                # An encoder that ends may cancel what has just arrived.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED", "FAILED_PRECONDITION"],
+            },
+        }
+    ],
+}
+
+UNCACHED = common_pb2.CacheOptions(mode=common_pb2.CACHE_MODE_BYPASS)
+"""For all calls: the sidecar that asks has a cache of its own."""
+
+_ITEM_ERRORS: dict[int, type[ModelError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT.value[0]: InputRejectedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]: QueueFullError,
+    grpc.StatusCode.UNAVAILABLE.value[0]: ModelUnavailableError,
+}
+
+
+def open_channel(target: str) -> grpc.aio.Channel:
+    """Opens a channel whose calls go to the replicas in turn.
+
+    ``target`` is a gRPC address (``dns:///encoders:50551`` for all replicas behind a name) or
+    numeric addresses with commas between.
+    """
+    return grpc.aio.insecure_channel(
+        _grpc_target(target),
+        options=[
+            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            # A request that does not fit in here is never sent again; the default is 256 KiB.
+            ("grpc.per_rpc_retry_buffer_size", _MAX_MESSAGE_BYTES),
+            # Replicas that come or go must be noticed within seconds, not minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.dns_min_time_between_resolutions_ms", 5000),
+        ],
+    )
+
+
+def _grpc_target(target: str) -> str:
+    addresses = [address.strip() for address in target.split(",")]
+    if len(addresses) == 1:
+        return addresses[0]
+    family = "ipv6" if addresses[0].startswith("[") else "ipv4"
+    return f"{family}:{','.join(addresses)}"
+
+
+def call_error(error: grpc.aio.AioRpcError, target: str, timeout: float) -> ModelError:
+    """What the end of a whole call means to each of its items."""
+    details = error.details() or ""
+    match error.code():
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return QueueFullError(details)
+        # An encoder that ends before its calls do cancels them.
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+            return ModelUnavailableError(
+                f"the encoder at {target} cannot be reached: try again later"
+            )
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return ModelUnavailableError(
+                f"the encoder took longer than encoder.timeout, {timeout:g} s"
+            )
+        case code:
+            return ModelError(f"the encoder failed with {code.name}: {details}")
+
+
+def item_error(error: common_pb2.ItemError) -> ModelError:
+    """What the error of one item means."""
+    return _ITEM_ERRORS.get(error.code, ModelError)(error.message)

@@ -1,0 +1,248 @@
+"""A model behind other sidecars, whatever it computes: calls, bounds, failures."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+import grpc
+import structlog
+
+from sidecar.models.pool_channel import call_error, open_channel
+from sidecar.models.types import (
+    ModelCounters,
+    ModelError,
+    ModelInfo,
+    ModelUnavailableError,
+    QueueFullError,
+    RerankerInfo,
+    VersionChangedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Iterator, Sequence
+    from typing import Any
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+Info = TypeVar("Info", bound=ModelInfo | RerankerInfo)
+
+INPUTS_A_CALL = 256
+BYTES_A_CALL = 4 * 2**20
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.1, 5.0
+
+_log = structlog.get_logger()
+
+
+class RemoteModel(ABC, Generic[In, Out, Info]):
+    """A model that runs in other sidecars. Used from one event loop only.
+
+    ``target`` is an address as `open_channel` takes it. ``queue_inputs`` bounds the inputs under
+    way; ``timeout`` is in seconds, for one call.
+    """
+
+    setting: ClassVar[str]
+    """Where the other sidecars have to name the model."""
+
+    def __init__(self, name: str, target: str, *, queue_inputs: int, timeout: float) -> None:
+        self.counters = ModelCounters()
+        self._name = name
+        self._target = target
+        self._queue_inputs = queue_inputs
+        self._timeout = timeout
+        self._info: Info | None = None
+        self._under_way = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._channel = open_channel(target)
+
+    @abstractmethod
+    async def _ask(self) -> Info | None:
+        """Asks what the model is now; None if it is not there. Raises as a call does."""
+
+    @abstractmethod
+    async def _compute(self, inputs: Sequence[In], version: str) -> Sequence[Out | ModelError]:
+        """Computes inputs with one call, which is cancelled with this coroutine.
+
+        Raises `ModelError` if the answer as a whole is of no use, or as a call does.
+        """
+
+    @abstractmethod
+    def _size(self, item: In) -> int:
+        """The bytes of an input in a call."""
+
+    def _together(self, inputs: Sequence[In]) -> Iterable[Sequence[int]]:
+        """The places of inputs that may share calls; each place once."""
+        return [range(len(inputs))]
+
+    @property
+    def info(self) -> Info:
+        """The model as the encoder described it last."""
+        if self._info is None:
+            raise ModelUnavailableError(
+                f"the encoder at {self._target} has not answered yet: is it running, and does it"
+                f" serve {self._name}? Try again later"
+            )
+        return self._info
+
+    @property
+    def queued(self) -> int:
+        """Inputs under way to and from the encoder."""
+        return self._under_way
+
+    async def start(self) -> None:
+        """Asks for the model; if the encoder does not answer, goes on asking in the background."""
+        try:
+            await self._describe()
+        except ModelError as error:
+            _log.warning("the encoder does not answer yet", model=self._name, reason=str(error))
+            self._spawn(self._describe_until_known())
+
+    def submit(self, inputs: Sequence[In]) -> list[asyncio.Future[Out]]:
+        """Sends inputs off and returns at once; see `Embedder.submit` and `Reranker.submit`."""
+        if self._under_way and self._under_way + len(inputs) > self._queue_inputs:
+            self.counters.shed += len(inputs)
+            raise QueueFullError(
+                f"{self._under_way} inputs are under way to the encoder already: try again later,"
+                " add encoders, or raise encoder.queue_inputs"
+            )
+        version = self.info.version
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Out]] = [loop.create_future() for _ in inputs]
+        self._under_way += len(inputs)
+        for places in self._together(inputs):
+            for part in self._parts(inputs, places):
+                mine = [futures[place] for place in part]
+                task = self._spawn(self._call([inputs[place] for place in part], mine, version))
+                task.add_done_callback(partial(self._end, mine))
+                _cancel_with_all(task, mine)
+        return futures
+
+    async def close(self) -> None:
+        """Ends the calls under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._channel.close()
+
+    def _parts(self, inputs: Sequence[In], places: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Cuts places into calls of bounded size."""
+        start = size = 0
+        for end, place in enumerate(places):
+            more = self._size(inputs[place])
+            if end > start and (end - start == INPUTS_A_CALL or size + more > BYTES_A_CALL):
+                yield places[start:end]
+                start, size = end, 0
+            size += more
+        if len(places) > start:
+            yield places[start:]
+
+    async def _call(
+        self, inputs: Sequence[In], futures: Sequence[asyncio.Future[Out]], version: str
+    ) -> None:
+        try:
+            results = await self._compute(inputs, version)
+            if len(results) != len(inputs):
+                raise ModelError("the encoder answered with the wrong number of results")
+            self.counters.batches += 1
+            self._deliver(futures, results)
+        except grpc.aio.AioRpcError as error:
+            reason = await self._explain(error)
+            if isinstance(reason, QueueFullError):
+                self.counters.shed += len(inputs)
+            _fail(futures, reason)
+        except ModelError as error:
+            _fail(futures, error)
+
+    def _end(self, futures: Sequence[asyncio.Future[Out]], call: asyncio.Task[None]) -> None:
+        """Sees to it that futures end with their call, even one that was never begun."""
+        self._under_way -= len(futures)
+        if call.cancelled():
+            if all(future.cancelled() for future in futures):
+                self.counters.abandoned += len(futures)
+            _fail(futures, ModelUnavailableError("the sidecar is shutting down; try another"))
+        elif (fault := call.exception()) is not None:
+            _log.error("a call to the encoder failed unexpectedly", exc_info=fault)
+            _fail(
+                futures,
+                ModelError(
+                    "an error in the sidecar's call to the encoder; its log has the details"
+                ),
+            )
+
+    def _deliver(
+        self, futures: Sequence[asyncio.Future[Out]], results: Sequence[Out | ModelError]
+    ) -> None:
+        for future, result in zip(futures, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, ModelError):
+                future.set_exception(result)
+            else:
+                self.counters.computed += 1
+                future.set_result(result)
+
+    async def _explain(self, error: grpc.aio.AioRpcError) -> ModelError:
+        if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+            return call_error(error, self._target, self._timeout)
+        # Known before the callers hear of it, so that they can ask for the new version.
+        try:
+            await self._describe()
+        except ModelError as unknown:
+            return unknown
+        return VersionChangedError(error.details() or "")
+
+    async def _describe(self) -> None:
+        """Learns what the model is now. Raises `ModelError`."""
+        try:
+            info = await self._ask()
+        except grpc.aio.AioRpcError as error:
+            raise ModelUnavailableError(
+                f"the encoder at {self._target} cannot be asked for its models"
+                f" ({error.code().name}): try again later"
+            ) from error
+        if info is None:
+            raise ModelUnavailableError(
+                f"the encoder at {self._target} does not serve {self._name}: add it to its"
+                f" {self.setting}"
+            )
+        # The same object while nothing changed: stored responses are checked by identity.
+        if info != self._info:
+            _log.info("the encoder serves", model=info.name, version=info.version)
+            self._info = info
+
+    async def _describe_until_known(self) -> None:
+        delay = _FIRST_RETRY_SECONDS
+        while self._info is None:
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
+            try:
+                await self._describe()
+            except ModelError:
+                continue
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _fail(futures: Iterable[asyncio.Future[Out]], error: ModelError) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
+
+
+def _cancel_with_all(call: asyncio.Task[None], futures: Sequence[asyncio.Future[Out]]) -> None:
+    wanted = len(futures)
+
+    def done(future: asyncio.Future[Out]) -> None:
+        nonlocal wanted
+        wanted -= future.cancelled()
+        if wanted == 0:
+            call.cancel()
+
+    for future in futures:
+        future.add_done_callback(done)

@@ -1,0 +1,67 @@
+"""A reranker of the encoder pool, spoken to in the protocol that we serve."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import grpc
+from embercache.v1 import search_pb2, search_pb2_grpc
+
+from sidecar.models.pool_channel import UNCACHED, item_error
+from sidecar.models.remote_model import RemoteModel
+from sidecar.models.types import ModelError, Pair, RerankerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class RemoteReranker(RemoteModel[Pair, float, RerankerInfo]):
+    """A `Reranker` whose model runs in other sidecars."""
+
+    setting = "model.rerankers"
+
+    def __init__(self, name: str, target: str, *, queue_pairs: int, timeout: float) -> None:
+        super().__init__(name, target, queue_inputs=queue_pairs, timeout=timeout)
+        self._stub = search_pb2_grpc.SearchServiceStub(self._channel)
+
+    async def _ask(self) -> RerankerInfo | None:
+        # Without passages, nothing is scored.
+        request = search_pb2.RerankRequest(reranker=self._name, cache=UNCACHED)
+        try:
+            response = await self._stub.Rerank(request, timeout=self._timeout)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise
+        return RerankerInfo(response.reranker, response.reranker_version, self._target)
+
+    def _together(self, inputs: Sequence[Pair]) -> Iterable[Sequence[int]]:
+        """A call has one query."""
+        places: defaultdict[str, list[int]] = defaultdict(list)
+        for place, (query, _) in enumerate(inputs):
+            places[query].append(place)
+        return places.values()
+
+    async def _compute(self, inputs: Sequence[Pair], version: str) -> list[float | ModelError]:
+        request = search_pb2.RerankRequest(
+            query=inputs[0][0],
+            passages=[passage for _, passage in inputs],
+            reranker=self._name,
+            reranker_version=version,
+            cache=UNCACHED,
+        )
+        response = await self._stub.Rerank(request, timeout=self._timeout)
+        return [_result(score) for score in response.scores]
+
+    def _size(self, item: Pair) -> int:
+        return len(item[1].encode())
+
+
+def _result(score: search_pb2.RerankScore) -> float | ModelError:
+    if score.HasField("error"):
+        return item_error(score.error)
+    if not math.isfinite(score.score):
+        return ModelError("the encoder answered with a score that is none")
+    return score.score
