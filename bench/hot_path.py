@@ -1,7 +1,7 @@
-"""What a hot hit costs: single-text calls against a bare grpcio asyncio server.
+"""What a hot hit costs: calls of Embed and of Search against a bare grpcio asyncio server.
 
-Both answer with the same number of bytes, to the same client, in turns within one run; the
-figures are medians over the rounds.
+Each is compared with a server that answers with the same number of bytes, to the same client, in
+turns within one run; the figures are medians over the rounds.
 
     python -m bench.hot_path
 """
@@ -9,17 +9,40 @@ figures are medians over the rounds.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
 import grpc
-from embercache.v1 import common_pb2, embed_pb2, embed_pb2_grpc
+from embercache.v1 import (
+    common_pb2,
+    embed_pb2,
+    embed_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+)
 
+from bench.corpus import docstrings
 from bench.load import Load, drive
 from bench.processes import echo, sidecar
 from bench.report import add_json_option, print_table, write_json
 
-METHOD = "/embercache.v1.EmbedService/Embed"
-SIDECAR, ECHO = "127.0.0.1:50761", "127.0.0.1:50762"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SIDECAR = "127.0.0.1:50761"
+DOCUMENTS = 200
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that is hot: its request, the bytes of the answer, and who echoes as many."""
+
+    name: str
+    method: str
+    request: bytes
+    response_bytes: int
+    echo: str
 
 
 def main() -> None:
@@ -29,57 +52,95 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=20_000, help="calls a round")
     add_json_option(parser)
     options = parser.parse_args()
-    request = embed_pb2.EmbedRequest(inputs=[embed_pb2.Input(text="how warm is an ember?")])
-    raw = request.SerializeToString()
+    rows: list[tuple[str, float, float, float]] = []
+    ratios: dict[str, float] = {}
     with sidecar("--server-address", SIDECAR):
-        size = _warm_up(request)
-        with echo(ECHO, size):
-            servers = {"bare grpcio echo": ECHO, "Embercache, hot": SIDECAR}
-            for address in servers.values():
-                drive(address, METHOD, raw, calls=2000, connections=4, streams=8)
-            busy = _rounds(servers, raw, options.rounds, options.calls, connections=4, streams=8)
-            calm = _rounds(
-                servers, raw, options.rounds, options.calls // 5, connections=1, streams=1
-            )
+        for call in _hot_calls():
+            with echo(call.echo, call.response_bytes):
+                compared, ratios[call.name] = _compare(call, options.rounds, options.calls)
+                rows += compared
+    print_table(
+        "the same bytes from each; one call at a time for p50 and p99",
+        ("server", "calls/s, 4 connections x 8", "p50 ms", "p99 ms"),
+        rows,
+    )
+    for name, ratio in ratios.items():
+        print(f"ratio_to_echo {name}: {ratio:.3f} (median of {options.rounds} rounds)")
+    figures = {name: {"calls_per_second": r, "p50_ms": a, "p99_ms": b} for name, r, a, b in rows}
+    write_json(options.json, {"ratio_to_echo": ratios, "servers": figures})
+
+
+def _hot_calls() -> Iterator[Call]:
+    """Makes each call a hot one."""
+    embed = embed_pb2.EmbedRequest(inputs=[embed_pb2.Input(text="how warm is an ember?")])
+    search = search_pb2.SearchRequest(text="how can I read a compressed file?", top_k=10)
+    documents = [
+        search_pb2.Document(id=str(number), chunks=[search_pb2.Chunk(content=text[:500])])
+        for number, text in enumerate(docstrings(DOCUMENTS))
+    ]
+    with grpc.insecure_channel(SIDECAR) as channel:
+        embeds = embed_pb2_grpc.EmbedServiceStub(channel)
+        searches = search_pb2_grpc.SearchServiceStub(channel)
+        searches.Upsert(search_pb2.UpsertRequest(documents=documents))
+        for _ in range(3):
+            vector = embeds.Embed(embed)
+            found = searches.Search(search)
+    if {vector.embeddings[0].tier, found.tier} != {common_pb2.TIER_HOT}:
+        raise RuntimeError("the calls are not answered from memory")
+    service = "/embercache.v1."
+    yield Call(
+        "Embed",
+        f"{service}EmbedService/Embed",
+        embed.SerializeToString(),
+        vector.ByteSize(),
+        "127.0.0.1:50762",
+    )
+    yield Call(
+        "Search",
+        f"{service}SearchService/Search",
+        search.SerializeToString(),
+        found.ByteSize(),
+        "127.0.0.1:50763",
+    )
+
+
+def _compare(
+    call: Call, rounds: int, calls: int
+) -> tuple[list[tuple[str, float, float, float]], float]:
+    """The rows of echo and sidecar, and the ratio of their throughputs."""
+    bare, ours = f"bare grpcio echo, {call.response_bytes:,} bytes", f"Embercache, {call.name}, hot"
+    servers = {bare: call.echo, ours: SIDECAR}
+    for address in servers.values():
+        drive(address, call.method, call.request, calls=2000, connections=4, streams=8)
+    busy = _rounds(call, servers, rounds, calls, connections=4, streams=8)
+    calm = _rounds(call, servers, rounds, calls // 5, connections=1, streams=1)
     rows = []
     for name in servers:
         rate = median(load.calls_per_second for load in busy[name])
         p50, p99 = (median(getattr(load, q) for load in calm[name]) for q in ("p50_ms", "p99_ms"))
         rows.append((name, rate, p50, p99))
     ratio = median(
-        ours.calls_per_second / bare.calls_per_second
-        for ours, bare in zip(busy["Embercache, hot"], busy["bare grpcio echo"], strict=True)
+        mine.calls_per_second / echoed.calls_per_second
+        for mine, echoed in zip(busy[ours], busy[bare], strict=True)
     )
-    print_table(
-        f"one text a call, {size} bytes a response",
-        ("server", "calls/s, 4 connections x 8", "p50 ms, one at a time", "p99 ms"),
-        rows,
-    )
-    print(f"ratio_to_echo: {ratio:.3f} (median of {options.rounds} rounds)")
-    figures = {name: {"calls_per_second": r, "p50_ms": a, "p99_ms": b} for name, r, a, b in rows}
-    write_json(options.json, {"ratio_to_echo": ratio, "servers": figures})
-
-
-def _warm_up(request: embed_pb2.EmbedRequest) -> int:
-    """Makes the request a hot one; returns the bytes of its response."""
-    with grpc.insecure_channel(SIDECAR) as channel:
-        stub = embed_pb2_grpc.EmbedServiceStub(channel)
-        stub.Embed(request)
-        stub.Embed(request)
-        response = stub.Embed(request)
-    if response.embeddings[0].tier != common_pb2.TIER_HOT:
-        raise RuntimeError("the call is not answered from memory")
-    return response.ByteSize()
+    return rows, ratio
 
 
 def _rounds(
-    servers: dict[str, str], raw: bytes, rounds: int, calls: int, *, connections: int, streams: int
+    call: Call, servers: dict[str, str], rounds: int, calls: int, *, connections: int, streams: int
 ) -> dict[str, list[Load]]:
     loads: dict[str, list[Load]] = {name: [] for name in servers}
     for _ in range(rounds):
         for name, address in servers.items():
             loads[name].append(
-                drive(address, METHOD, raw, calls=calls, connections=connections, streams=streams)
+                drive(
+                    address,
+                    call.method,
+                    call.request,
+                    calls=calls,
+                    connections=connections,
+                    streams=streams,
+                )
             )
     return loads
 
