@@ -10,6 +10,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tracemalloc
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -242,6 +244,42 @@ async def test_a_full_disk_changes_nothing_and_is_no_end(
     index = MemoryIndex(folder)
     await index.start()
     assert await everything(index) == after
+    await index.close()
+
+
+async def test_an_upsert_that_fails_halfway_changes_nothing_and_is_no_end(
+    folder: Path, collection: Collection, document: MakeDocument
+) -> None:
+    index = MemoryIndex(folder)
+    await index.start()
+    await index.upsert(collection, [document("a", [1, 0, 0, 0])])
+    before = await everything(index)
+    with pytest.raises(UnicodeEncodeError):
+        await index.upsert(
+            collection, [document("a", [0, 1, 0, 0]), document("half of a \ud83d", [0, 1, 0, 0])]
+        )
+    with pytest.raises(ValueError, match="do not fit"):
+        await index.upsert(collection, [document("a", [0, 1, 0])])
+    assert await everything(index) == before
+    await index.upsert(collection, [document("b", [1, 0, 0, 0])])
+    assert len(await everything(index)) == 2
+    await index.close()
+
+
+async def test_documents_that_are_replaced_again_and_again_take_no_more_memory(
+    collection: Collection, document: MakeDocument
+) -> None:
+    index = MemoryIndex()
+    await index.start()
+    wide = replace(collection, dimensions=500)
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            await index.upsert(wide, [document(f"d{i}", np.ones(500)) for i in range(600)])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 600 * 500 * 4
     await index.close()
 
 

@@ -34,6 +34,17 @@ def test_equal_vectors_score_the_same_wherever_they_are() -> None:
     assert len(set(scores.tolist())) == 1
 
 
+def test_orders_vectors_that_single_precision_cannot_tell_apart() -> None:
+    rng = np.random.default_rng(5)
+    vectors = np.tile(rng.standard_normal(64).astype(np.float32), (2000, 1))
+    vectors[:, ::5] *= 1 + rng.standard_normal((2000, 13)).astype(np.float32) * 1e-6
+    query = unit(rng.standard_normal(64).astype(np.float32))
+    exact = vectors.astype(np.float64)
+    expected = np.argsort(-(exact @ query) / np.linalg.norm(exact, axis=1))[:10]
+    found, scores = nearest(vectors, inverse_lengths(vectors), None, query, 10)
+    assert found[np.argsort(-scores)][:10].tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("length", [1e-36, 1e-20, 1e20, 1e37])
 def test_very_short_and_very_long_vectors_are_no_problem(length: float) -> None:
     rng = np.random.default_rng(3)
