@@ -1,4 +1,4 @@
-"""Shows what the cache does: one corpus, embedded cold, warm and hot by a real sidecar.
+"""Shows what the cache does: one corpus, embedded cold, warm and hot, then searched.
 
     python -m bench.demo
 
@@ -20,26 +20,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from embercache import AsyncClient, Client
+from embercache import AsyncClient
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bench import demo_search
 from bench.corpus import named_docstrings
 from bench.processes import sidecar
 from bench.report import print_table
 from sidecar.dev_redis import DevRedis
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
 CALLS_AT_A_TIME = 4
-QUESTIONS = (
-    "How can I read a compressed file line by line?",
-    "a queue that gives the smallest item first",
-    "measure how long a piece of code takes",
-)
 CONSOLE = Console(width=100, highlight=False)
 
 
@@ -81,7 +77,7 @@ def _demonstrate(items: int) -> None:
         with sidecar(*options, environment=environment):
             passes += [_embed_all(name, address, list(corpus)) for name in ("warm", "hot")]
             _print_passes(passes)
-            _print_neighbours(address, corpus, passes[-1].vectors)
+            demo_search.demonstrate(address, corpus)
     _print_next_steps()
 
 
@@ -142,23 +138,6 @@ def _print_passes(passes: Sequence[Pass]) -> None:
     CONSOLE.print(
         f"{same.sum():,} of {len(same):,} vectors are the same in all passes, bit by bit."
     )
-
-
-def _print_neighbours(
-    address: str, corpus: Mapping[str, str], vectors: NDArray[np.float32]
-) -> None:
-    with Client(address) as client:
-        questions = client.embed(QUESTIONS).vectors
-    CONSOLE.print("\nThe vectors mean something. What is nearest to a question, by cosine:")
-    names = list(corpus.values())
-    lines = [text.partition("\n")[0] for text in corpus]
-    for question, scores in zip(QUESTIONS, questions @ vectors.T, strict=True):
-        CONSOLE.print(f"\n  [bold]{question}[/]")
-        nearest = np.argsort(-scores)[:3]
-        width = max(len(names[index]) for index in nearest)
-        for index in nearest:
-            found = f"  {scores[index]:.2f}  {names[index]:{width}}  {lines[index]}"
-            CONSOLE.print(found, markup=False, no_wrap=True, overflow="ellipsis")
 
 
 def _print_next_steps() -> None:
