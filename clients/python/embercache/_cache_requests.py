@@ -184,4 +184,5 @@ def _search_of(search: str | Search, namespace: str) -> search_pb2.SearchRequest
         raise InvalidArgumentError(
             "a search names another namespace; give it to invalidate, one namespace a call"
         )
+    message.namespace = namespace
     return message

@@ -80,7 +80,9 @@ def test_searches_are_texts_or_searches_with_all_their_options():
 
 
 def test_a_search_in_another_namespace_is_refused_rather_than_looked_for_in_the_wrong_one():
-    invalidate_request(searches=[Search("q", namespace="n")], namespace="n")
+    for search in ("q", Search("q"), Search("q", namespace="n")):
+        sent = invalidate_request(searches=[search], namespace="n")
+        assert sent.searches.requests[0].namespace == "n"
     with pytest.raises(InvalidArgumentError, match="another namespace"):
         invalidate_request(searches=[Search("q", namespace="n")])
 
