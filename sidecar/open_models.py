@@ -15,6 +15,7 @@ from sidecar.models.late_interaction import LateInteractionReranker
 from sidecar.models.local import LocalEmbedder
 from sidecar.models.packs import resolve
 from sidecar.models.remote import RemoteEmbedder
+from sidecar.models.remote_reranker import RemoteReranker
 from sidecar.models.router import ModelRouter
 
 if TYPE_CHECKING:
@@ -89,14 +90,26 @@ async def open_rerankers(
     """The rerankers by their names. Raises `SetupError`."""
     rerankers: dict[str, Reranker] = {}
     for name in settings.model.rerankers:
-        reranker = await _open_reranker(settings, name, models)
-        if reranker is not None:
-            exits.push_async_callback(reranker.close)
+        if settings.encoder.target == "local":
+            reranker = await _load_reranker(settings, name, models)
+            if reranker is None:
+                continue
             rerankers[reranker.info.name] = reranker
+        else:
+            theirs = f"{models.names()[0]}-maxsim" if name == MAXSIM else name
+            remote = RemoteReranker(
+                theirs,
+                settings.encoder.target,
+                queue_pairs=settings.encoder.queue_inputs,
+                timeout=settings.encoder.timeout,
+            )
+            await remote.start()
+            reranker = rerankers[theirs] = remote
+        exits.push_async_callback(reranker.close)
     return rerankers
 
 
-async def _open_reranker(settings: Settings, name: str, models: ModelRouter) -> Reranker | None:
+async def _load_reranker(settings: Settings, name: str, models: ModelRouter) -> Reranker | None:
     if name != MAXSIM:
         folder = resolve(name, settings.model.folder)
         return await asyncio.to_thread(
@@ -108,8 +121,7 @@ async def _open_reranker(settings: Settings, name: str, models: ModelRouter) -> 
             queue_pairs=settings.encoder.queue_inputs,
         )
     first = next(iter(models))
-    if not isinstance(first, LocalEmbedder):
-        return None
+    assert isinstance(first, LocalEmbedder)  # noqa: S101 - all are, with the target "local"
     try:
         return LateInteractionReranker(first)
     except SetupError as error:

@@ -19,8 +19,10 @@ from sidecar.cache.semantic_report import SemanticReport
 from sidecar.index.open import open_index
 from sidecar.index.types import IndexUnavailableError
 from sidecar.models.verifier import Verifier
+from sidecar.open_ahead import open_migration, schedule_warming
 from sidecar.open_tiers import keep_running
 from sidecar.services.cache_admin import CacheAdmin
+from sidecar.services.document_store import CachedDocuments
 from sidecar.services.documents import DocumentService
 from sidecar.services.embed import EmbedService
 from sidecar.services.embed_request import RequestReader
@@ -32,7 +34,8 @@ from sidecar.services.search_request import SearchReader
 from sidecar.services.semantic import SemanticAnswers
 from sidecar.services.stored import StoredResponses
 from sidecar.services.vectors import Vectors
-from sidecar.transport.handlers import service, stream, unary
+from sidecar.services.warming import Warmer
+from sidecar.transport.handlers import server_stream, service, stream, unary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from sidecar.models.router import ModelRouter
     from sidecar.models.types import Reranker
     from sidecar.open_tiers import Tiers
+    from sidecar.services.model_migration import ModelMigration
     from sidecar.telemetry.metrics import CallMetrics
 
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.2, 5.0
@@ -60,6 +64,8 @@ class Services:
     documents: DocumentService
     rerank: RerankService
     invalidation: Invalidation
+    warmer: Warmer
+    migration: ModelMigration
     admin: CacheAdmin
     embed_responses: StoredResponses
     search_responses: StoredResponses
@@ -118,8 +124,15 @@ async def open_services(
         keep_running(memory.run(), exits)
         events = EventConsumer(tiers.warm, settings.cache.prefix, invalidation.apply)
         keep_running(events.run(), exits)
-    if settings.popular.queries:
-        keep_running(popular.run(), exits)
+    tracked = popular if settings.popular.queries else None
+    if tracked is not None:
+        keep_running(tracked.run(), exits)
+    warmer = Warmer(embed.embed, search.search, tracked)
+    schedule_warming(settings, tiers, warmer, tracked, exits)
+    documents = CachedDocuments(requests, index, vectors, tiers.generations)
+    migration = await open_migration(
+        settings, models, tiers, index, documents, warmer, tracked, exits
+    )
     return Services(
         embed=embed,
         search=search,
@@ -139,6 +152,8 @@ async def open_services(
             max_passages=most,
         ),
         invalidation=invalidation,
+        warmer=warmer,
+        migration=migration,
         admin=CacheAdmin(
             models=models,
             accounts=tiers.accounts,
@@ -149,6 +164,7 @@ async def open_services(
             disk=tiers.disk,
             warm=tiers.warm,
             memory=memory,
+            follower=tiers.follower,
             prices=settings.prices,
         ),
         embed_responses=embed_responses,
@@ -186,6 +202,9 @@ def handlers(services: Services, metrics: CallMetrics) -> list[grpc.GenericRpcHa
                 "PublishEvents": unary(
                     services.invalidation.publish_events, "PublishEvents", metrics
                 ),
+                "Warm": server_stream(services.warmer.warm, "Warm", metrics),
+                "MigrateModel": server_stream(services.migration.migrate, "MigrateModel", metrics),
+                "RollbackModel": unary(services.migration.rollback, "RollbackModel", metrics),
                 "Flush": unary(admin.flush, "Flush", metrics),
             },
         ),

@@ -43,6 +43,7 @@ class Tiers:
     generations: Generations
     cache: ReadThrough
     accounts: Accounts
+    follower: InvalidationFollower | None
 
 
 def keep_running(work: Coroutine[Any, Any, None], exits: contextlib.AsyncExitStack) -> None:
@@ -72,6 +73,7 @@ async def open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> Ti
         hot, generations, disk=disk, warm=warm, ttl_jitter=settings.cache.ttl_jitter
     )
     exits.push_async_callback(cache.close)
+    follower = None
     if warm is not None and isinstance(store, RedisGenerations):
         follower = _follow(settings, warm, store, generations, cache, hot, disk)
         await follower.start()
@@ -79,7 +81,7 @@ async def open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> Ti
     else:
         upkeep = _synchronise_forever(generations)
     keep_running(upkeep, exits)
-    return Tiers(hot, disk, warm, generations, cache, Accounts())
+    return Tiers(hot, disk, warm, generations, cache, Accounts(), follower)
 
 
 async def _synchronise_forever(generations: Generations) -> None:

@@ -10,7 +10,7 @@ from sidecar.cache.items import Tier
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_ACCOUNTS = 2000
+MAX_ACCOUNTS = 500
 OTHERS = "(others)"
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sidecar.cache.accounts import Accounts
     from sidecar.cache.disk import DiskTier
+    from sidecar.cache.follower import InvalidationFollower
     from sidecar.cache.hot import HotTier
     from sidecar.cache.read_through import ReadThrough
     from sidecar.cache.redis_memory import RedisMemory
@@ -50,6 +51,7 @@ class CacheAdmin:
         disk: DiskTier | None,
         warm: WarmTier | None,
         memory: RedisMemory | None,
+        follower: InvalidationFollower | None,
         prices: PriceSettings,
     ) -> None:
         self._started = time.monotonic()
@@ -62,6 +64,7 @@ class CacheAdmin:
         self._disk = disk
         self._warm = warm
         self._memory = memory
+        self._follower = follower
         self._prices = prices
 
     async def stats(self, raw: bytes) -> bytes:
@@ -134,7 +137,7 @@ class CacheAdmin:
         )
 
     def _warm_state(self) -> cache_pb2.WarmState:
-        if self._warm is None or self._memory is None:
+        if self._warm is None or self._memory is None or self._follower is None:
             return cache_pb2.WarmState(state=cache_pb2.WarmState.STATE_OFF)
         counters = self._warm.counters
         up = self._warm.state == "up"
@@ -145,6 +148,7 @@ class CacheAdmin:
             writes_dropped=counters.writes_dropped,
             memory_bytes=self._memory.used_bytes,
             memory_limit_bytes=self._memory.limit_bytes,
+            invalidations_heard_seconds=self._follower.heard_ago(),
         )
 
     def _semantic_stats(self) -> list[cache_pb2.SemanticStats]:

@@ -15,6 +15,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from sidecar.telemetry import usage_metrics
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -91,6 +93,8 @@ class StatsCollector(Collector):
             yield from _disk(stats.disk)
         yield from _warm(stats.warm)
         yield from _models(stats)
+        yield from usage_metrics.usage(stats)
+        yield from usage_metrics.semantic(stats)
 
 
 def serve_metrics(address: str, registry: CollectorRegistry) -> Callable[[], None]:
@@ -188,6 +192,19 @@ def _warm(warm: cache_pb2.WarmState) -> Iterator[Metric]:
         "embercache_redis_writes_dropped",
         "Entries not written to Redis because it was down or the queue was full.",
         warm.writes_dropped,
+    )
+    yield GaugeMetricFamily(
+        "embercache_redis_memory_bytes", "Memory that Redis uses.", warm.memory_bytes
+    )
+    yield GaugeMetricFamily(
+        "embercache_redis_memory_limit_bytes",
+        "Memory that Redis may use; 0 for no limit.",
+        warm.memory_limit_bytes,
+    )
+    yield GaugeMetricFamily(
+        "embercache_invalidations_heard_seconds",
+        "Time since invalidations were last heard of; above a few seconds, Redis is not reached.",
+        warm.invalidations_heard_seconds,
     )
 
 

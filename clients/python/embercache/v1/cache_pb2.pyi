@@ -70,7 +70,7 @@ class StatsResponse(_message.Message):
 
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageStats]:
-        """By kind of entries, namespace and model; the first 2000 that were seen, and
+        """By kind of entries, namespace and model; the first 500 that were seen, and
         the namespace "(others)" for what came later.
         """
 
