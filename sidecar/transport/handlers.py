@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Unary = Callable[[bytes], Awaitable[bytes]]
     Stored = Callable[[bytes], bytes | None]
     Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+    ServerStream = Callable[[bytes], AsyncIterator[bytes]]
+
+R = TypeVar("R")
 
 # The caller went away or its deadline passed: the server is not told which.
 _CANCELLED = grpc.StatusCode.CANCELLED.name
@@ -55,11 +58,24 @@ def unary(
 
 def stream(method: Stream, name: str, metrics: CallMetrics) -> grpc.RpcMethodHandler[Any, Any]:
     """A handler for a stream of requests and a stream of responses."""
+    return grpc.stream_stream_rpc_method_handler(_answers(method, name, metrics))
+
+
+def server_stream(
+    method: ServerStream, name: str, metrics: CallMetrics
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler for one request and a stream of responses."""
+    return grpc.unary_stream_rpc_method_handler(_answers(method, name, metrics))
+
+
+def _answers(
+    method: Callable[[R], AsyncIterator[bytes]], name: str, metrics: CallMetrics
+) -> Callable[[R, Context], AsyncIterator[bytes]]:
     observe = metrics.duration(name).observe
 
-    async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async def handle(request: R, context: Context) -> AsyncIterator[bytes]:
         started = perf_counter()
-        responses = method(requests)
+        responses = method(request)
         try:
             async for response in responses:
                 yield response
@@ -72,7 +88,7 @@ def stream(method: Stream, name: str, metrics: CallMetrics) -> grpc.RpcMethodHan
             await responses.aclose()  # type: ignore[attr-defined]
         observe(perf_counter() - started)
 
-    return grpc.stream_stream_rpc_method_handler(handle)
+    return handle
 
 
 def service(
