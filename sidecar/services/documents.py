@@ -123,9 +123,8 @@ class DocumentService:
         found = await self._index.delete(collection, ids)
         model = model_digest(info.name, info.version)
         # Those that are gone already too: the call may be a repetition of one that was cut short.
-        await self._announce(
-            collection, [Change(model, document_digest(name), {}, ()) for name in ids]
-        )
+        changes = [Change(model, document_digest(name), {}, ()) for name in ids]
+        await announce(self._generations, collection, changes)
         return search_pb2.DeleteResponse(found=found).SerializeToString()
 
     def _check_count(self, count: int) -> None:
@@ -194,7 +193,7 @@ class DocumentService:
             await self._relabel(collection, embedder, info, relabel)
         finally:
             # Whatever was stored of it, others must know.
-            await self._announce(collection, self._changes(info, drafts))
+            await announce(self._generations, collection, self._changes(info, drafts))
 
     async def _relabel(
         self, collection: Collection, embedder: Embedder, info: ModelInfo, drafts: list[_Draft]
@@ -249,16 +248,21 @@ class DocumentService:
             changes.append(Change(model, document_digest(document.id), document.metadata, vectors))
         return changes
 
-    async def _announce(self, collection: Collection, changes: list[Change] | None) -> None:
-        """Invalidates what the changes can touch: if they are too many, the whole collection."""
-        if changes == []:
-            return
-        data = b""
-        if changes is not None and sum(_size(change) for change in changes) <= MAX_CHANGE_BYTES:
-            data = pack_changes(changes)
-        await self._generations.announce(
-            collection.namespace, collection_tag(collection.name), data
-        )
+
+async def announce(
+    generations: Generations, collection: Collection, changes: list[Change] | None
+) -> None:
+    """Invalidates what changes of documents can touch: if they are too many or None, the whole
+    collection.
+
+    Raises `InvalidationNotSharedError`.
+    """
+    if changes == []:
+        return
+    data = b""
+    if changes is not None and sum(_size(change) for change in changes) <= MAX_CHANGE_BYTES:
+        data = pack_changes(changes)
+    await generations.announce(collection.namespace, collection_tag(collection.name), data)
 
 
 def _size(change: Change) -> int:
