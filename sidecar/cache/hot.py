@@ -1,4 +1,11 @@
-"""The hot tier: a least-recently-used store in memory, bounded by bytes.
+"""The hot tier: values in memory, bounded by bytes, in the order of S3-FIFO or of last use.
+
+S3-FIFO: J. Yang, Y. Zhang, Z. Qiu, Y. Yue, R. Vinayak, "FIFO queues are all you need for cache
+eviction", SOSP 2023. A new entry waits in a *small* queue for a tenth of the bytes. If it is asked
+for again before it comes to the end of it, it moves to the *main* queue, otherwise it goes, and a
+*ghost* of its key is kept for a while: a key that comes back while it is remembered goes to main
+at once. An entry that comes to the end of main goes round again as often as it was hit, three
+times at most. So what is asked for once, however much of it, only ever passes through small.
 
 Used from one event loop only, so it needs no lock.
 """
@@ -8,16 +15,23 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidecar.cache.accounts import Account
+
 T = TypeVar("T")
 
-# What an entry costs beside its key and payload: the objects and the dictionary's slot,
-# measured with tracemalloc (tests/unit/cache/test_hot.py).
-ENTRY_OVERHEAD_BYTES = 640
+# What an entry costs beside its key and payload: the objects, the queue's slot and its share of
+# the ghosts, measured with tracemalloc (tests/unit/cache/test_hot_memory.py).
+ENTRY_OVERHEAD_BYTES = 848
+
+MAX_HITS = 3
+# An eviction looks at no more entries than this, so that a put in a tier where everything was just
+# used does not go round all of it. It costs no hit rate that can be measured.
+MAX_LOOKS = 128
 
 
 @dataclass(slots=True)
@@ -31,70 +45,175 @@ class HotCounters:
 class HotEntry(Generic[T]):
     """A value in memory, when it expires, and the last stamp under which it was found valid.
 
-    ``expires`` is in seconds of the tier's monotonic clock. What a stamp means is up to the
-    owner of the value: see `sidecar.cache.generations`.
+    ``since`` and ``expires`` are in seconds of the tier's monotonic clock. What a stamp means is
+    up to the owner of the value: see `sidecar.cache.generations`. ``hits`` are those since the
+    entry came into its queue, up to `MAX_HITS`.
     """
 
-    __slots__ = ("expires", "size", "stamp", "value")
+    __slots__ = ("account", "expires", "hits", "since", "size", "stamp", "value")
 
-    def __init__(self, value: T, size: int, expires: float, stamp: int) -> None:
+    def __init__(
+        self, value: T, size: int, account: Account, since: float, expires: float, stamp: int
+    ) -> None:
         self.value = value
         self.size = size
+        self.account = account
+        self.since = since
         self.expires = expires
         self.stamp = stamp
+        self.hits = 0
 
 
 class HotTier(Generic[T]):
-    """Least-recently-used entries within ``capacity_bytes``; 0 keeps nothing.
+    """Entries within ``capacity_bytes``; 0 keeps nothing.
 
-    An entry larger than an eighth of the capacity is not taken: it would push out too much.
+    ``policy`` says what goes when it is full: ``"s3fifo"`` as told above, ``"lru"`` the least
+    recently used. An entry larger than an eighth of the capacity is not taken: it would push out
+    too much. The accounts of entries say how many there are, their bytes, and how many were
+    evicted.
     """
 
-    def __init__(self, capacity_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        capacity_bytes: int,
+        clock: Callable[[], float],
+        policy: Literal["s3fifo", "lru"] = "s3fifo",
+    ) -> None:
         self.capacity_bytes = capacity_bytes
         self.bytes = 0
         self.counters = HotCounters()
         self._clock = clock
+        self._is_lru = policy == "lru"
+        # All entries; those of main in the order in which they go, the next one first.
         self._entries: OrderedDict[bytes, HotEntry[T]] = OrderedDict()
+        # Those of them that are in small, likewise. Least recently used needs only main.
+        self._small: OrderedDict[bytes, HotEntry[T]] = OrderedDict()
+        self._small_bytes = 0
+        # 64-bit hashes of keys, half as many as there are entries in main.
+        self._ghosts: OrderedDict[int, bool] = OrderedDict()
+        # The sum of ``since`` over the entries of an account.
+        self._since: dict[Account, float] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: bytes) -> HotEntry[T] | None:
-        """The entry, which becomes the most recently used; None if absent or expired."""
+        """The entry, which is now less likely to go; None if absent or expired."""
         entry = self._entries.get(key)
         if entry is None:
             return None
         if entry.expires <= self._clock():
-            self.counters.expirations += 1
-            self.remove(key)
+            self._expire(key)
+            if not self._is_lru:
+                self._remember(key)
             return None
-        self._entries.move_to_end(key)
+        if self._is_lru:
+            self._entries.move_to_end(key)
+        elif entry.hits < MAX_HITS:
+            entry.hits += 1
         return entry
 
     def put(
-        self, key: bytes, value: T, payload_bytes: int, *, ttl: float = math.inf, stamp: int = 0
+        self,
+        key: bytes,
+        value: T,
+        payload_bytes: int,
+        account: Account,
+        *,
+        ttl: float = math.inf,
+        stamp: int = 0,
     ) -> None:
         """Stores a value for ``ttl`` seconds, in place of any that is there."""
+        # What is asked for again need not prove itself again.
+        into_main = self._is_lru or key in self._entries or hash(key) in self._ghosts
         self.remove(key)
         size = len(key) + payload_bytes + ENTRY_OVERHEAD_BYTES
         if size > self.capacity_bytes // 8 or ttl <= 0:
             return
-        self._entries[key] = HotEntry(value, size, self._clock() + ttl, stamp)
+        now = self._clock()
+        had_room = self.bytes + size <= self.capacity_bytes
+        while self.bytes + size > self.capacity_bytes:
+            self._evict(now)
+        entry = self._entries[key] = HotEntry(value, size, account, now, now + ttl, stamp)
         self.bytes += size
-        while self.bytes > self.capacity_bytes:
-            self.remove(next(iter(self._entries)))
-            self.counters.evictions += 1
+        account.hot_entries += 1
+        account.hot_bytes += size
+        self._since[account] = self._since.get(account, 0.0) + now
+        if into_main:
+            self._ghosts.pop(hash(key), None)
+            return
+        self._small[key] = entry
+        self._small_bytes += size
+        while had_room and self._is_small_full():
+            _, first = self._small.popitem(last=False)
+            self._small_bytes -= first.size
 
     def remove(self, key: bytes) -> None:
         """Takes an entry out, if it is there. Every removal goes through here."""
         entry = self._entries.pop(key, None)
-        if entry is not None:
-            self.bytes -= entry.size
+        if entry is None:
+            return
+        if self._small.pop(key, None) is not None:
+            self._small_bytes -= entry.size
+        self.bytes -= entry.size
+        account = entry.account
+        account.hot_entries -= 1
+        account.hot_bytes -= entry.size
+        if account.hot_entries:
+            self._since[account] -= entry.since
+        else:
+            del self._since[account]
 
     def clear(self) -> int:
         """Takes everything out and says how many entries that were."""
         count = len(self._entries)
-        self._entries.clear()
-        self.bytes = 0
+        for key in list(self._entries):
+            self.remove(key)
+        self._ghosts.clear()
         return count
+
+    def ages(self) -> dict[Account, float]:
+        """The mean age, in seconds, of the entries of each account that has any.
+
+        From sums that are kept up to date: no entry is looked at.
+        """
+        now = self._clock()
+        return {
+            account: now - total / account.hot_entries for account, total in self._since.items()
+        }
+
+    def _is_small_full(self) -> bool:
+        return self._small_bytes > self.capacity_bytes // 10
+
+    def _evict(self, now: float) -> None:
+        """Takes out the entry whose turn it is; those that were hit are spared and go to main."""
+        for _ in range(MAX_LOOKS):
+            queue = self._small if self._is_small_full() else self._entries
+            key, entry = next(iter(queue.items()))
+            if entry.expires <= now:
+                self._expire(key)
+                return
+            if entry.hits == 0:
+                break
+            self._entries.move_to_end(key)
+            if self._small.pop(key, None) is None:
+                entry.hits -= 1
+            else:
+                self._small_bytes -= entry.size
+                entry.hits = 0
+        is_small = key in self._small
+        self.remove(key)
+        self.counters.evictions += 1
+        entry.account.evictions += 1
+        if is_small:
+            self._remember(key)
+
+    def _expire(self, key: bytes) -> None:
+        self.remove(key)
+        self.counters.expirations += 1
+
+    def _remember(self, key: bytes) -> None:
+        """Keeps the ghost of a key."""
+        self._ghosts[hash(key)] = True
+        while len(self._ghosts) > (len(self._entries) - len(self._small)) // 2:
+            self._ghosts.popitem(last=False)

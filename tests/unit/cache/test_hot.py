@@ -2,141 +2,218 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections import OrderedDict
+from typing import Any, Literal, cast
 
-import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from sidecar.cache.codec import Codec, Entry, Value, encode_vector
+from sidecar.cache.accounts import Account
+from sidecar.cache.codec import Codec, Entry, Value
 from sidecar.cache.hot import ENTRY_OVERHEAD_BYTES, HotTier
 
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+Policy = Literal["s3fifo", "lru"]
+POLICIES: list[Policy] = ["s3fifo", "lru"]
+Tiers = Any
+"""The class of tests/unit/cache/conftest.py: a tier that checks its sums after every operation."""
 
 
-SIZE = ENTRY_OVERHEAD_BYTES + 1 + 99
+@pytest.fixture(params=POLICIES)
+def policy(request: pytest.FixtureRequest) -> Policy:
+    return cast("Policy", request.param)
 
 
-def tier(entries: int, clock: Clock | None = None) -> HotTier[str]:
-    """A tier with room for that many entries of 99 bytes under keys of one byte."""
-    return HotTier(entries * SIZE, clock or Clock())
-
-
-def test_what_was_put_is_got() -> None:
-    hot = tier(16)
-    hot.put(b"a", "A", 99, stamp=7)
+def test_what_was_put_is_got(checked_tier: Tiers, policy: Policy) -> None:
+    hot = checked_tier(16, policy)
+    hot.put(b"a", "A", 99, hot.account, stamp=7)
     held = hot.get(b"a")
-    assert held is not None
     assert (held.value, held.stamp) == ("A", 7)
     assert hot.get(b"b") is None
 
 
-def test_an_entry_expires_at_its_time_and_gives_its_room_back() -> None:
-    clock = Clock()
-    hot = tier(16, clock)
-    hot.put(b"a", "A", 99, ttl=5)
-    clock.now += 4.999
+def test_what_is_put_again_is_got_as_put_last(checked_tier: Tiers, policy: Policy) -> None:
+    hot = checked_tier(16, policy)
+    hot.put(b"a", "old", 300, hot.account)
+    hot.put(b"a", "new", 99, hot.account)
+    assert hot.get(b"a").value == "new"
+    assert (len(hot), hot.bytes) == (1, 1 + 99 + ENTRY_OVERHEAD_BYTES)
+
+
+def test_an_entry_expires_at_its_time_and_gives_its_room_back(
+    checked_tier: Tiers, policy: Policy
+) -> None:
+    hot = checked_tier(16, policy)
+    hot.put(b"a", "A", 99, hot.account, ttl=5)
+    hot.clock.now += 4.999
     assert hot.get(b"a") is not None
-    clock.now += 0.001
+    hot.clock.now += 0.001
     assert hot.get(b"a") is None
     assert (len(hot), hot.bytes, hot.counters.expirations) == (0, 0, 1)
 
 
-def test_the_least_recently_used_goes_first() -> None:
-    hot = tier(8)
-    for key in b"abcdefgh":
-        hot.put(bytes([key]), "", 99)
+def test_an_entry_that_makes_room_when_it_has_expired_is_no_eviction(
+    checked_tier: Tiers, policy: Policy
+) -> None:
+    hot = checked_tier(8, policy)
+    hot.put(b"a", "A", 99, hot.account, ttl=5)
     hot.get(b"a")
-    hot.put(b"i", "", 99)
-    assert hot.get(b"b") is None
-    assert hot.get(b"a") is not None
-    assert hot.counters.evictions == 1
+    hot.fill(b"b", b"c", b"d", b"e", b"f", b"g", b"h")
+    hot.get(b"b")
+    hot.clock.now += 5
+    hot.put(b"b", "B", 99, hot.account)
+    hot.fill(b"i")
+    assert b"a" not in hot.keys
+    assert (hot.counters.expirations, hot.counters.evictions) == (1, 0)
 
 
-@pytest.mark.parametrize("capacity", [0, 8 * SIZE - 1])
-def test_an_entry_larger_than_an_eighth_of_the_tier_is_not_taken(capacity: int) -> None:
-    hot: HotTier[str] = HotTier(capacity, Clock())
-    hot.put(b"a", "A", 99)
-    assert len(hot) == 0
+@pytest.mark.parametrize("missing", [0, 1])
+def test_an_entry_larger_than_an_eighth_of_the_tier_is_not_taken(
+    policy: Policy, missing: int
+) -> None:
+    size = ENTRY_OVERHEAD_BYTES + 1 + 99
+    hot: HotTier[str] = HotTier(8 * size - missing, lambda: 0.0, policy)
+    hot.put(b"a", "A", 99, Account("", "", ""))
+    assert len(hot) == 1 - missing
 
 
-def test_an_entry_that_is_too_large_still_removes_the_one_before_it() -> None:
-    hot = tier(8)
-    hot.put(b"a", "old", 99)
-    hot.put(b"a", "new", 10_000)
+def test_a_tier_without_capacity_keeps_nothing(policy: Policy) -> None:
+    hot: HotTier[str] = HotTier(0, lambda: 0.0, policy)
+    hot.put(b"a", "A", 0, Account("", "", ""))
+    assert (hot.get(b"a"), len(hot), hot.bytes) == (None, 0, 0)
+
+
+def test_an_entry_that_is_too_large_still_removes_the_one_before_it(
+    checked_tier: Tiers, policy: Policy
+) -> None:
+    hot = checked_tier(8, policy)
+    hot.put(b"a", "old", 99, hot.account)
+    hot.put(b"a", "new", 10_000, hot.account)
     assert hot.get(b"a") is None
 
 
-def test_an_entry_without_lifetime_left_is_not_taken() -> None:
-    hot = tier(8)
-    hot.put(b"a", "A", 99, ttl=0)
+def test_an_entry_without_lifetime_left_is_not_taken(checked_tier: Tiers, policy: Policy) -> None:
+    hot = checked_tier(8, policy)
+    hot.put(b"a", "A", 99, hot.account, ttl=0)
     assert len(hot) == 0
 
 
-OPERATIONS = st.lists(
-    st.tuples(
-        st.sampled_from(["put", "get", "remove", "clear", "tick"]),
-        st.binary(min_size=1, max_size=1).map(lambda key: bytes([key[0] % 12])),
-        st.integers(1, 99),
-    ),
-    max_size=60,
-)
-
-
-@given(OPERATIONS)
-def test_it_behaves_as_a_model_and_never_exceeds_its_bytes(
-    operations: list[tuple[str, bytes, int]],
+def test_an_account_knows_its_entries_their_bytes_and_how_many_were_evicted(
+    checked_tier: Tiers, policy: Policy
 ) -> None:
-    clock = Clock()
-    hot = tier(8, clock)
-    model: OrderedDict[bytes, tuple[int, int, float]] = OrderedDict()
-    for number, (operation, key, amount) in enumerate(operations):
-        if operation == "put":
-            hot.put(key, str(number), amount, ttl=amount)
-            model.pop(key, None)
-            model[key] = (number, amount + 1 + ENTRY_OVERHEAD_BYTES, clock.now + amount)
-            while sum(size for _, size, _ in model.values()) > hot.capacity_bytes:
-                model.popitem(last=False)
-        elif operation == "get":
-            held = hot.get(key)
-            if key in model and model[key][2] <= clock.now:
-                del model[key]
-            assert (held and held.value) == (str(model[key][0]) if key in model else None)
-            if key in model:
-                model.move_to_end(key)
-        elif operation == "remove":
-            hot.remove(key)
-            model.pop(key, None)
-        elif operation == "clear":
-            assert hot.clear() == len(model)
-            model.clear()
-        else:
-            clock.now += amount
-        assert len(hot) == len(model)
-        assert hot.bytes == sum(size for _, size, _ in model.values()) <= hot.capacity_bytes
+    hot = checked_tier(8, policy)
+    mine, other = Account("embed", "mine", ""), Account("embed", "other", "")
+    hot.put(b"a", "", 99, mine)
+    for key in b"bcdefghi":
+        hot.put(bytes([key]), "", 99, other)
+    assert (mine.hot_entries, mine.hot_bytes, mine.evictions) == (0, 0, 1)
+    assert (other.hot_entries, other.hot_bytes, other.evictions) == (8, hot.bytes, 0)
+    hot.put(b"i", "", 99, mine)
+    hot.remove(b"h")
+    assert (mine.hot_entries, other.hot_entries, other.evictions) == (1, 6, 0)
+    assert hot.clear() == 7
+    assert (mine.hot_entries, mine.hot_bytes, other.hot_entries, other.hot_bytes) == (0, 0, 0, 0)
 
 
+def test_the_mean_age_is_told_by_account(checked_tier: Tiers, policy: Policy) -> None:
+    hot = checked_tier(16, policy)
+    mine, other = Account("embed", "mine", ""), Account("embed", "other", "")
+    assert hot.ages() == {}
+    hot.put(b"a", "", 99, mine)
+    hot.clock.now += 10
+    hot.put(b"b", "", 99, mine)
+    hot.put(b"c", "", 99, other)
+    hot.clock.now += 1
+    assert hot.ages() == {mine: 6.0, other: 1.0}
+    hot.put(b"a", "", 99, other)
+    hot.remove(b"c")
+    assert hot.ages() == {mine: 1.0, other: 0.0}
+
+
+class Machine(RuleBasedStateMachine):
+    """Two accounts, a dozen keys and a clock against a dictionary that never forgets."""
+
+    keys = st.integers(0, 11).map(lambda number: bytes([97 + number]))
+
+    def __init__(self, checked_tier: Tiers, policy: Policy) -> None:
+        super().__init__()
+        self.hot = checked_tier(8, policy)
+        self.accounts = [self.hot.account, Account("search", "default", "model")]
+        self.stored: dict[bytes, tuple[str, float]] = {}
+        self.puts = 0
+
+    @rule(
+        keys=st.lists(keys, min_size=1, max_size=4),
+        size=st.sampled_from([1, 40, 99, 99, 99, 300]),
+        ttl=st.sampled_from([0.0, 1.0, 5.0, float("inf")]),
+        account=st.integers(0, 1),
+    )
+    def put(self, keys: list[bytes], size: int, ttl: float, account: int) -> None:
+        for key in keys:
+            self.puts += 1
+            value = f"{key!r} {self.puts}"
+            self.hot.put(key, value, size, self.accounts[account], ttl=ttl)
+            self.stored.pop(key, None)
+            if ttl and size < 300:
+                self.stored[key] = (value, self.hot.clock.now + ttl)
+
+    @rule(keys=st.lists(keys, min_size=1, max_size=4))
+    def get(self, keys: list[bytes]) -> None:
+        for key in keys:
+            self.get_one(key)
+
+    def get_one(self, key: bytes) -> None:
+        held = self.hot.get(key)
+        value, expires = self.stored.get(key, (None, 0.0))
+        if held is not None:
+            assert held.value == value
+            assert expires > self.hot.clock.now
+        elif expires > self.hot.clock.now:
+            assert self.hot.counters.evictions
+
+    @rule(key=keys)
+    def remove(self, key: bytes) -> None:
+        self.hot.remove(key)
+        self.stored.pop(key, None)
+
+    @precondition(lambda self: len(self.hot) > 6)
+    @rule()
+    def clear(self) -> None:
+        entries = len(self.hot)
+        assert self.hot.clear() == entries
+        self.stored.clear()
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 5.0]))
+    def wait(self, seconds: float) -> None:
+        self.hot.clock.now += seconds
+
+
+def test_no_get_returns_the_value_of_another_key_nor_one_that_expired_or_was_removed(
+    checked_tier: Tiers, policy: Policy
+) -> None:
+    run_state_machine_as_test(lambda: Machine(checked_tier, policy))
+
+
+@pytest.mark.parametrize("count", [2000, 5300])
 @pytest.mark.parametrize("tags", [0, 2])
-def test_what_an_entry_is_charged_is_at_least_what_it_takes(tags: int) -> None:
-    count = 2000
-    vectors = np.random.default_rng(0).random((count, 384), np.float32)
-    hot: HotTier[Entry] = HotTier(2**30, Clock())
+def test_what_an_entry_is_charged_is_at_least_what_it_takes(
+    policy: Policy, count: int, tags: int
+) -> None:
+    payload = 384
+    size = 98 + payload + tags * 128 + ENTRY_OVERHEAD_BYTES
+    hot: HotTier[Entry] = HotTier(count * size, lambda: 12.5, policy)
+    account = Account("embed", "default", "minilm")
     gc.collect()
     tracemalloc.start()
-    for number, vector in enumerate(vectors):
-        payload = encode_vector(vector, Codec.FLOAT32)
-        value = Value(payload, Codec.FLOAT32, 384, 300 + number, False)
+    # More than fits: what an entry takes is to include its share of what the tier remembers.
+    for number in range(count * 5 // 2):
+        value = Value(bytes(payload), Codec.INT8, 384, 300 + number, False)
         marks = tuple((bytes([tag]) * 16, 10**15 + number) for tag in range(tags))
         entry = Entry(value, 10**12 + number, 10**13 + number, b"", marks)
-        key = b"embercache:embed:default:minilm:%032x:%x:%032x" % (1, 10**15, number)
-        hot.put(key, entry, len(payload) + len(marks) * 128, ttl=1e6 + number)
+        key = b"embercache:embed:default:minilm:%032x:%x:%019x" % (1, 10**15, number)
+        hot.put(key, entry, payload + len(marks) * 128, account, ttl=1e6 + number)
+        if number % 2:
+            hot.get(key)
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    assert hot.counters.evictions
     assert 0.75 * hot.bytes < taken <= hot.bytes
