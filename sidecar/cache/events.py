@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sidecar.cache.warm import WarmTier
 
 STREAM_LENGTH = 100_000
-"""About so many events are kept, those that were applied included."""
+"""With more events than that, those that are finished are removed. The rest are the producer's."""
 MAX_ATTEMPTS = 5
 
 _TYPES = frozenset({"created", "updated", "deleted"})
@@ -264,15 +264,21 @@ class EventConsumer:
             self.counters.pending_age = max(0.0, self._clock() - written)
 
     async def _clean(self) -> None:
-        """Bounds the stream, and what Redis remembers of sidecars that are gone."""
-        await self._run(lambda redis: redis.xtrim(self.stream, STREAM_LENGTH, approximate=True))
+        """Removes what is finished, and forgets sidecars that are gone."""
 
-        async def forget(client: Any) -> None:
+        async def clean(client: Any) -> None:
+            if await client.xlen(self.stream) > STREAM_LENGTH:
+                groups = await client.xinfo_groups(self.stream)
+                delivered = {group["name"]: group["last-delivered-id"] for group in groups}
+                # What was delivered by then and is not pending now is finished.
+                pending = await client.xpending(self.stream, _GROUP)
+                unfinished = pending["min"] or delivered[_GROUP.encode()]
+                await client.xtrim(self.stream, minid=unfinished)
             for consumer in await client.xinfo_consumers(self.stream, _GROUP):
                 if consumer["idle"] > _GONE_SECONDS * 1000 and not consumer["pending"]:
                     await client.xgroup_delconsumer(self.stream, _GROUP, consumer["name"])
 
-        await self._run(forget)
+        await self._run(clean)
 
     async def _run(self, command: Callable[[Any], Awaitable[Any]]) -> Any:
         return await self._warm.run(command, seconds=_BLOCK_SECONDS + _ANSWER_SECONDS)
