@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import structlog
 
+from sidecar.index.memory_documents import pack, unpack
 from sidecar.index.memory_store import IndexFile
-from sidecar.index.memory_table import Stored, Table
+from sidecar.index.memory_table import Table
 from sidecar.index.types import IndexUnavailableError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.index.filters import Filter
+    from sidecar.index.memory_documents import Packed
     from sidecar.index.types import Collection, Document, Hit, Revision, Vector
 
 T = TypeVar("T")
@@ -97,7 +99,7 @@ class MemoryIndex:
         table = self._tables.get(collection)
         if table is None:
             return []
-        return list(map(_whole, await asyncio.to_thread(table.page, after, count)))
+        return await asyncio.to_thread(lambda: list(map(unpack, table.page(after, count))))
 
     async def _in_turn(self, work: Callable[[], T]) -> T:
         """What ``work`` returns in the thread that makes the changes."""
@@ -121,10 +123,10 @@ class MemoryIndex:
     def _upsert(self, collection: Collection, documents: Sequence[Document]) -> None:
         if not documents:
             return
-        stored = [self._stored(collection, document) for document in documents]
+        packed = [self._packed(collection, document) for document in documents]
         if self._file is not None:
-            self._write(partial(self._file.put, collection, stored))
-        self._add(collection, stored)
+            self._write(partial(self._file.put, collection, packed))
+        self._add(collection, packed)
 
     def _delete(self, collection: Collection, ids: Sequence[str]) -> list[bool]:
         table = self._tables.get(collection)
@@ -137,11 +139,11 @@ class MemoryIndex:
         self._show(collection, table)
         return found
 
-    def _add(self, collection: Collection, stored: Sequence[Stored]) -> None:
+    def _add(self, collection: Collection, documents: Sequence[Packed]) -> None:
         table = self._tables.get(collection)
         if table is None:
             table = Table(collection.dimensions)
-        table.put(stored)
+        table.put(documents)
         self._show(collection, table)
 
     def _show(self, collection: Collection, table: Table) -> None:
@@ -150,24 +152,20 @@ class MemoryIndex:
         else:
             self._tables[collection] = table.without_dead() if table.is_sparse else table
 
-    def _stored(self, collection: Collection, document: Document) -> Stored:
+    def _packed(self, collection: Collection, document: Document) -> Packed:
         """What is to be stored; raises `KeyError` as `Index.upsert` does."""
-        bare = replace(
-            document,
-            chunks=tuple(replace(chunk, vector=None) for chunk in document.chunks),
-            metadata=dict(document.metadata),
-        )
         given = [chunk.vector for chunk in document.chunks if chunk.vector is not None]
         if given:
             vectors = np.stack(given).astype(np.float32, copy=False)
             if vectors.shape != (len(document.chunks), collection.dimensions):
                 raise ValueError(f"vectors of shape {vectors.shape} do not fit {collection}")
-            return Stored(bare, vectors)
+            return pack(document, vectors)
         table = self._tables.get(collection)
         old = None if table is None else table.get(document.id)
-        if old is None or old.document.revision.content != document.revision.content:
+        if old is None or old.revision.content != document.revision.content:
             raise KeyError(document.id)
-        return Stored(bare, old.vectors)
+        chunks = unpack(old).chunks
+        return pack(replace(document, chunks=chunks), old.vectors)
 
     def _write(self, change: Callable[[], None]) -> None:
         try:
@@ -178,11 +176,3 @@ class MemoryIndex:
                 "the index cannot write to its disk, so nothing was changed; "
                 "its log says why: free some space or mend the disk, then retry"
             ) from error
-
-
-def _whole(stored: Stored) -> Document:
-    """The document with its vectors."""
-    chunks = zip(stored.document.chunks, stored.vectors, strict=True)
-    return replace(
-        stored.document, chunks=tuple(replace(chunk, vector=vector) for chunk, vector in chunks)
-    )

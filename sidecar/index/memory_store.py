@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import sqlite3
 import zlib
@@ -14,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sidecar.cache.keys import canonical
-from sidecar.index.memory_table import Stored
-from sidecar.index.types import Chunk, Collection, Document, IndexSetupError, Revision
+from sidecar.index.memory_documents import Packed
+from sidecar.index.types import Collection, IndexSetupError, Revision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from sidecar.index.types import Vector
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -38,7 +39,7 @@ CREATE TABLE documents (
     id TEXT NOT NULL,
     content BLOB NOT NULL,
     whole BLOB NOT NULL,
-    body TEXT NOT NULL,
+    body BLOB NOT NULL,
     vectors BLOB NOT NULL,
     checksum INTEGER NOT NULL,
     UNIQUE (collection, id)
@@ -93,7 +94,7 @@ class IndexFile:
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
 
-    def documents(self) -> Iterator[tuple[Collection, Stored]]:
+    def documents(self) -> Iterator[tuple[Collection, Packed]]:
         """All that is in the file. Raises `IndexSetupError` if something in it is damaged."""
         with self._explained():
             rows = self._opened().execute(
@@ -105,9 +106,10 @@ class IndexFile:
                 if checksum != _checksum(one, content, whole, body, vectors):
                     raise sqlite3.DatabaseError("a checksum is wrong")
                 collection = Collection(*place)
-                yield collection, _stored(collection, one, Revision(content, whole), body, vectors)
+                matrix = _vectors(vectors, collection.dimensions)
+                yield collection, Packed(one, Revision(content, whole), body, matrix)
 
-    def put(self, collection: Collection, documents: Sequence[Stored]) -> None:
+    def put(self, collection: Collection, documents: Sequence[Packed]) -> None:
         """Stores all documents or none; each replaces the one that has its id."""
         place = _place(collection)
         with self._transaction() as connection:
@@ -118,7 +120,7 @@ class IndexFile:
             )
             connection.executemany(
                 f"INSERT OR REPLACE INTO documents VALUES (({_FIND}), ?, ?, ?, ?, ?, ?)",  # noqa: S608
-                ((*place, *_row(stored)) for stored in documents),
+                ((*place, *_row(packed)) for packed in documents),
             )
 
     def delete(self, collection: Collection, ids: Sequence[str]) -> None:
@@ -201,34 +203,18 @@ def _place(collection: Collection) -> tuple[str | int, ...]:
     )
 
 
-def _row(stored: Stored) -> tuple[Any, ...]:
-    document = stored.document
-    body = json.dumps(
-        {
-            "metadata": document.metadata,
-            "tags": document.tags,
-            "chunks": [(chunk.id, chunk.text) for chunk in document.chunks],
-        },
-        ensure_ascii=False,
-        allow_nan=False,
-    )
-    vectors = stored.vectors.astype(_ELEMENT, copy=False).tobytes()
-    parts = (document.id, document.revision.content, document.revision.whole, body, vectors)
+def _row(packed: Packed) -> tuple[Any, ...]:
+    vectors = packed.vectors.astype(_ELEMENT, copy=False).tobytes()
+    parts = (packed.id, packed.revision.content, packed.revision.whole, packed.body, vectors)
     return (*parts, _checksum(*parts))
 
 
-def _stored(
-    collection: Collection, one: str, revision: Revision, body: str, vectors: bytes
-) -> Stored:
-    parts = json.loads(body)
-    chunks = tuple(Chunk(name, text, None) for name, text in parts["chunks"])
-    document = Document(one, chunks, parts["metadata"], tuple(parts["tags"]), revision)
-    matrix = np.frombuffer(vectors, _ELEMENT).astype(np.float32, copy=False)
-    return Stored(document, matrix.reshape(len(chunks), collection.dimensions))
+def _vectors(data: bytes, dimensions: int) -> Vector:
+    return np.frombuffer(data, _ELEMENT).astype(np.float32, copy=False).reshape(-1, dimensions)
 
 
-def _checksum(one: str, content: bytes, whole: bytes, body: str, vectors: bytes) -> int:
-    return zlib.crc32(vectors, zlib.crc32(canonical((one.encode(), content, whole, body.encode()))))
+def _checksum(one: str, content: bytes, whole: bytes, body: bytes, vectors: bytes) -> int:
+    return zlib.crc32(vectors, zlib.crc32(canonical((one.encode(), content, whole, body))))
 
 
 def _lock(folder: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
 from itertools import accumulate
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sidecar.index.memory_columns import Columns
+from sidecar.index.memory_documents import Packed, read_body
 from sidecar.index.memory_order import OrderedIds
 from sidecar.index.memory_scan import nearest, unit
-from sidecar.index.types import Hit
+from sidecar.index.types import Hit, Revision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,17 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sidecar.index.filters import Filter
-    from sidecar.index.types import Document, Revision, Vector
+    from sidecar.index.types import Vector
 
 _MIN_DEAD_ROWS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A document whose chunks have no vectors, and the vectors: shape ``[chunks, dimensions]``."""
-
-    document: Document
-    vectors: Vector
 
 
 class Table:
@@ -47,8 +39,12 @@ class Table:
         self._numbers: dict[str, int] = {}
         self._order = OrderedIds()
         # By number.
-        self._documents: list[Document] = []
-        self._first_rows: list[int] = []
+        self._ids: list[str] = []
+        self._contents: list[bytes] = []
+        self._wholes: list[bytes] = []
+        self._bodies: list[bytes] = []
+        # One more, for where the rows of the last document end.
+        self._first_rows = [0]
         self._alive = bytearray()
         self._columns = Columns()
         # By row, with room for more.
@@ -61,53 +57,58 @@ class Table:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether more than half is dead."""
+        return self._rows - self._live_rows > max(self._live_rows, _MIN_DEAD_ROWS)
+
     def revisions(self, ids: Sequence[str]) -> list[Revision | None]:
         """As `Index.revisions`."""
         with self._lock:
             found = [self._numbers.get(one) for one in ids]
-            return [None if at is None else self._documents[at].revision for at in found]
+            return [None if number is None else self._revision(number) for number in found]
 
-    def get(self, one: str) -> Stored | None:
+    def get(self, one: str) -> Packed | None:
         """The document with that id."""
         with self._lock:
             number = self._numbers.get(one)
-            return None if number is None else self._stored(number)
+            return None if number is None else self._packed(number)
 
-    def page(self, after: str, count: int) -> list[Stored]:
+    def page(self, after: str, count: int) -> list[Packed]:
         """Documents in order of id, from the first whose id is greater than ``after``."""
         with self._lock:
-            return [self._stored(self._numbers[one]) for one in self._order.after(after, count)]
+            return [self._packed(self._numbers[one]) for one in self._order.after(after, count)]
 
     def search(self, vector: Vector, count: int, where: Filter | None) -> list[Hit]:
         """As `Index.search`."""
         with self._lock:
-            # No later change touches anything that these arrays and lists hold up to here.
+            # No later change touches what these arrays hold up to here, nor the lists.
             vectors = self._vectors[: self._rows]
             inverse_lengths = self._inverse_lengths[: self._rows]
-            owners, documents, first_rows = self._owners, self._documents, self._first_rows
+            owners = self._owners[: self._rows]
             rows = self._select(where)
         rows, scores = nearest(vectors, inverse_lengths, rows, unit(vector), count)
 
         def hit(row: int, score: float) -> Hit:
-            owner = owners[row]
-            document = documents[owner]
-            chunk = document.chunks[row - first_rows[owner]]
-            metadata, tags = document.metadata, document.tags
-            return Hit(document.id, chunk.id, score, chunk.text, metadata, tags)
+            number = owners[row]
+            body = read_body(self._bodies[number])
+            chunk, text = body.chunks[row - self._first_rows[number]]
+            return Hit(self._ids[number], chunk, score, text, body.metadata, body.tags)
 
         hits = map(hit, rows.tolist(), scores.tolist())
         return heapq.nsmallest(count, hits, key=lambda hit: (-hit.score, hit.document, hit.chunk))
 
-    def put(self, documents: Sequence[Stored]) -> None:
+    def put(self, documents: Sequence[Packed]) -> None:
         """Adds documents; each replaces the one that has its id."""
         lengths = [np.linalg.norm(one.vectors.astype(np.float64), axis=1) for one in documents]
+        bodies = [read_body(one.body) for one in documents]
         self._make_room(sum(map(len, lengths)))
         with self._lock:
-            for stored, length in zip(documents, lengths, strict=True):
-                one = stored.document.id
-                if not self._kill(one):
-                    self._order.add(one)
-                self._append(stored, 1 / length)
+            for packed, body, length in zip(documents, bodies, lengths, strict=True):
+                if not self._kill(packed.id):
+                    self._order.add(packed.id)
+                self._columns.add(body.metadata)
+                self._append(packed, 1 / length)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Removes documents that are there."""
@@ -116,26 +117,25 @@ class Table:
                 if self._kill(one):
                     self._order.remove(one)
 
-    @property
-    def is_sparse(self) -> bool:
-        """Whether more than half is dead."""
-        return self._rows - self._live_rows > max(self._live_rows, _MIN_DEAD_ROWS)
-
     def without_dead(self) -> Table:
         """A table of the live documents. To be called by the thread that changes this one."""
         alive = np.array(self._alive, np.bool_)
+        kept = np.flatnonzero(alive).tolist()
         rows = np.flatnonzero(alive[self._owners[: self._rows]])
+        sizes = [self._size(number) for number in kept]
         other = Table(self._vectors.shape[1])
-        other._documents = [self._documents[number] for number in np.flatnonzero(alive)]
-        other._numbers = {one.id: number for number, one in enumerate(other._documents)}
+        other._ids = [self._ids[number] for number in kept]
+        other._contents = [self._contents[number] for number in kept]
+        other._wholes = [self._wholes[number] for number in kept]
+        other._bodies = [self._bodies[number] for number in kept]
+        other._first_rows = [0, *accumulate(sizes)]
+        other._numbers = {one: number for number, one in enumerate(other._ids)}
         other._order = self._order.copy()
-        other._alive = bytearray(b"\1" * len(other._documents))
+        other._alive = bytearray(b"\1" * len(kept))
         other._columns = self._columns.keep(alive)
-        sizes = [len(one.chunks) for one in other._documents]
-        other._first_rows = [0, *accumulate(sizes)][:-1]
         other._vectors = self._vectors[rows]
         other._inverse_lengths = self._inverse_lengths[rows]
-        other._owners = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        other._owners = np.repeat(np.arange(len(kept), dtype=np.int32), sizes)
         other._rows = other._live_rows = len(rows)
         return other
 
@@ -148,10 +148,16 @@ class Table:
             chosen &= self._columns.select(where)
         return np.flatnonzero(chosen[self._owners[: self._rows]])
 
-    def _stored(self, number: int) -> Stored:
-        document = self._documents[number]
-        first = self._first_rows[number]
-        return Stored(document, self._vectors[first : first + len(document.chunks)].copy())
+    def _size(self, number: int) -> int:
+        return self._first_rows[number + 1] - self._first_rows[number]
+
+    def _revision(self, number: int) -> Revision:
+        return Revision(self._contents[number], self._wholes[number])
+
+    def _packed(self, number: int) -> Packed:
+        rows = slice(self._first_rows[number], self._first_rows[number + 1])
+        vectors = self._vectors[rows].copy()
+        return Packed(self._ids[number], self._revision(number), self._bodies[number], vectors)
 
     def _make_room(self, rows: int) -> None:
         wanted = self._rows + rows
@@ -166,26 +172,28 @@ class Table:
         with self._lock:
             self._vectors, self._inverse_lengths, self._owners = longer
 
-    def _append(self, stored: Stored, inverse_lengths: NDArray[np.float64]) -> None:
-        number = len(self._documents)
-        self._numbers[stored.document.id] = number
-        self._documents.append(stored.document)
-        self._first_rows.append(self._rows)
+    def _append(self, packed: Packed, inverse_lengths: NDArray[np.float64]) -> None:
+        number = len(self._ids)
+        self._numbers[packed.id] = number
+        self._ids.append(packed.id)
+        self._contents.append(packed.revision.content)
+        self._wholes.append(packed.revision.whole)
+        self._bodies.append(packed.body)
         self._alive.append(True)
-        self._columns.add(stored.document.metadata)
-        rows = slice(self._rows, self._rows + len(stored.vectors))
-        self._vectors[rows] = stored.vectors
+        rows = slice(self._rows, self._rows + len(packed.vectors))
+        self._vectors[rows] = packed.vectors
         self._inverse_lengths[rows] = inverse_lengths
         self._owners[rows] = number
+        self._first_rows.append(rows.stop)
         self._rows = rows.stop
-        self._live_rows += len(stored.vectors)
+        self._live_rows += len(packed.vectors)
 
     def _kill(self, one: str) -> bool:
         number = self._numbers.pop(one, None)
         if number is None:
             return False
         self._alive[number] = False
-        self._live_rows -= len(self._documents[number].chunks)
+        self._live_rows -= self._size(number)
         return True
 
 

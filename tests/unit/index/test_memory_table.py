@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from sidecar.index.filters import In
-from sidecar.index.memory_table import Stored, Table
+from sidecar.index.memory_documents import Packed, pack, unpack
+from sidecar.index.memory_table import Table
 from sidecar.index.types import Chunk, Document, Revision
 
 
@@ -16,11 +17,11 @@ def test_holds_what_was_put_last_through_growth_and_dropping_of_the_dead() -> No
     rng = random.Random(1)
     table, there, dropped = Table(3), {}, 0
     for step in range(3000):
-        some = [stored(f"d{rng.randrange(40)}", step) for _ in range(rng.randrange(3))]
-        some = list({one.document.id: one for one in some}.values())
+        some = [packed(f"d{rng.randrange(40)}", step) for _ in range(rng.randrange(3))]
+        some = list({one.id: one for one in some}.values())
         gone = [f"d{rng.randrange(40)}" for _ in range(rng.randrange(2))]
         table.put(some)
-        there |= {one.document.id: one for one in some}
+        there |= {one.id: one for one in some}
         table.delete(gone)
         for one in gone:
             there.pop(one, None)
@@ -33,41 +34,43 @@ def test_holds_what_was_put_last_through_growth_and_dropping_of_the_dead() -> No
     assert dropped > 1
 
 
-def check(table: Table, there: dict[str, Stored]) -> None:
+def check(table: Table, there: dict[str, Packed]) -> None:
     """The table has these documents and nothing else."""
     assert len(table) == len(there)
     page = table.page("", 1000)
-    assert [one.document for one in page] == [there[one].document for one in sorted(there)]
+    assert [one.id for one in page] == sorted(there)
     for one in page:
-        assert one.vectors.tolist() == there[one.document.id].vectors.tolist()
+        assert one.body == there[one.id].body
+        assert one.revision == there[one.id].revision
+        assert one.vectors.tolist() == there[one.id].vectors.tolist()
     for where in (None, In("parity", (0.0,)), In("parity", (1.0,))):
         hits = table.search(np.ones(3, np.float32), 1000, where)
         assert sorted((hit.document, hit.chunk, hit.text) for hit in hits) == sorted(
-            (one.document.id, chunk.id, chunk.text)
-            for one in there.values()
-            if where is None or one.document.metadata["parity"] in where.values
-            for chunk in one.document.chunks
+            (one.id, chunk.id, chunk.text)
+            for one in map(unpack, there.values())
+            if where is None or one.metadata["parity"] in where.values
+            for chunk in one.chunks
         )
 
 
 def test_a_table_without_the_dead_is_one_of_its_own() -> None:
     table = Table(3)
-    table.put([stored(f"d{i}", i) for i in range(5)])
+    table.put([packed(f"d{i}", i) for i in range(5)])
     other = table.without_dead()
     other.delete(["d1", "d3"])
-    other.put([stored("d2", 7), stored("d9", 9)])
-    check(table, {f"d{i}": stored(f"d{i}", i) for i in range(5)})
+    other.put([packed("d2", 7), packed("d9", 9)])
+    check(table, {f"d{i}": packed(f"d{i}", i) for i in range(5)})
 
 
 def test_a_search_sees_each_document_whole_while_another_thread_changes_it() -> None:
     tables = [Table(3)]
-    tables[0].put([stored(f"d{i}", 0) for i in range(50)])
+    tables[0].put([packed(f"d{i}", 0) for i in range(50)])
     done = False
 
     def change() -> None:
         nonlocal done
         for step in range(1, 400):
-            tables[0].put([stored(f"d{i}", step) for i in range(0, 50, 1 + step % 3)])
+            tables[0].put([packed(f"d{i}", step) for i in range(0, 50, 1 + step % 3)])
             if tables[0].is_sparse:
                 tables[0] = tables[0].without_dead()
         done = True
@@ -91,9 +94,10 @@ def test_a_search_sees_each_document_whole_while_another_thread_changes_it() -> 
         assert all(one.result() for one in looking)
 
 
-def stored(name: str, step: int) -> Stored:
+def packed(name: str, step: int) -> Packed:
     """A document with one to three chunks that are told by the step."""
     chunks = tuple(Chunk(f"c{i}", f"{step}", None) for i in range(1 + step % 3))
     vectors = np.array([[1, i, step] for i in range(len(chunks))], np.float32)
     metadata = {"step": float(step), "parity": float(step % 2)}
-    return Stored(Document(name, chunks, metadata, (), Revision(b"", b"")), vectors)
+    revision = Revision(b"%d" % (step % 7), b"%d" % step)
+    return pack(Document(name, chunks, metadata, (), revision), vectors)
