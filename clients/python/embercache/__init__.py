@@ -8,6 +8,7 @@
     vectors = client.embed(["a text", "another"]).vectors
 """
 
+from embercache._search_requests import Search
 from embercache.aio import AsyncClient
 from embercache.client import Client
 from embercache.errors import (
@@ -34,7 +35,6 @@ from embercache.search import (
     Rerank,
     RerankOptions,
     RerankResult,
-    Search,
     SearchHit,
     SearchOptions,
     SearchResult,

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 from embercache._batches import Load
 from embercache._embed_requests import INPUT_TYPES, fill_input, many, put_input
 from embercache._fields import choose, several, text, unicode_only
-from embercache._search_requests import search_request
+from embercache._search_requests import Search, search_request
 from embercache.errors import InvalidArgumentError
-from embercache.search import Search
 from embercache.types import Event
 from embercache.v1 import cache_pb2, common_pb2
 
@@ -80,7 +79,7 @@ def invalidate_request(
     elif searches is not None:
         request.searches.SetInParent()
         for search in several("searches", searches):
-            request.searches.requests.append(_search_of(search, namespace))
+            _put_in(namespace, request.searches.requests.add(), _search_message(search))
     elif kind is not None:
         request.kind = choose("kind", kind, _KINDS)
     elif model_version is not None:
@@ -174,15 +173,16 @@ def _only_with(given: Sequence[str], name: str, value: object, targets: Sequence
 
 def _search_message(search: str | Search) -> search_pb2.SearchRequest:
     if isinstance(search, Search):
-        return search_request(search.query, **search.options)
+        return search.message
     return search_request(text("a search", search))
 
 
-def _search_of(search: str | Search, namespace: str) -> search_pb2.SearchRequest:
-    message = _search_message(search)
-    if message.namespace not in ("", namespace):
+def _put_in(
+    namespace: str, message: search_pb2.SearchRequest, search: search_pb2.SearchRequest
+) -> None:
+    if search.namespace not in ("", namespace):
         raise InvalidArgumentError(
             "a search names another namespace; give it to invalidate, one namespace a call"
         )
+    message.CopyFrom(search)
     message.namespace = namespace
-    return message

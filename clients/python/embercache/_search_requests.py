@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
     from embercache.errors import Classes
     from embercache.filters import Where
-    from embercache.search import Query
+    from embercache.search import Query, SearchOptions
     from embercache.types import CacheMode
 
 _MOST_RESULTS = 1000
@@ -66,6 +67,15 @@ def search_request(
         request.semantic.CopyFrom(_semantic(semantic))
     fill_cache_options(request.cache, mode, ttl, tags)
     return request
+
+
+class Search:
+    """A search to be warmed or invalidated: the arguments of `Client.search`, checked at once."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, query: Query, **options: Unpack[SearchOptions]) -> None:
+        self.message = search_request(query, **options)
 
 
 def error_classes(request: search_pb2.SearchRequest) -> Classes:

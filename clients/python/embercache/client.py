@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from embercache._search_requests import Search
     from embercache.results import EmbedResult
     from embercache.search import (
         Document,
         Query,
         RerankOptions,
         RerankResult,
-        Search,
         SearchOptions,
         SearchResult,
         UpsertResult,

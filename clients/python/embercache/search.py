@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
 
-    from typing_extensions import Unpack
-
     from embercache.errors import EmbercacheError
     from embercache.filters import Scalar, Where
     from embercache.types import CacheMode, Tier
@@ -81,16 +79,6 @@ class RerankOptions(TypedDict, total=False):
     mode: CacheMode
     ttl: float | timedelta | None
     tags: Sequence[str]
-
-
-class Search:
-    """A search to be warmed or invalidated: the arguments of `Client.search`."""
-
-    __slots__ = ("options", "query")
-
-    def __init__(self, query: Query, **options: Unpack[SearchOptions]) -> None:
-        self.query = query
-        self.options = options
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import timedelta
 
-    from embercache.search import Search
+    from embercache._search_requests import Search
 
 InputType: TypeAlias = Literal["query", "document"]
 Encoding: TypeAlias = Literal["float32", "float16", "int8"]

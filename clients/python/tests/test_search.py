@@ -109,7 +109,7 @@ def test_an_unknown_option_of_a_search_is_refused(client):
     with pytest.raises(TypeError, match="colour"):
         client.search("q", colour="red")
     with pytest.raises(TypeError, match="colour"):
-        list(client.warm_search([Search("q", colour="red")]))
+        Search("q", colour="red")
 
 
 def test_an_answer_that_is_not_cached_is_told_from_a_model_that_is_not_there(client, sidecar):
