@@ -1,0 +1,145 @@
+"""The verification hook against a real gRPC server, as a user would run one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+import structlog
+from embercache.v1 import verifier_pb2, verifier_pb2_grpc
+
+from sidecar.models.verifier import Verifier, VerifierCounters
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+    from typing import Any
+
+PATIENT = 20.0
+
+
+class Service(verifier_pb2_grpc.SemanticVerifierServicer):
+    """Accepts what has the same first letter; other queries name what it is to do."""
+
+    def __init__(self) -> None:
+        self.seen: list[verifier_pb2.VerifyRequest] = []
+        self.never = asyncio.Event()
+
+    async def Verify(  # noqa: N802
+        self, request: verifier_pb2.VerifyRequest, context: Any
+    ) -> verifier_pb2.VerifyResponse:
+        self.seen.append(request)
+        if request.query == "late":
+            await self.never.wait()
+        if request.query == "broken":
+            raise RuntimeError("a fault of the user's")
+        if request.query == "unavailable":
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"cannot judge {request.query}")
+        return verifier_pb2.VerifyResponse(accept=request.query[0] == request.matched_query[0])
+
+
+class Beside:
+    """A verifier beside the application, which can go away and come back."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.service = Service()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server()
+        verifier_pb2_grpc.add_SemanticVerifierServicer_to_server(self.service, self._server)
+        self._server.add_insecure_port(self.address)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+
+
+@pytest.fixture
+async def beside(tmp_path: Path) -> AsyncIterator[Beside]:
+    made = Beside(f"unix:{tmp_path}/verifier.sock")
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def open_verifier(beside: Beside) -> AsyncIterator[Callable[..., Verifier]]:
+    verifiers: list[Verifier] = []
+
+    def open_one(timeout: float = PATIENT) -> Verifier:
+        verifiers.append(Verifier(beside.address, timeout))
+        return verifiers[-1]
+
+    yield open_one
+    for verifier in verifiers:
+        await verifier.close()
+
+
+async def ask(verifier: Verifier, query: str, matched: str = "abc") -> bool:
+    return await verifier.accepts("search", "shop", query, matched, 0.97)
+
+
+async def test_its_word_counts(open_verifier: Callable[..., Verifier]) -> None:
+    verifier = open_verifier()
+    assert await ask(verifier, "a query")
+    assert not await ask(verifier, "other query")
+    assert verifier.counters == VerifierCounters(accepted=1, refused=1, failed=0)
+
+
+async def test_it_is_told_both_queries_and_how_near_they_are(
+    beside: Beside, open_verifier: Callable[..., Verifier]
+) -> None:
+    await open_verifier().accepts("search", "shop", "how?", "how so?", 0.5)
+    assert beside.service.seen == [
+        verifier_pb2.VerifyRequest(
+            kind="search", namespace="shop", query="how?", matched_query="how so?", similarity=0.5
+        )
+    ]
+
+
+@pytest.mark.parametrize("query", ["broken", "unavailable"])
+async def test_one_that_fails_accepts_nothing(
+    query: str, open_verifier: Callable[..., Verifier]
+) -> None:
+    verifier = open_verifier()
+    assert not await ask(verifier, query, query)
+    assert verifier.counters == VerifierCounters(failed=1)
+    assert await ask(verifier, "a query")
+
+
+async def test_one_that_is_late_accepts_nothing(open_verifier: Callable[..., Verifier]) -> None:
+    verifier = open_verifier(timeout=0.05)
+    assert not await ask(verifier, "late", "late")
+    assert verifier.counters == VerifierCounters(failed=1)
+
+
+async def test_one_that_is_not_there_accepts_nothing_until_it_is_back(
+    beside: Beside, open_verifier: Callable[..., Verifier]
+) -> None:
+    await beside.stop()
+    verifier = open_verifier()
+    assert not await ask(verifier, "a query")
+    await beside.start()
+    async with asyncio.timeout(20):
+        while not await ask(verifier, "a query"):
+            await asyncio.sleep(0.01)
+    assert verifier.counters.accepted == 1
+    assert verifier.counters.failed > 0
+
+
+async def test_failures_are_logged_once_and_name_no_query(
+    open_verifier: Callable[..., Verifier],
+) -> None:
+    verifier = open_verifier()
+    with structlog.testing.capture_logs() as logs:
+        for query in ("unavailable", "unavailable", "a query", "a query"):
+            await ask(verifier, query)
+    assert [line["event"] for line in logs] == ["the verifier fails", "the verifier answers"]
+    assert logs[0]["reason"] == "UNAVAILABLE"
+    assert "cannot judge" not in str(logs)
