@@ -58,26 +58,22 @@ class _Text:
 
 @dataclass(slots=True, eq=False)
 class _Scoring:
-    """A pair of one call, and the scores that are wanted of it: one each time it was given."""
+    """A pair of one call on its way to a score."""
 
     query: _Text
     passage: _Text
-    scores: set[asyncio.Future[float]] = field(default_factory=set)
+    score: asyncio.Future[float]
 
     def is_ready(self) -> bool:
         return self.query.tokens.done() and self.passage.tokens.done()
 
-    def is_over(self) -> bool:
-        return all(score.done() for score in self.scores)
-
     def end(self, outcome: float | BaseException) -> None:
-        for score in self.scores:
-            if score.done():
-                continue
-            if isinstance(outcome, BaseException):
-                score.set_exception(outcome)
-            else:
-                score.set_result(outcome)
+        if self.score.done():
+            return
+        if isinstance(outcome, BaseException):
+            self.score.set_exception(outcome)
+        else:
+            self.score.set_result(outcome)
 
 
 class LateInteractionReranker:
@@ -108,18 +104,11 @@ class LateInteractionReranker:
         """Queues pairs and returns at once; see `Reranker.submit`."""
         if self._closed:
             raise ModelUnavailableError("the model is shutting down; try another replica")
-        loop = asyncio.get_running_loop()
         prompts = self._embedder.info.prompts
         query_prompt, passage_prompt = prompts.get("query", ""), prompts.get("document", "")
         prompted = [(query_prompt + query, passage_prompt + passage) for query, passage in pairs]
         texts = self._queue_texts(prompted)
-        scorings: dict[Pair, _Scoring] = {}
-        futures: list[asyncio.Future[float]] = []
-        for pair in prompted:
-            if pair not in scorings:
-                scorings[pair] = self._begin(texts[pair[0]], texts[pair[1]])
-            futures.append(self._want(scorings[pair], loop.create_future()))
-        return futures
+        return [self._begin(texts[query], texts[passage]) for query, passage in prompted]
 
     async def close(self) -> None:
         """Ends the scoring in progress; all other pairs fail with `ModelUnavailableError`."""
@@ -139,23 +128,17 @@ class LateInteractionReranker:
             text.tokens.add_done_callback(partial(self._arrived, text))
         return queued
 
-    def _begin(self, query: _Text, passage: _Text) -> _Scoring:
-        scoring = _Scoring(query, passage)
+    def _begin(self, query: _Text, passage: _Text) -> asyncio.Future[float]:
+        score: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        scoring = _Scoring(query, passage, score)
         query.pairs.add(scoring)
         passage.pairs.add(scoring)
         self._pending.add(scoring)
-        return scoring
-
-    def _want(self, scoring: _Scoring, score: asyncio.Future[float]) -> asyncio.Future[float]:
-        scoring.scores.add(score)
         score.add_done_callback(partial(self._ended, scoring))
         return score
 
-    def _ended(self, scoring: _Scoring, score: asyncio.Future[float]) -> None:
-        """Gives up what a pair needed when the last of its scores has ended, or is cancelled."""
-        scoring.scores.discard(score)
-        if scoring.scores:
-            return
+    def _ended(self, scoring: _Scoring, _: asyncio.Future[float]) -> None:
+        """Gives up what a pair needed when it has its score, has failed or is cancelled."""
         self._pending.discard(scoring)
         for text in (scoring.query, scoring.passage):
             text.pairs.discard(scoring)
@@ -178,7 +161,7 @@ class LateInteractionReranker:
 
     async def _score_ready(self) -> None:
         while self._ready:
-            scorings = [scoring for scoring in self._ready if not scoring.is_over()]
+            scorings = [scoring for scoring in self._ready if not scoring.score.done()]
             self._ready.clear()
             vectors = [(one.query.tokens.result(), one.passage.tokens.result()) for one in scorings]
             outcomes: Sequence[float | ModelError]

@@ -209,7 +209,7 @@ async def test_each_text_of_a_call_is_computed_once(hold: Any) -> None:
     assert held.embedder.counters.computed == 3  # one, two, three
 
 
-async def test_pairs_given_twice_have_the_same_score(hold: Any) -> None:
+async def test_pairs_given_twice_have_scores_of_their_own(hold: Any) -> None:
     held = hold()
     await held.occupied()
     first, second = held.submit([("one three", "two one")] * 2)

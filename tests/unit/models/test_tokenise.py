@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -143,6 +143,7 @@ def cutting_pairs(minilm_folder: Path) -> PairTokeniser:
 
 
 @settings(max_examples=100, deadline=None)
+@example("a " * 10, ["x" * 799 + "," + "y" * 150], 1)  # the first cut is inside the word of ys
 @given(st.lists(pieces, max_size=3).map("".join), st.lists(pieces, max_size=12), st.integers(1, 80))
 def test_a_passage_cut_before_tokenising_has_the_tokens_of_the_whole(
     plain_pairs: Tokenizer, cutting_pairs: PairTokeniser, query: str, parts: list[str], times: int
