@@ -282,6 +282,11 @@ class Generations:
         state.scope_shared(scope, mark)
         state.raise_scope(scope, number)
 
+    def restamp(self) -> None:
+        """Makes everything that was found valid so far be looked at again."""
+        for state in self._states.values():
+            state.restamp()
+
     def forget_tags(self) -> None:
         """Makes every tag unknown: some invalidations may have been missed."""
         for state in self._states.values():

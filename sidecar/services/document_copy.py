@@ -252,7 +252,9 @@ class DocumentCopy:
 
     async def _pages(self, collection: Collection) -> AsyncIterator[list[Document]]:
         after = ""
-        while page := await self._index.documents(collection, after, _PAGE):
+        # Small, if it takes long, so that progress is seen.
+        count = self._pace.batch(_PAGE)
+        while page := await self._index.documents(collection, after, count):
             yield page
             after = page[-1].id
 

@@ -121,8 +121,8 @@ class ModelMoves:
         if moved == before:
             return
         self._router.set_moved(moved)
-        # Stored responses of the old model are looked at again.
-        self._generations.forget_tags()
+        # Whole responses of the old model are not given any more.
+        self._generations.restamp()
         for name in moved.keys() | before.keys():
             if moved.get(name) != before.get(name):
                 _log.info("a name means another model", name=name, model=moved.get(name, name))
