@@ -11,37 +11,22 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 from click.core import ParameterSource
-from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sidecar.cli.connection import address_option, connected
-from sidecar.cli.embed_inputs import Inputs, from_arguments, from_lines
+from sidecar.cli.embed_inputs import Inputs, from_arguments, from_lines, is_json_lines
 from sidecar.cli.embed_outputs import Embedded, Row, open_writer
+from sidecar.cli.parameters import DurationType
 from sidecar.cli.private import private_sidecar
-from sidecar.units import Seconds
+from sidecar.cli.progress import count_lines, progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from embercache import Client, EmbedOptions, EmbedResult
 
 _BATCH_SIZE = 64
 # Long texts on a busy CPU are slow, and eight batches are under way.
 _ANSWER_SECONDS = 600.0
-_JSON_SUFFIXES = {".jsonl", ".ndjson"}
-
-
-class _Duration(click.ParamType[float]):
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            return TypeAdapter(Seconds).validate_python(value)
-        except ValidationError:
-            self.fail("write a number and a unit, like 90s or 24h", param, ctx)
 
 
 def _check_out(_ctx: click.Context, _param: click.Parameter, value: Path | None) -> Path | None:
@@ -82,7 +67,7 @@ def _check_out(_ctx: click.Context, _param: click.Parameter, value: Path | None)
     help="how to use the cache: refresh computes anew and replaces, bypass neither reads nor"
     " stores, no-store only reads, only-if-cached computes nothing",
 )
-@click.option("--ttl", type=_Duration(), help="lifetime of what is stored, like 90s or 24h")
+@click.option("--ttl", type=DurationType(), help="lifetime of what is stored, like 90s or 24h")
 @click.option("--tag", "tags", multiple=True, help="tag to invalidate it by; may be repeated")
 @click.pass_context
 def embed(
@@ -121,13 +106,13 @@ def embed(
         dimensions = _dimensions(client, request["model"])
         writer = exits.enter_context(open_writer(out, dimensions))
         # Lines of JSON that scroll by leave no place for a bar.
-        is_quiet = not sys.stderr.isatty() or (out is None and sys.stdout.isatty())
-        advance = exits.enter_context(_progress(is_quiet, file))
+        is_quiet = out is None and sys.stdout.isatty()
+        show = exits.enter_context(progress_bar("inputs", count_lines(file), is_quiet=is_quiet))
         tally = _Tally()
         for row in _rows(client, inputs, request):
             writer.write(row)
             tally.add(row)
-            advance()
+            show(row.index + 1)
             if isinstance(row.outcome, str):
                 click.echo(f"{name} {row.index + 1}: {row.outcome}", err=True)
     click.echo(tally, err=True)
@@ -145,9 +130,7 @@ def _inputs(texts: tuple[str, ...], file: BinaryIO | None, jsonl: bool) -> tuple
         file = sys.stdin.buffer
         if file.isatty():
             raise click.UsageError("nothing to embed: give TEXTS, --file FILE, or pipe lines in")
-    # Standard input has no name where it is not a file.
-    is_json = jsonl or Path(getattr(file, "name", "")).suffix in _JSON_SUFFIXES
-    return Inputs(from_lines(file, is_json=is_json)), "line"
+    return Inputs(from_lines(file, is_json=jsonl or is_json_lines(file))), "line"
 
 
 def _dimensions(client: Client, model: str) -> int:
@@ -216,31 +199,3 @@ class _Tally:
         if self._truncated:
             summary += f"; {self._truncated:,} cut short, being longer than the model reads"
         return summary
-
-
-@contextlib.contextmanager
-def _progress(is_quiet: bool, file: BinaryIO | None) -> Iterator[Callable[[], None]]:
-    """What to call after each input; it moves a bar."""
-    if is_quiet:
-        yield lambda: None
-        return
-    columns = (
-        BarColumn(),
-        TaskProgressColumn(show_speed=True),
-        TextColumn("{task.completed:,} inputs"),
-        TimeRemainingColumn(),
-    )
-    # Standard output is for vectors.
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
-        task = bar.add_task("", total=_count_lines(file))
-        yield lambda: bar.advance(task)
-
-
-def _count_lines(file: BinaryIO | None) -> int | None:
-    """How many lines there are to come; None if it cannot be known."""
-    if file is None or not file.seekable():
-        return None
-    start = file.tell()
-    count = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-    file.seek(start)
-    return count

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 from embercache import Entity
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from embercache import EmbedInput
 
 MAX_LINE_BYTES = 8 << 20
+_JSON_SUFFIXES = {".jsonl", ".ndjson"}
 _MAX_BAD_UNDER_WAY = 1000
+
+T = TypeVar("T")
 
 
 class BadInputError(Exception):
@@ -54,18 +58,29 @@ class Inputs:
 
 def from_arguments(texts: Iterable[str]) -> Iterator[EmbedInput | BadInputError]:
     """One input for each text of the command line."""
-    return (_guarded(_checked, text) for text in texts)
+    return (guarded(checked, text) for text in texts)
 
 
 def from_lines(file: BinaryIO, *, is_json: bool) -> Iterator[EmbedInput | BadInputError]:
     """One input for each line: the text that it is, or the JSON object that describes it."""
-    parse = _parse if is_json else _checked
+    parse = _parse if is_json else checked
+    for line in lines(file):
+        yield line if isinstance(line, BadInputError) else guarded(parse, line)
+
+
+def is_json_lines(file: BinaryIO) -> bool:
+    """Whether its name says that it holds JSON lines; standard input may have none."""
+    return Path(str(getattr(file, "name", ""))).suffix in _JSON_SUFFIXES
+
+
+def lines(file: BinaryIO) -> Iterator[str | BadInputError]:
+    """The lines without their ends, or why one cannot be read."""
     for number, line in enumerate(_lines(file)):
-        if isinstance(line, BadInputError):
-            yield line
-        else:
+        if number == 0 and isinstance(line, str):
             # Editors on Windows put a byte order mark in front of the first line.
-            yield _guarded(parse, line.removeprefix("\ufeff") if number == 0 else line)
+            yield line.removeprefix("\ufeff")
+        else:
+            yield line
 
 
 def _lines(file: BinaryIO) -> Iterator[str | BadInputError]:
@@ -81,36 +96,51 @@ def _lines(file: BinaryIO) -> Iterator[str | BadInputError]:
             yield BadInputError(f"not UTF-8 (byte {error.start + 1} of the line)")
 
 
-def _guarded(parse: Callable[[str], EmbedInput], text: str) -> EmbedInput | BadInputError:
+def guarded(parse: Callable[[str], T], text: str) -> T | BadInputError:
+    """What a line means, or why it means nothing."""
     try:
         return parse(text)
     except BadInputError as error:
         return error
 
 
-def _parse(line: str) -> EmbedInput:
+def json_object(line: str) -> dict[str, Any]:
+    """The JSON object of a line. Raises `BadInputError`."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise BadInputError(f"not JSON ({error.msg} at character {error.pos + 1})") from None
     except (ValueError, RecursionError):
         raise BadInputError("not usable JSON (nested too deeply, or a number too long)") from None
-    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-        raise BadInputError('not a JSON object with a string "text"')
-    text = _checked(value["text"])
+    if not isinstance(value, dict):
+        raise BadInputError("not a JSON object")
+    return value
+
+
+def embed_input(value: dict[str, Any]) -> EmbedInput:
+    """The input that a JSON object describes. Raises `BadInputError`."""
+    if not isinstance(value.get("text"), str):
+        raise BadInputError('has no string "text"')
+    text = checked(value["text"])
     if "id" not in value:
         return text
-    return Entity(_name(value, "id"), text, _name(value, "chunk_id"))
+    return Entity(name_of(value, "id"), text, name_of(value, "chunk_id"))
 
 
-def _name(value: dict[str, Any], field: str) -> str:
+def _parse(line: str) -> EmbedInput:
+    return embed_input(json_object(line))
+
+
+def name_of(value: dict[str, Any], field: str) -> str:
+    """A name in a JSON object, empty if it is not there. Raises `BadInputError`."""
     name = value.get(field, "")
     if isinstance(name, bool) or not isinstance(name, str | int):
         raise BadInputError(f'"{field}" is neither a string nor a whole number')
-    return _checked(str(name))
+    return checked(str(name))
 
 
-def _checked(text: str) -> str:
+def checked(text: str) -> str:
+    """The text itself. Raises `BadInputError` if it cannot be sent."""
     if not text.isascii():
         try:
             text.encode()

@@ -102,11 +102,11 @@ def _explain(work: Workload, figures: Plan) -> Iterator[str]:
         f" key, value in a block of its allocator, and {REDIS_OVERHEAD_BYTES:,} of objects"
     )
     yield f"All {work.entries:,} entries"
-    yield f"  in memory    {decimal(figures.hot_bytes):>15}, for a sidecar that holds them all"
+    yield f"  in memory    {decimal(figures.hot_bytes):>15}, of a sidecar that holds them all"
     yield f"  in Redis     {decimal(figures.redis_bytes):>15}"
     yield (
         f"  in the fleet {decimal(figures.fleet_bytes):>15}:"
-        f" {work.replicas:,} sidecar{'s' * (work.replicas > 1)} and one Redis"
+        f" {work.replicas:,} such sidecar{'s' * (work.replicas > 1)} and one Redis"
     )
     yield "A call"
     yield f"  without      {work.miss_ms:>12,.2f} ms"

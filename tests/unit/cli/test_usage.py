@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
 import pytest
 from click.testing import CliRunner
+from embercache import _channel
 
 from sidecar.cli import main
 
@@ -53,16 +55,47 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
         ("embed --mode cold a", "'cold' is not one of 'default', 'refresh'"),
         ("embed --input-type book a", "'book' is not one of 'query', 'document'"),
         ("embed --file none.txt", "none.txt"),
-        ("invalidate", "give --tag, or --id and --text, or --whole-namespace"),
+        ("invalidate", "give exactly one of --tag, --id or --text, --document, --query, --kind"),
         (
             "invalidate --whole-namespace --id b",
-            "give --tag, or --id and --text, or --whole-namespace",
+            "these are given: --id or --text, --whole-namespace",
         ),
-        ("invalidate --tag a --whole-namespace", "give --tag, or --id and --text"),
+        ("invalidate --tag a --whole-namespace", "these are given: --tag, --whole-namespace"),
+        ("invalidate --tag a --kind search", "these are given: --tag, --kind"),
+        ("invalidate --kind search --model-version v", "these are given: --kind, --model-version"),
+        ("invalidate --document a --query b", "these are given: --document, --query"),
+        ("invalidate --kind query", "'query' is not one of 'embed', 'search', 'rerank'"),
+        ("invalidate --tag a --collection c", "--collection goes with --document, --query"),
+        ("invalidate --document a --model m", "--model goes with --id or --text, --query, --model"),
+        ("invalidate --document a --input-type query", "--input-type goes with --id or --text"),
+        ("invalidate --document a --where lang=en", "--where goes with --query"),
+        ("invalidate --kind rerank --rerank", "--rerank goes with --query"),
         ("invalidate --text a --chunk-id 1", "--chunk-id goes with exactly one --id"),
         ("invalidate --id a --id b --chunk-id 1", "--chunk-id goes with exactly one --id"),
         ("flush --tier warm", "'warm' is not one of 'hot', 'disk'"),
         ("models pull", "Missing argument 'NAME'"),
+        ("models migrate a", "Missing option '--to'"),
+        ("models migrate a --to b --popular -1", "-1 is not in the range x>=0"),
+        ("search", "Missing argument 'QUERY'"),
+        ("search q --top-k 0", "0 is not in the range 1<=x<=1000"),
+        ("search q --where lang", "write a field and a value, like lang=en"),
+        ("search q --where year>en", "year is compared with a str; ranges are of numbers"),
+        ("documents add", "Missing argument 'FILE...'"),
+        ("documents add --chunk-characters 0 a", "0 is not in the range x>=1"),
+        ("documents delete", "Missing argument 'ID...'"),
+        ("events publish", "Missing option '--type'"),
+        ("events publish --type moved", "'moved' is not one of 'created', 'updated', 'deleted'"),
+        ("warm", "give FILE or --popular N"),
+        ("warm --popular 3 -", "give FILE or --popular N"),
+        ("warm - --per-second 0", "0.0 is not in the range x>0"),
+        ("stats --watch --json", "give --watch or --json, not both"),
+        ("stats --every 5s", "--every goes with --watch"),
+        ("stats --watch --every 5parsecs", "like 90s or 24h"),
+        ("plan --entries 1 --dim 1 --hit-rate 2 --hit-ms 1 --miss-ms 1", "range 0<=x<=1"),
+        (
+            "plan --entries 1 --dim 1 --hit-rate 1 --hit-ms 1 --miss-ms 1 --tokens 3",
+            "for money, give --calls-per-second, --tokens and --price-per-1000-tokens",
+        ),
     ],
 )
 def test_a_command_line_that_makes_no_sense_is_refused(arguments: str, complaint: str) -> None:
@@ -72,9 +105,29 @@ def test_a_command_line_that_makes_no_sense_is_refused(arguments: str, complaint
 
 
 @pytest.mark.parametrize(
-    "arguments", ["embed a", "stats", "invalidate --tag a", "flush"], ids=lambda a: a.split()[0]
+    "arguments",
+    [
+        "embed a",
+        "stats",
+        "stats --watch",
+        "invalidate --tag a",
+        "flush",
+        "search q",
+        "documents delete a",
+        "events publish --type created",
+        "warm --popular 3",
+        "models migrate a --to b",
+        "models rollback a",
+    ],
 )
-def test_without_a_sidecar_one_is_told_how_to_start_it(arguments: str) -> None:
+def test_without_a_sidecar_one_is_told_how_to_start_it(
+    arguments: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = dict(_channel.OPTIONS)
+    retries = json.loads(str(options["grpc.service_config"]))
+    retries["methodConfig"][0]["retryPolicy"]["initialBackoff"] = "0.01s"
+    options["grpc.service_config"] = json.dumps(retries)
+    monkeypatch.setattr(_channel, "OPTIONS", tuple(options.items()))
     environment = {"EMBERCACHE_ADDRESS": NOWHERE}
     result = CliRunner(env=environment).invoke(main, arguments.split())
     assert result.exit_code == 1

@@ -1,0 +1,216 @@
+"""What ``embercache stats`` shows: plain values to lines and tables."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from embercache import DiskState, ModelStats, SemanticStats, Stats, Tier, TierStats, UsageStats
+    from rich.console import RenderableType
+
+HITS: tuple[Tier, ...] = ("hot", "disk", "warm")
+_MOST_ROWS = 20
+
+
+def hit_rate(stats: Stats) -> float | None:
+    """The share of inputs that a tier answered; None if there were none."""
+    answered = _answered(stats)
+    return _hits(stats) / answered if answered else None
+
+
+def page(stats: Stats, address: str, before: Stats | None = None) -> Iterator[RenderableType]:
+    """Everything, and how much of it has come since ``before``, a second."""
+    yield from _lines(stats, address)
+    since = before and _since(stats, before)
+    if before is not None and since:
+        yield _since_line(stats, before, since)
+    yield ""
+    yield _tiers(stats, before if since else None, since or 1.0)
+    yield ""
+    yield _models(stats.models)
+    if stats.usage:
+        yield ""
+        yield from _usage(stats.usage)
+    if stats.semantic:
+        yield ""
+        yield _semantic(stats.semantic)
+
+
+def _lines(stats: Stats, address: str) -> Iterator[str]:
+    uptime = timedelta(seconds=round(stats.uptime_seconds))
+    yield f"Embercache {stats.version} at {address}, up {uptime}"
+    yield (
+        f"hit rate {_share(_hits(stats), _answered(stats))} of {_answered(stats):,} inputs;"
+        f" {stats.response_hits:,} calls answered whole; {stats.items_failed:,} inputs failed"
+    )
+    if stats.disk is not None:
+        yield f"disk: {_disk(stats.disk)}"
+    yield f"Redis: {_redis(stats)}"
+
+
+def _since(stats: Stats, before: Stats) -> float | None:
+    """Seconds between the two; None if the sidecar was started anew."""
+    seconds = stats.uptime_seconds - before.uptime_seconds
+    return seconds if seconds > 0 else None
+
+
+def _since_line(stats: Stats, before: Stats, seconds: float) -> str:
+    answered = _answered(stats) - _answered(before)
+    hits = _hits(stats) - _hits(before)
+    return (
+        f"in the last {seconds:.1f} s: hit rate {_share(hits, answered)} of {answered:,} inputs,"
+        f" {answered / seconds:,.1f} a second"
+    )
+
+
+def _answered(stats: Stats) -> int:
+    return sum(tier.answered for tier in stats.tiers.values())
+
+
+def _hits(stats: Stats) -> int:
+    return sum(tier.answered for name, tier in stats.tiers.items() if name in HITS)
+
+
+def _disk(disk: DiskState) -> str:
+    return (
+        f"{disk.errors:,} errors, {disk.skipped:,} lookups skipped,"
+        f" {disk.writes_dropped:,} writes dropped, {disk.corrupt_files:,} corrupt files replaced"
+    )
+
+
+def _redis(stats: Stats) -> str:
+    warm = stats.warm
+    if warm.state == "off":
+        return "none (set EMBERCACHE_REDIS_URL where the sidecar runs, to share entries)"
+    counts = (
+        f"{warm.state}; {warm.errors:,} errors, {warm.skipped:,} lookups skipped,"
+        f" {warm.writes_dropped:,} writes dropped"
+    )
+    parts = [counts]
+    if warm.memory_bytes:
+        limit = decimal(warm.memory_limit_bytes) if warm.memory_limit_bytes else "no limit"
+        parts.append(f"memory {decimal(warm.memory_bytes)} of {limit}")
+    if warm.state == "down":
+        heard = timedelta(seconds=round(warm.invalidations_heard_seconds))
+        parts.append(f"invalidations last heard of {heard} ago")
+    return "; ".join(parts)
+
+
+def _tiers(stats: Stats, before: Stats | None, seconds: float) -> Table:
+    rate = ("a second",) if before else ()
+    names = ("answered", "share", *rate, "entries", "size", "of", "evictions", "corrupt")
+    table = _table("tier", *names)
+    answered = _answered(stats)
+    for name, tier in stats.tiers.items():
+        row = [name, f"{tier.answered:,}", _share(tier.answered, answered)]
+        if before is not None:
+            new = tier.answered - before.tiers[name].answered
+            row.append(f"{new / seconds:,.1f}" if new else "-")
+        table.add_row(*row, *_storage(tier), _count(tier.evictions), _count(tier.corrupt))
+    return table
+
+
+def _storage(tier: TierStats) -> tuple[str, str, str]:
+    if not tier.capacity_bytes:
+        return "-", "-", "-"
+    return f"{tier.entries:,}", decimal(tier.bytes), decimal(tier.capacity_bytes)
+
+
+def _models(models: Sequence[ModelStats]) -> Table:
+    table = _table("model", "computed", "runs", "tokens", "padding", "queued", "shed", "abandoned")
+    table.add_column("version")
+    for model in models:
+        table.add_row(
+            model.name,
+            f"{model.computed:,}",
+            f"{model.batches:,}",
+            f"{model.tokens:,}",
+            _share(model.padding_tokens, model.tokens + model.padding_tokens),
+            f"{model.queued:,}",
+            f"{model.shed:,}",
+            f"{model.abandoned:,}",
+            model.version or "not known yet",
+        )
+    return table
+
+
+def _usage(usage: Sequence[UsageStats]) -> Iterator[RenderableType]:
+    """The busiest, by kind, namespace and model."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name in ("kind", "namespace", "model"):
+        table.add_column(name, overflow="ellipsis", no_wrap=True)
+    numbers = ("hits", *HITS, "computed", "entries", "size", "age", "saved", "money", "pays from")
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
+    rows = sorted(usage, key=lambda each: -sum(each.answered.values()))
+    for each in rows[:_MOST_ROWS]:
+        table.add_row(*_usage_row(each))
+    yield table
+    if len(rows) > _MOST_ROWS:
+        yield f"and {len(rows) - _MOST_ROWS:,} more: embercache stats --json"
+
+
+def _usage_row(usage: UsageStats) -> Iterable[RenderableType]:
+    answered = usage.answered
+    hits = sum(answered.get(name, 0) for name in HITS)
+    break_even = usage.break_even_hit_rate
+    return (
+        usage.kind,
+        Text(usage.namespace),
+        Text(usage.model),
+        _share(hits, sum(answered.values())),
+        *(_count(answered.get(name, 0)) for name in (*HITS, "computed")),
+        _count(usage.hot_entries),
+        decimal(usage.hot_bytes) if usage.hot_bytes else "-",
+        _time(usage.hot_age_seconds),
+        _time(usage.seconds_saved),
+        f"{usage.money_saved:,.2f}" if usage.money_saved else "-",
+        f"{break_even:.1%}" if break_even else "-",
+    )
+
+
+def _semantic(semantic: Sequence[SemanticStats]) -> Table:
+    table = _table("namespace", "similarity", "looked up", "answered", "guard", "verifier", "below")
+    for each in semantic:
+        for band in each.bands:
+            table.add_row(
+                Text(each.namespace),
+                f"{band.start:.2f}-{band.end:.2f}",
+                _count(band.looked_up),
+                _count(band.answered),
+                _count(band.refused_by_guard),
+                _count(band.refused_by_verifier),
+                _count(band.below_threshold),
+            )
+    return table
+
+
+def _table(name: str, *numbers: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(name)
+    for number in numbers:
+        table.add_column(number, justify="right")
+    return table
+
+
+def _count(value: int) -> str:
+    return f"{value:,}" if value else "-"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def _time(seconds: float) -> str:
+    """In the largest unit of which there is one at least."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds else "-"

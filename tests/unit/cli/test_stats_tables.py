@@ -1,0 +1,149 @@
+"""What `embercache stats` shows of which counters."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from embercache import (
+    SemanticBand,
+    SemanticStats,
+    Stats,
+    Tier,
+    TierStats,
+    UsageStats,
+    WarmState,
+)
+from rich.console import Console, Group
+
+from sidecar.cli.stats_tables import hit_rate, page
+
+
+def stats(uptime: float = 10, **answered: int) -> Stats:
+    names: tuple[Tier, ...] = ("hot", "disk", "warm", "computed", "coalesced")
+    return Stats(
+        version="1.0",
+        uptime_seconds=uptime,
+        response_hits=0,
+        items_failed=0,
+        tiers={name: TierStats(answered.get(name, 0), 0, 0, 0, 0, 0, 0) for name in names},
+        disk=None,
+        warm=WarmState("up", 0, 0, 0, 0, 0, 0.0),
+        models=[],
+        usage=[],
+        semantic=[],
+    )
+
+
+def usage(**given: Any) -> UsageStats:
+    values: dict[str, Any] = {
+        "kind": "embed",
+        "namespace": "shop",
+        "model": "minilm",
+        "answered": {"hot": 6, "disk": 1, "warm": 1, "computed": 2},
+        "failed": 0,
+        "hot_entries": 1200,
+        "hot_bytes": 2_500_000,
+        "hot_age_seconds": 90.0,
+        "evictions": 0,
+        "tokens_saved": 0,
+        "compute_ms": 20.0,
+        "seconds_saved": 7200.0,
+        "money_saved": 1.5,
+        "hit_ms": 0.5,
+        "break_even_hit_rate": 0.025,
+    }
+    return UsageStats(**(values | given))
+
+
+def shown(*arguments: Any) -> list[str]:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(Group(*page(*arguments)))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def row(lines: list[str], first: str) -> list[str]:
+    return next(line.split() for line in lines if line.startswith(first))
+
+
+def test_the_hit_rate_is_the_share_of_what_tiers_answered() -> None:
+    assert hit_rate(stats(hot=6, disk=1, warm=1, computed=1, coalesced=1)) == 0.8
+    assert hit_rate(stats()) is None
+
+
+def test_what_the_cache_was_worth_is_a_row_for_each_kind_namespace_and_model() -> None:
+    lines = shown(replace(stats(), usage=[usage(), usage(kind="search", namespace="blog")]), "a:1")
+    assert row(lines, "embed") == [
+        *("embed", "shop", "minilm", "80.0%", "6", "1", "1", "2", "1,200", "2.5", "MB"),
+        *("1.5", "min", "2.0", "h", "1.50", "2.5%"),
+    ]
+    assert row(lines, "search")[1] == "blog"
+
+
+def test_what_is_not_known_is_a_dash() -> None:
+    nothing = usage(
+        answered={},
+        hot_entries=0,
+        hot_bytes=0,
+        hot_age_seconds=0.0,
+        seconds_saved=0.0,
+        money_saved=0.0,
+        break_even_hit_rate=0.0,
+    )
+    lines = shown(replace(stats(), usage=[nothing]), "a:1")
+    assert row(lines, "embed") == ["embed", "shop", "minilm", *["-"] * 11]
+
+
+def test_only_the_busiest_are_shown_and_where_the_others_are() -> None:
+    many = [usage(namespace=f"n{i}", answered={"hot": i}) for i in range(30)]
+    lines = shown(replace(stats(), usage=many), "a:1")
+    namespaces = [line.split()[1] for line in lines if line.startswith("embed")]
+    assert namespaces == [f"n{i}" for i in range(29, 9, -1)]
+    assert lines[-1] == "and 10 more: embercache stats --json"
+
+
+def test_names_are_shown_as_they_are() -> None:
+    lines = shown(replace(stats(), usage=[usage(namespace="[red]", model="[bold]")]), "a:1")
+    assert row(lines, "embed")[1:3] == ["[red]", "[bold]"]
+
+
+def test_without_usage_or_semantic_answers_their_tables_are_left_out() -> None:
+    text = "\n".join(shown(stats(), "a:1"))
+    assert "namespace" not in text
+    assert "similarity" not in text
+
+
+def test_semantic_answers_are_shown_by_similarity() -> None:
+    band = SemanticBand(0.95, 1.0, 9, 5, 1, 2, 0)
+    lines = shown(replace(stats(), semantic=[SemanticStats("shop", [band])]), "a:1")
+    assert row(lines, "shop") == ["shop", "0.95-1.00", "9", "5", "1", "2", "-"]
+
+
+@pytest.mark.parametrize(
+    ("warm", "line"),
+    [
+        (WarmState("off", 0, 0, 0, 0, 0, 0.0), "Redis: none (set EMBERCACHE_REDIS_URL where"),
+        (WarmState("up", 1, 2, 3, 0, 0, 0.0), "Redis: up; 1 errors, 2 lookups skipped, 3 writes"),
+        (WarmState("up", 0, 0, 0, 1_500_000, 0, 0.0), "; memory 1.5 MB of no limit"),
+        (WarmState("up", 0, 0, 0, 1_500_000, 10**9, 0.0), "; memory 1.5 MB of 1.0 GB"),
+        (WarmState("down", 0, 0, 0, 0, 0, 75.2), "; invalidations last heard of 0:01:15 ago"),
+    ],
+)
+def test_the_state_of_redis_is_told(warm: WarmState, line: str) -> None:
+    assert line in "\n".join(shown(replace(stats(), warm=warm), "a:1"))
+
+
+def test_rates_are_of_what_came_since_the_last_look() -> None:
+    before, now = stats(10, hot=100, computed=50), stats(14, hot=130, computed=60)
+    lines = shown(now, "a:1", before)
+    assert "in the last 4.0 s: hit rate 75.0% of 40 inputs, 10.0 a second" in lines
+    assert row(lines, "hot")[:4] == ["hot", "130", "68.4%", "7.5"]
+    assert row(lines, "disk")[:4] == ["disk", "0", "0.0%", "-"]
+
+
+def test_there_are_no_rates_at_first_nor_after_the_sidecar_began_anew() -> None:
+    for lines in (shown(stats(hot=1), "a:1"), shown(stats(1, hot=1), "a:1", stats(10, hot=5))):
+        assert "a second" not in "\n".join(lines)
