@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from sidecar.index.filters import matches
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 # How many of the best the search keeps in sight: more finds more and takes longer.
 _EFFORT = 200
 _MAX_EFFORT = 1_000_000
-# Up to here, looking at every chunk takes no longer than following links past those that a filter
-# does not let through.
+# With a filter, all chunks of a collection up to this size are looked at.
 _SCANNED = 20_000
-# Of a larger collection, so many chunks are looked at; if not so many pass, all are looked at. Well
-# above ten, so that the ten best are among those found.
-_LOOKED_AT = 4000
-_ENOUGH = 32
+# Of a larger one, links are followed from this share first, and all chunks are looked at only if
+# the search then has fewer in sight than it could keep: the best may not be among them. Following
+# the links of a chunk takes as long as looking at about 30 chunks in a row.
+_SHARE = 64
+_LEAST_FOLLOWED = 1000
 
 _GROWTH = 4
 
@@ -58,6 +59,7 @@ class RedisSearch:
         self._unit = float32_bytes(unit(vector))
         self._count = count
         self._where = where
+        self._followed = _LEAST_FOLLOWED
         # None looks for all there is.
         self._expressions: Sequence[str | None] = (None,) if where is None else expressions(where)
 
@@ -71,48 +73,51 @@ class RedisSearch:
         if self._where is not None:
             size = await self._commands.one(("VCARD", self._keys.vectors), READ_SECONDS)
             scan = size <= _SCANNED
-            asked = max(asked, 1 if scan else _ENOUGH)
+            self._followed = max(size // _SHARE, _LEAST_FOLLOWED)
         while True:
             hits, unseen, short = await self._look(asked, scan=scan)
             if short and not scan:
-                # Links may not lead everywhere, and not past all that the filter rejects.
+                # Links may not lead everywhere, or not past all that the filter rejects.
                 scan = True
             elif unseen is None or (len(hits) == self._count and hits[-1].score > unseen):
                 return hits
             else:
                 asked *= _GROWTH
+                scan = scan or self._where is not None
 
     async def _look(self, asked: int, *, scan: bool) -> tuple[list[Hit], float | None, bool]:
         """The best hits; the highest score that others may have, None if there are no others; and
         whether fewer were found than asked for."""
-        commands = [self._command(one, asked, scan=scan) for one in self._expressions]
+        effort = asked if scan else min(max(_EFFORT, 2 * asked), _MAX_EFFORT)
+        enough = asked if scan or self._where is None else effort
+        commands = [self._command(one, enough, effort, scan=scan) for one in self._expressions]
         clock, *replies = await self._commands.many(
             [("GET", self._keys.clock), *commands], READ_SECONDS
         )
         # Several expressions may find the same element.
         rows: dict[bytes, _Row] = {}
         unseen: list[float] = []
+        short = False
         for reply in replies:
             found = [
                 _Row(_cosine(score), decode_attributes(text))
-                for score, text in zip(reply[1::3], reply[2::3], strict=True)
+                for score, text in islice(zip(reply[1::3], reply[2::3], strict=True), asked)
             ]
-            rows.update(zip(reply[::3], found, strict=True))
-            if len(found) >= asked:
+            rows.update(zip(reply[::3], found, strict=False))
+            short = short or len(reply) < 3 * enough
+            if len(found) == asked:
                 unseen.append(found[-1].score)
         hits = [hit for hit in await self._whole(rows, int(clock or 0)) if self._passes(hit)]
         hits.sort(key=lambda hit: (-hit.score, hit.document, hit.chunk))
-        short = len(unseen) < len(replies)
         return hits[: self._count], max(unseen, default=None), short
 
-    def _command(self, expression: str | None, asked: int, *, scan: bool) -> Command:
-        effort = asked if scan else max(_EFFORT, 2 * asked)
+    def _command(self, expression: str | None, asked: int, effort: int, *, scan: bool) -> Command:
         command: Command = (
             *("VSIM", self._keys.vectors, "FP32", self._unit, "WITHSCORES", "WITHATTRIBS"),
-            *("COUNT", asked, "EF", min(effort, _MAX_EFFORT)),
+            *("COUNT", asked, "EF", effort),
         )
         if expression is not None:
-            command += ("FILTER", expression, "FILTER-EF", _LOOKED_AT)
+            command += ("FILTER", expression, "FILTER-EF", self._followed)
         return (*command, "TRUTH") if scan else command
 
     async def _whole(self, rows: Mapping[bytes, _Row], clock: int) -> list[Hit]:
