@@ -5,7 +5,7 @@
 The texts are docstrings of the standard library. For the cost, one query is scored with 50 of them.
 For the quality, the first line of a docstring, without the words of the name it documents, is a
 query, and the rest of the docstring the passage to be found among those of all others. The 50
-passages nearest by vector are reranked; the mean reciprocal rank (MRR) tells both orders apart, and
+passages nearest by vector are reranked; the mean reciprocal rank (MRR) tells the orders apart, and
 an interval of 95 % (bootstrap over the queries) whether the difference is one.
 """
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PASSAGES = 50
+VECTORS, MAXSIM, BOTH = "vectors", "MaxSim", "the sum of both"
 QUERY = "how is a string with a date turned into an object, given its format"
 
 
 async def main() -> None:
     """Measures, prints two tables, and writes the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--queries", type=int, default=200, help="for the quality (default 200)")
-    parser.add_argument("--pool", type=int, default=2000, help="passages in all (default 2000)")
+    parser.add_argument("--passages", type=int, default=2000, help="to search in (default 2000)")
     parser.add_argument("--rounds", type=int, default=9, help="the median of so many counts")
     add_json_option(parser)
     options = parser.parse_args()
@@ -53,16 +53,15 @@ async def main() -> None:
         ("what", "ms"),
         list(costs.items()),
     )
-    ranks = await measure_ranks(embedder, reranker, options.queries, options.pool)
+    ranks = await measure_ranks(embedder, options.passages)
     figures = {name: summary(found) for name, found in ranks.items()}
     print_table(
-        f"{options.queries} queries, {options.pool} passages, the nearest {PASSAGES} reranked",
+        f"{len(ranks[VECTORS])} queries and passages, the nearest {PASSAGES} reranked",
         ("order", "MRR", "first", "among the first 10"),
         [(name, f["mrr"], f["first"], f["ten"]) for name, f in figures.items()],
     )
-    names = list(ranks)
-    low, high = interval(1 / ranks[names[1]] - 1 / ranks[names[0]])
-    print(f"MRR of {names[1]} less that of {names[0]}: {low:+.3f} to {high:+.3f}")
+    low, high = interval(1 / ranks[MAXSIM] - 1 / ranks[VECTORS])
+    print(f"MRR of {MAXSIM} less that of {VECTORS}: {low:+.3f} to {high:+.3f}")
     await reranker.close()
     await embedder.close()
     write_json(
@@ -97,32 +96,25 @@ async def measure_cost(
     }
 
 
-async def measure_ranks(
-    embedder: LocalEmbedder, reranker: LateInteractionReranker, queries: int, pool: int
-) -> dict[str, NDArray[np.int64]]:
-    """The rank of the right passage of each query, by vector and by both rerankings."""
-    pairs = question_pairs(pool)
-    passages = [passage for _, passage in pairs]
-    vectors = await embed(embedder, passages)
-    asked = await embed(embedder, [query for query, _ in pairs[:queries]])
-    ranks: dict[str, list[int]] = {"vectors": [], "MaxSim": [], "the sum of both": []}
-    for number, vector in enumerate(asked):
-        cosines = vectors @ vector
-        nearest = np.argsort(-cosines, kind="stable")
-        place = int(np.flatnonzero(nearest == number)[0])
-        top = nearest[:PASSAGES]
-        query = pairs[number][0]
-        futures = reranker.submit([(query, passages[candidate]) for candidate in top])
-        scores = np.array(await asyncio.gather(*futures))
-        for name, keys in (
-            ("vectors", cosines[top]),
-            ("MaxSim", scores),
-            ("the sum of both", cosines[top] + scores),
-        ):
+async def measure_ranks(embedder: LocalEmbedder, count: int) -> dict[str, NDArray[np.int64]]:
+    """The rank of the right passage of each query, by vector and reranked in two ways."""
+    pairs = question_pairs(count)
+    texts = [query for query, _ in pairs] + [passage for _, passage in pairs]
+    embedded = await asyncio.gather(*embedder.submit(texts))
+    vectors = np.stack([one.vector for one in embedded])
+    tokens = await asyncio.gather(*embedder.submit_tokens(texts))
+    ranks: dict[str, list[int]] = {VECTORS: [], MAXSIM: [], BOTH: []}
+    for number in range(len(pairs)):
+        cosines = vectors[len(pairs) :] @ vectors[number]
+        place = int((cosines > cosines[number]).sum())
+        nearest = np.argsort(-cosines, kind="stable")[:PASSAGES]
+        scores = np.zeros(len(pairs))
+        for passage in nearest:
+            scores[passage] = max_similarity(tokens[number], tokens[len(pairs) + passage])
+        for name, keys in ((VECTORS, cosines), (MAXSIM, scores), (BOTH, cosines + scores)):
             # What is not among the nearest keeps its place behind them.
-            found = place < PASSAGES
-            rank = int((keys > keys[place]).sum()) if found else place
-            ranks[name].append(rank + 1)
+            found = number in nearest
+            ranks[name].append(1 + (int((keys[nearest] > keys[number]).sum()) if found else place))
     return {name: np.array(found) for name, found in ranks.items()}
 
 
@@ -138,11 +130,6 @@ def question_pairs(count: int) -> list[tuple[str, str]]:
         if len(kept) >= 4 and len(rest) >= 100:
             pairs.append((" ".join(kept), rest))
     return pairs[:count]
-
-
-async def embed(embedder: LocalEmbedder, texts: list[str]) -> NDArray[np.float32]:
-    """The vectors of texts, one a row."""
-    return np.stack([found.vector for found in await asyncio.gather(*embedder.submit(texts))])
 
 
 def summary(ranks: NDArray[np.int64]) -> dict[str, float]:
