@@ -19,6 +19,7 @@ from sidecar.cache.guard_words import (
     DENIALS,
     DENYING_PREFIXES,
     DENYING_SUFFIXES,
+    OPPOSITE_PREFIXES,
     RELATIONS,
     STOPWORDS,
     stem,
@@ -111,7 +112,17 @@ def _opposites(one: Reading, two: Reading) -> bool:
         if count:
             (more if count > 0 else less).setdefault(line, set()).add(place)
     # One that has a word more of its own, and a word less, has another in its place.
-    return any(line in less for line in more)
+    return any(line in less for line in more) or _have_opposite_prefixes(one, two)
+
+
+def _have_opposite_prefixes(one: Reading, two: Reading) -> bool:
+    mine, others = ({stem(key) for key in reading.keys} for reading in (one, two))
+    for first, second in OPPOSITE_PREFIXES:
+        for words, there in ((mine - others, others - mine), (others - mine, mine - others)):
+            starting = (word for word in words if word.startswith(first))
+            if any(second + word[len(first) :] in there for word in starting):
+                return True
+    return False
 
 
 def _alternatives(reading: Reading) -> Counter[tuple[int, int]]:

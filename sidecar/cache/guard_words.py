@@ -61,7 +61,12 @@ DENIALS = word_set(
     nunca jamás sin ningún ninguno ninguna nada nadie tampoco excepto salvo
     """
 )
-DENYING_PREFIXES = ("non", "un", "dis", "in", "im", "il", "ir", "de", "anti", "mis")
+DENYING_PREFIXES = ("a", "non", "un", "dis", "in", "im", "il", "ir", "de", "anti", "mis")
+# Of words that are opposites if the rest of them is the same.
+OPPOSITE_PREFIXES = (
+    ("hyper", "hypo"), ("pre", "post"), ("over", "under"), ("up", "down"), ("micro", "macro"),
+    ("inter", "intra"), ("in", "out"), ("in", "ex"), ("im", "ex"), ("en", "de"), ("mono", "poly"),
+)  # fmt: skip
 DENYING_SUFFIXES = ("less", "free")
 
 _MEASURES = word_set("long old far often many much tall high fast big large deep heavy")
@@ -120,13 +125,15 @@ _OPPOSITES = """
     start begin launch boot | stop end quit halt
     open | close shut
     on | off
-    in | out
+    in inside | out outside
+    within | after | before
+    since | until till
+    upper | lower
     up | down
     to | from
     with | without
     before | after
     over above | under below beneath
-    inside | outside
     more greater higher > | less fewer lower smaller <
     most | least fewest
     max maximum maximal | min minimum minimal
@@ -136,11 +143,7 @@ _OPPOSITES = """
     buy purchase bought | sell sold
     lend | borrow
     send sent | receive received
-    upload | download
     push | pull fetch
-    import | export
-    encode | decode
-    encrypt | decrypt
     read | write written | delete
     get | set | unset
     save | load | discard
@@ -150,12 +153,9 @@ _OPPOSITES = """
     check-in checkin | check-out checkout
     undo | redo
     install | uninstall | reinstall | upgrade update | downgrade
-    allow permit | block deny forbid ban
+    allow permit grant | block deny forbid ban revoke
     accept approve | reject decline refuse
-    include | exclude
-    input | output
     inbound incoming | outbound outgoing
-    internal | external
     public | private
     local | remote
     client | server
@@ -223,7 +223,7 @@ _OPPOSITES = """
     son | daughter
     brother | sister
     husband | wife
-    adult | child children kid | baby infant
+    adult | child children kid | baby infant | student | senior
     where | when | who whom whose | why | how
     how-long | how-old | how-far | how-often | how-many | how-much | how-tall how-high | how-fast |
         how-big how-large | how-deep | how-heavy

@@ -136,6 +136,8 @@ Is the test reliable? | Is the test unreliable?
 List users who have logged in | List users who have never logged in
 Show orders that were shipped | Show orders that were not shipped
 Show all orders except cancelled ones | Show all orders including cancelled ones
+Can I freeze cooked rice? | Can I freeze uncooked rice?
+How do I use synchronous replication? | How do I use asynchronous replication?
 Which seats are available? | Which seats are unavailable?
 Which cheese is lactose-free? | Which cheese has lactose?
 Recipes with nuts | Recipes without nuts
@@ -169,6 +171,12 @@ What did I spend last month? | What will I spend next month?
 weekly report | monthly report
 What's for breakfast? | What's for dinner?
 How do I zoom in? | How do I zoom out?
+Are refunds possible within 14 days? | Are refunds possible after 14 days?
+Total sales since 2020 | Total sales until 2020
+What is the upper limit? | What is the lower limit?
+hyperthyroidism diet | hypothyroidism diet
+How do I upload a file? | How do I download a file?
+I am underestimating it | I overestimate it
 How do I log in? | How do I log out?
 How do I sign in? | How do I sign up?
 Turn the volume up | Turn the volume down
