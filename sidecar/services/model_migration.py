@@ -31,7 +31,7 @@ from sidecar.services.requests import decode
 from sidecar.services.warming import Warmed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from sidecar.cache.lease import Leases
     from sidecar.cache.popular import PopularQueries
@@ -98,6 +98,7 @@ class ModelMigration:
     Args:
         popular: None where popular queries are not tracked.
         settle_seconds: how long other sidecars may take to obey a move; 0 if there are none.
+        sleep: waits for so many seconds.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class ModelMigration:
         popular: PopularQueries | None,
         leases: Leases,
         settle_seconds: float = SETTLE_SECONDS,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._router = router
         self._moves = moves
@@ -120,6 +122,7 @@ class ModelMigration:
         self._popular = popular
         self._leases = leases
         self._settle_seconds = settle_seconds
+        self._sleep = sleep
         self._finishing: set[asyncio.Task[None]] = set()
         # What the last migration has copied, should it be asked for again.
         self._copied: tuple[object, dict[tuple[str, str], Ledger]] = (None, {})
@@ -276,21 +279,21 @@ class ModelMigration:
                 if error.code is not grpc.StatusCode.UNAVAILABLE or attempt == _ATTEMPTS - 1:
                     job.committed = False
                     raise
-                await asyncio.sleep(POLL_SECONDS)
+                await self._sleep(POLL_SECONDS)
             else:
                 return
 
     async def _finish(self, job: _Migration) -> None:
         """Brings over what came in between, for the name has moved."""
         job.stage = _Progress.STAGE_SWITCHED
-        await asyncio.sleep(self._settle_seconds)
+        await self._sleep(self._settle_seconds)
         for _ in range(_ATTEMPTS):
             try:
                 await _copy_all(job.copy, target_wins=True)
                 break
             except Exception as error:
                 _log.warning("documents could not be brought over yet", reason=str(error))
-                await asyncio.sleep(_RETRY_SECONDS)
+                await self._sleep(_RETRY_SECONDS)
         self._copied = (None, {})
 
     async def _warm(self, job: _Migration) -> None:
@@ -325,7 +328,7 @@ class ModelMigration:
             return
         except Exception as error:
             _log.warning("documents could not be brought back yet", model=name, reason=str(error))
-            await asyncio.sleep(_RETRY_SECONDS)
+            await self._sleep(_RETRY_SECONDS)
 
     async def _bring_back(self, name: str, move: Move, own: Embedder) -> None:
         """Copies what came or changed while the name meant the other model."""
@@ -337,7 +340,7 @@ class ModelMigration:
             # that are missing.
             self._ended_here.discard(name)
             await copy.remember_target()
-        await asyncio.sleep(self._settle_seconds)
+        await self._sleep(self._settle_seconds)
         await _copy_all(copy, target_wins=True)
         if copy.progress.failed:
             _log.error("documents were left behind", model=name, documents=copy.progress.failed)

@@ -192,6 +192,19 @@ async def test_documents_that_somebody_else_put_there_stay(world: World) -> None
     assert set(await world.contents(NEW)) == {"theirs"}
 
 
+async def test_a_document_that_somebody_else_puts_there_after_it_was_removed_stays(
+    world: World,
+) -> None:
+    await world.put(OLD, "a", "a")
+    await world.put(OLD, "b", "b")
+    await world.settle()
+    await world.take(OLD, "a")
+    await world.settle()
+    await world.put(NEW, "a", "theirs")
+    await world.settle()
+    assert set(await world.contents(NEW)) == {"a", "b"}
+
+
 async def test_a_copy_that_goes_on_knows_what_the_one_before_has_brought(world: World) -> None:
     await world.put(OLD, "a", "a")
     await world.put(OLD, "b", "b")
