@@ -113,8 +113,11 @@ class MemoryIndex:
             self._identity = self._file.identity
             stored = self._file.documents()
             while some := list(islice(stored, _LOADED_TOGETHER)):
-                for collection in {collection for collection, _ in some}:
-                    self._add(collection, [one for place, one in some if place == collection])
+                together: dict[Collection, list[Packed]] = {}
+                for collection, one in some:
+                    together.setdefault(collection, []).append(one)
+                for collection, documents in together.items():
+                    self._add(collection, documents)
         except BaseException:
             self._file.close()
             self._tables.clear()

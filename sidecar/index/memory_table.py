@@ -99,16 +99,25 @@ class Table:
         return heapq.nsmallest(count, hits, key=lambda hit: (-hit.score, hit.document, hit.chunk))
 
     def put(self, documents: Sequence[Packed]) -> None:
-        """Adds documents; each replaces the one that has its id."""
-        lengths = [np.linalg.norm(one.vectors.astype(np.float64), axis=1) for one in documents]
+        """Adds one document or more; each replaces the one that has its id."""
         bodies = [read_body(one.body) for one in documents]
-        self._make_room(sum(map(len, lengths)))
+        sizes = [len(one.vectors) for one in documents]
+        self._make_room(sum(sizes))
+        self._fill(documents, sizes)
         with self._lock:
-            for packed, body, length in zip(documents, bodies, lengths, strict=True):
+            for packed, body in zip(documents, bodies, strict=True):
                 if not self._kill(packed.id):
                     self._order.add(packed.id)
+                self._numbers[packed.id] = len(self._ids)
+                self._ids.append(packed.id)
+                self._contents.append(packed.revision.content)
+                self._wholes.append(packed.revision.whole)
+                self._bodies.append(packed.body)
+                self._alive.append(True)
                 self._columns.add(body.metadata)
-                self._append(packed, 1 / length)
+                self._first_rows.append(self._first_rows[-1] + len(packed.vectors))
+            self._rows = self._first_rows[-1]
+            self._live_rows += sum(sizes)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Removes documents that are there."""
@@ -172,21 +181,15 @@ class Table:
         with self._lock:
             self._vectors, self._inverse_lengths, self._owners = longer
 
-    def _append(self, packed: Packed, inverse_lengths: NDArray[np.float64]) -> None:
-        number = len(self._ids)
-        self._numbers[packed.id] = number
-        self._ids.append(packed.id)
-        self._contents.append(packed.revision.content)
-        self._wholes.append(packed.revision.whole)
-        self._bodies.append(packed.body)
-        self._alive.append(True)
-        rows = slice(self._rows, self._rows + len(packed.vectors))
-        self._vectors[rows] = packed.vectors
-        self._inverse_lengths[rows] = inverse_lengths
-        self._owners[rows] = number
-        self._first_rows.append(rows.stop)
-        self._rows = rows.stop
-        self._live_rows += len(packed.vectors)
+    def _fill(self, documents: Sequence[Packed], sizes: list[int]) -> None:
+        """Writes rows that nobody looks at yet."""
+        vectors = np.concatenate([one.vectors for one in documents])
+        rows = slice(self._rows, self._rows + len(vectors))
+        self._vectors[rows] = vectors
+        squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+        self._inverse_lengths[rows] = 1 / np.sqrt(squares)
+        numbers = np.arange(len(documents), dtype=np.int32) + len(self._ids)
+        self._owners[rows] = np.repeat(numbers, sizes)
 
     def _kill(self, one: str) -> bool:
         number = self._numbers.pop(one, None)

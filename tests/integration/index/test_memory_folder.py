@@ -279,7 +279,7 @@ async def test_documents_that_are_replaced_again_and_again_take_no_more_memory(
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 8 * 600 * 500 * 4
+    assert peak < 10 * 600 * 500 * 4
     await index.close()
 
 

@@ -17,9 +17,9 @@ def test_holds_what_was_put_last_through_growth_and_dropping_of_the_dead() -> No
     rng = random.Random(1)
     table, there, dropped = Table(3), {}, 0
     for step in range(3000):
-        some = [packed(f"d{rng.randrange(40)}", step) for _ in range(rng.randrange(3))]
+        some = [packed(f"d{rng.randrange(40)}", step) for _ in range(rng.randrange(1, 4))]
         some = list({one.id: one for one in some}.values())
-        gone = [f"d{rng.randrange(40)}" for _ in range(rng.randrange(2))]
+        gone = [f"d{rng.randrange(40)}" for _ in range(rng.randrange(3))]
         table.put(some)
         there |= {one.id: one for one in some}
         table.delete(gone)
