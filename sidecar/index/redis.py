@@ -1,8 +1,8 @@
 """The index that all sidecars on one Redis share: vector sets, which Redis has from version 8 on.
 
-Redis works on one command at a time, and the cache may use the same Redis. So nothing here keeps it
-for long: its threads search and find the place of new vectors, and a document is replaced by a
-change of one field (see `sidecar.index.redis_layout`).
+Redis works on one command at a time, and the cache may use the same Redis. So no command here keeps
+it for long: its threads search, vectors are added one by one (about 1 ms each), and a document is
+replaced by the change of one field (see `sidecar.index.redis_layout`).
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _NO_VECTOR_SETS = (
     "this Redis cannot hold the index, which needs vector sets with attributes: use Redis 8.2 or"
     " later, or set the URL of the index to another place"
 )
+# In Redis' words, a command or an option of a command.
+_UNKNOWN = re.compile("unknown|syntax", re.IGNORECASE)
 
 
 class RedisIndex:
@@ -145,7 +147,7 @@ class RedisIndex:
             identity = await self._commands.one(identify, WRITE_SECONDS)
         except IndexUnavailableError as error:
             refusal = error.__cause__ and error.__cause__.__cause__
-            if isinstance(refusal, ResponseError) and re.search("unknown|syntax", str(refusal)):
+            if isinstance(refusal, ResponseError) and _UNKNOWN.search(str(refusal)):
                 raise IndexSetupError(_NO_VECTOR_SETS) from None
             raise
         self._identity = identity.decode()

@@ -51,8 +51,11 @@ class RedisCommands:
 
     async def one(self, command: Command, seconds: float) -> Any:
         """The reply to a command. Raises `IndexUnavailableError`."""
-        [reply] = await self.many([command], seconds)
-        return reply
+
+        async def send(client: Any) -> Any:
+            return await client.execute_command(*command)
+
+        return await self.run(send, seconds)
 
     async def many(self, commands: Sequence[Command], seconds: float) -> list[Any]:
         """The replies to commands that are sent together. Raises `IndexUnavailableError`."""

@@ -145,9 +145,8 @@ def _both(parts: Sequence[_Expressions]) -> _Expressions:
 def _either(parts: Sequence[_Expressions]) -> _Expressions:
     anywhere = _any([part.anywhere for part in parts if part.anywhere is not None])
     others = tuple(dict.fromkeys(other for part in parts for other in part.others))
-    if len(others) >= _MAX_EXPRESSIONS:
-        return _Expressions(_TRUE)
-    return _Expressions(anywhere, others)
+    union = _Expressions(anywhere, others)
+    return union if len(union.all) <= _MAX_EXPRESSIONS else _Expressions(_TRUE)
 
 
 def _all(texts: Sequence[str]) -> str:

@@ -25,15 +25,16 @@ from sidecar.index.redis_scripts import ANNOUNCE, CLAIM_GARBAGE, COMMIT, DELETE,
 from sidecar.index.types import IndexUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from sidecar.index.redis_commands import Command, RedisCommands
-    from sidecar.index.types import Chunk, Collection, Document, Vector
+    from sidecar.index.types import Collection, Document, Vector
 
 # How long the chunks of a document may take.
 _ADD_SECONDS = 600
 _CHUNKS_TOGETHER = 32
-_GARBAGE_TOGETHER = 256
+# Redis is kept for about 0.2 ms by each.
+_GARBAGE_TOGETHER = 16
 
 # What Redis itself takes unless told otherwise.
 _LINKS = 16
@@ -49,9 +50,18 @@ class _Write:
     expected: str
 
     @property
-    def elements(self) -> Iterator[tuple[str, Document, Chunk]]:
+    def elements(self) -> Iterator[_Element]:
         for name, chunk in zip(self.header.elements, self.document.chunks, strict=True):
-            yield name, self.document, chunk
+            if chunk.vector is None:
+                raise ValueError("some chunks of a document have vectors and others have none")
+            yield _Element(name, encode_attributes(self.document, chunk), chunk.vector)
+
+
+@dataclass(frozen=True, slots=True)
+class _Element:
+    name: str
+    attributes: bytes
+    vector: Vector
 
 
 class RedisWriter:
@@ -95,33 +105,28 @@ class RedisWriter:
             document, chunks=tuple(replace(new, vector=old.vector) for new, old in pairs)
         )
 
-    async def _add(self, elements: Sequence[tuple[str, Document, Chunk]]) -> None:
+    async def _add(self, elements: Sequence[_Element]) -> None:
         for start in range(0, len(elements), _CHUNKS_TOGETHER):
             together = elements[start : start + _CHUNKS_TOGETHER]
-            names = [name for name, _, _ in together]
-            commands: list[Command] = [script(ANNOUNCE, self._keys, _ADD_SECONDS, *names)]
-            for name, document, chunk in together:
-                commands += self._adding(name, document, chunk)
-            await self._commands.many(commands, WRITE_SECONDS)
-
-    def _adding(self, name: str, document: Document, chunk: Chunk) -> Iterable[Command]:
-        vector: Vector | None = chunk.vector
-        if vector is None:
-            raise ValueError("some chunks of a document have vectors and others have none")
-        yield ("HSET", self._keys.raw, name, float32_bytes(vector))
-        # CAS: the neighbours are looked for by a thread, meanwhile Redis serves others.
-        yield (
-            *(
-                "VADD",
-                self._keys.vectors,
-                "FP32",
-                float32_bytes(unit(vector)),
-                name,
-                "CAS",
-                "NOQUANT",
-            ),
-            *("EF", _EFFORT, "SETATTR", encode_attributes(document, chunk), "M", _LINKS),
-        )
+            names = [element.name for element in together]
+            raw = [part for one in together for part in (one.name, float32_bytes(one.vector))]
+            await self._commands.many(
+                [
+                    script(ANNOUNCE, self._keys, _ADD_SECONDS, *names),
+                    ("HSET", self._keys.raw, *raw),
+                ],
+                WRITE_SECONDS,
+            )
+            # One by one, as this takes long and Redis would do them all before it turned to others.
+            # Not with CAS, which would have a thread do most of it: a Redis that reads such a
+            # command from its append-only file at start crashes (8.2.3).
+            for element in together:
+                vector = float32_bytes(unit(element.vector))
+                add: Command = (
+                    *("VADD", self._keys.vectors, "FP32", vector, element.name, "NOQUANT"),
+                    *("EF", _EFFORT, "SETATTR", element.attributes, "M", _LINKS),
+                )
+                await self._commands.one(add, WRITE_SECONDS)
 
     async def _commit(self, writes: Sequence[_Write]) -> None:
         commands = [
