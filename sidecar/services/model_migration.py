@@ -170,7 +170,7 @@ class ModelMigration:
             self._wake.clear()
             for name, move in list(self._moves.known.items()):
                 own = self._router.own(name)
-                if move.ended and own is not None and self._index.identity in move.indexes:
+                if move.ended and own is not None:
                     await self._try_to_bring_back(name, move, own)
 
     async def close(self) -> None:
@@ -200,7 +200,7 @@ class ModelMigration:
         if request.to in self._router.moved:
             raise _refused(f"{request.to} itself means another model: roll it back first")
         old = moves.get(name)
-        if old is not None and old.ended:
+        if old is not None and old.ended and self._index.identity in old.indexes:
             raise _refused(
                 f"documents are still being brought back after {name} was rolled back: retry later"
             )
@@ -321,9 +321,12 @@ class ModelMigration:
         return Move(info.name, info.version, indexes)
 
     async def _try_to_bring_back(self, name: str, move: Move, own: Embedder) -> None:
-        lease = f"rollback:{name}:{self._index.identity}"
         try:
-            await self._leases.run(lease, lambda: self._bring_back(name, move, own))
+            index = self._index.identity
+            if index in move.indexes:
+                await self._leases.run(
+                    f"rollback:{name}:{index}", lambda: self._bring_back(name, move, own)
+                )
         except LeaseTakenError:
             return
         except Exception as error:

@@ -15,7 +15,7 @@ from sidecar.models.types import ModelUnavailableError
 from sidecar.services.errors import CallError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from sidecar.cache.generations import Generations
     from sidecar.cache.model_moves import LocalMoves, Move, MoveStore
@@ -54,6 +54,8 @@ class ModelMoves:
         self._index = index
         self._backup = backup
         self._refused: set[tuple[str, Move, str]] = set()
+        # Moves that were obeyed when the index could be asked, by name and model.
+        self._agreed: set[tuple[str, str]] = set()
 
     async def start(self) -> None:
         """Reads what was agreed on. A store that is down is no error."""
@@ -108,16 +110,21 @@ class ModelMoves:
 
     async def _obey(self, moves: Mapping[str, Move]) -> None:
         self.known = moves
+        before = self._router.moved
         moved = {}
         for name, move in moves.items():
-            if not move.ended:
-                reason = await self._refusal(name, move)
-                if not reason:
-                    moved[name] = move.to
-                elif (name, move, reason) not in self._refused:
-                    self._refused.add((name, move, reason))
-                    _log.warning("a move is not obeyed", model=name, to=move.to, reason=reason)
-        before = self._router.moved
+            if move.ended:
+                self._agreed.discard((name, move.to))
+                continue
+            reason = await self._refusal(name, move)
+            if not reason:
+                moved[name] = move.to
+                continue
+            if name in before:
+                moved[name] = before[name]
+            if (name, move, reason) not in self._refused:
+                self._refused.add((name, move, reason))
+                _log.warning("a move is not obeyed", model=name, to=move.to, reason=reason)
         if moved == before:
             return
         self._router.set_moved(moved)
@@ -129,29 +136,30 @@ class ModelMoves:
 
     async def _refusal(self, name: str, move: Move) -> str:
         """Why a move is not obeyed here; empty if it is."""
-        if self._router.own(move.to) is None:
+        target = self._router.own(move.to)
+        if target is None:
             return "the model is not served here: add it to model.packs"
-        if self._router.moved.get(name) == move.to or self._index.identity in move.indexes:
+        if (name, move.to) in self._agreed:
             return ""
-        present = self._router.resolve(name)
+        present = {self._router.own(name), self._router.resolve(name)} - {target, None}
         try:
-            if present is None or not await has_documents(self._index, present):
-                return ""
+            if self._index.identity not in move.indexes and await self._has_documents(present):
+                return "its index has documents that were not copied: ask it to migrate as well"
         except IndexUnavailableError:
-            return "the index cannot be asked whether it has documents of the old model"
-        return "this sidecar's index has documents that were not copied: ask it to migrate as well"
+            # Nothing can be searched now, and Embed must not give vectors of the old model.
+            return ""
+        self._agreed.add((name, move.to))
+        return ""
 
-
-async def has_documents(index: Index, embedder: Embedder) -> bool:
-    """Whether the index has documents of that model, as it is now."""
-    try:
-        info = embedder.info
-    except ModelUnavailableError:
-        return False
-    return any(
-        (collection.model, collection.version) == (info.name, info.version)
-        for collection in await index.collections()
-    )
+    async def _has_documents(self, models: Iterable[Embedder | None]) -> bool:
+        """Whether the index has documents of one of the models, as they are now."""
+        versions = set()
+        for model in models:
+            with contextlib.suppress(ModelUnavailableError):
+                if model is not None:
+                    versions.add((model.info.name, model.info.version))
+        there = {(place.model, place.version) for place in await self._index.collections()}
+        return not versions.isdisjoint(there)
 
 
 def _unavailable(error: StoreUnavailableError) -> CallError:

@@ -326,6 +326,21 @@ async def test_after_a_rollback_the_name_can_move_again(start: Start, packs: lis
         assert await model(client) == "tiny"
 
 
+async def test_a_rollback_whose_documents_are_gone_does_not_bar_the_name(
+    start: Start, packs: list[Path], redis_server: DevRedis
+) -> None:
+    first = await start(packs=packs, redis=redis_server)
+    await first.upsert(TEXTS)
+    await migrate(first)
+    await first.stop()
+    # What its index had has ended with it.
+    client = await start(packs=packs, redis=redis_server)
+    assert await model(client) == "other"
+    await rollback(client)
+    await migrate(client)
+    assert await model(client) == "other"
+
+
 async def test_a_move_outlives_a_restart_beside_the_disk_tier(
     start: Start, packs: list[Path], tmp_path: Path
 ) -> None:
@@ -433,10 +448,15 @@ async def test_a_redis_that_loses_its_state_does_not_bring_the_old_model_back(
     assert await model(client) == "other"
 
 
+@pytest.mark.parametrize("options_of", [shared, lambda redis: {"redis": redis}])
 async def test_a_sidecar_that_starts_without_redis_goes_by_what_it_knew(
-    start: Start, packs: list[Path], own_redis: DevRedis, tmp_path: Path
+    start: Start,
+    packs: list[Path],
+    own_redis: DevRedis,
+    tmp_path: Path,
+    options_of: Callable[[DevRedis], dict[str, Any]],
 ) -> None:
-    options = {"redis": own_redis, "disk": tmp_path / "disk"}
+    options = options_of(own_redis) | {"disk": tmp_path / "disk"}
     client = await start(packs=packs, **options)
     await migrate(client)
     await client.stop()
