@@ -96,7 +96,7 @@ class ModelMigration:
     `sidecar.services.errors.as_call_error` turns into a status.
 
     Args:
-        popular: None where popular queries are not tracked.
+        popular: None where popular queries are not tracked: a migration goes on without them.
         settle_seconds: how long other sidecars may take to obey a move; 0 if there are none.
         sleep: waits for so many seconds.
     """
@@ -203,10 +203,6 @@ class ModelMigration:
         if old is not None and old.ended and self._index.identity in old.indexes:
             raise _refused(
                 f"documents are still being brought back after {name} was rolled back: retry later"
-            )
-        if request.popular and self._popular is None:
-            raise _refused(
-                "popular queries are not tracked: set popular.queries, or ask for none of them"
             )
         pace = self._warmer.pace(request.per_second)
         copied = (

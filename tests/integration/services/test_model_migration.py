@@ -201,6 +201,15 @@ async def test_popular_queries_are_answered_from_cache_after_the_switch(
     assert (await client.found("popular search"))[0] == "HOT"
 
 
+async def test_where_popular_queries_are_not_tracked_the_name_moves_without_them(
+    start: Start, packs: list[Path]
+) -> None:
+    client = await start(packs=packs)
+    await client.upsert(TEXTS)
+    assert (await migrate(client, popular=100))[-1].stage == Stage.STAGE_SWITCHED
+    assert await model(client) == "other"
+
+
 async def test_a_migration_that_was_cut_short_goes_on_where_it_was(
     start: Start, packs: list[Path]
 ) -> None:
@@ -246,7 +255,6 @@ async def test_what_cannot_be_done_is_refused_with_a_reason(
         ({"to": "none"}, "NOT_FOUND", "choose one of tiny, other, third"),
         ({"to": ""}, "NOT_FOUND", "choose one of"),
         ({"to": "other", "model": "none"}, "NOT_FOUND", "choose one of"),
-        ({"to": "other", "popular": 5}, "FAILED_PRECONDITION", "set popular.queries"),
         ({"to": "other", "per_second": -1}, "INVALID_ARGUMENT", "per_second"),
     ]
     for fields, code, word in cases:
