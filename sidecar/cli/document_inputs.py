@@ -112,7 +112,7 @@ def cut(text: str, most: int) -> str | list[Chunk | str]:
     """The content of a document: the text if it is no longer than ``most``, else its chunks.
 
     Chunks are as many paragraphs (what blank lines are between) as fit. A longer paragraph is cut
-    between words, a longer word anywhere. Raises `BadInputError` if there is no text.
+    between lines or words, a longer word anywhere. Raises `BadInputError` if there is no text.
     """
     text = text.strip()
     if not text:
@@ -133,9 +133,11 @@ def cut(text: str, most: int) -> str | list[Chunk | str]:
 
 def _pieces(paragraph: str, most: int) -> Iterator[str]:
     while len(paragraph) > most:
-        # A space just behind the piece will do.
-        end = max(paragraph.rfind(space, 0, most + 1) for space in (" ", "\n", "\t"))
-        if end <= 0:
+        # At the end of a line, if that is not too short. White space behind the piece will do.
+        end = paragraph.rfind("\n", most // 2 + 1, most + 1)
+        if end < 0:
+            end = max(paragraph.rfind(space, 1, most + 1) for space in (" ", "\n", "\t"))
+        if end < 0:
             end = most
         yield paragraph[:end].rstrip()
         paragraph = paragraph[end:].lstrip()

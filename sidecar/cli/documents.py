@@ -15,6 +15,7 @@ from sidecar.cli.connection import address_option, connected
 from sidecar.cli.document_inputs import Source, text_files
 from sidecar.cli.embed_inputs import BadInputError, is_json_lines
 from sidecar.cli.progress import count_lines, progress_bar
+from sidecar.cli.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -107,7 +108,7 @@ def delete(ids: tuple[str, ...], address: str, **where: str) -> None:
     """
     with connected(address) as client:
         found = client.delete(ids, timeout=_ANSWER_SECONDS, **where)
-    click.echo(f"removed {sum(found):,} of {len(ids):,} documents")
+    click.echo(f"removed {sum(found):,} of {counted(len(ids), 'document')}")
     if missing := [name for name, was_there in zip(ids, found, strict=True) if not was_there]:
         click.echo(f"not there: {', '.join(missing)}", err=True)
 
@@ -145,8 +146,8 @@ class _Tally:
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         return (
-            f"{self.count:,} documents in {seconds:.1f} s: {', '.join(parts)};"
-            f" {self._computed:,} chunks computed, {self._cached:,} cached"
+            f"{counted(self.count, 'document')} in {seconds:.1f} s: {', '.join(parts)};"
+            f" {counted(self._computed, 'chunk')} computed, {self._cached:,} cached"
         )
 
 

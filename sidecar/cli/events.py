@@ -8,6 +8,7 @@ import click
 from embercache import Event
 
 from sidecar.cli.connection import address_option, connected
+from sidecar.cli.words import counted
 
 if TYPE_CHECKING:
     from embercache.types import EventType
@@ -55,7 +56,7 @@ def publish(
     event = Event(event_type, ids, collection, namespace, tags)
     with connected(address) as client:
         client.publish_events([event])
-    what = f" of {len(ids):,} documents" if ids else ""
+    what = f" of {counted(len(ids), 'document')}" if ids else ""
     click.echo(
         f"told all sidecars: {event_type}{what} in the collection {collection or 'default'}"
         f" of the namespace {namespace or 'default'}"

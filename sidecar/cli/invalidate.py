@@ -11,6 +11,7 @@ from embercache import Entity, Search
 from sidecar.cli.connection import address_option, connected
 from sidecar.cli.parameters import all_of
 from sidecar.cli.search import where_option
+from sidecar.cli.words import counted
 
 if TYPE_CHECKING:
     from embercache import EmbedInput, Filter, InvalidateTarget
@@ -136,15 +137,15 @@ def _target(given: _Options) -> tuple[InvalidateTarget, str]:
         case "--id or --text":
             return _inputs(given)
         case "--document":
-            what = f"every answer that lists one of {len(given.documents):,} documents"
+            what = f"every answer that lists {' or '.join(given.documents)}"
             return {"documents": given.documents, "collection": given.collection}, what
         case "--query":
             return _searches(given)
         case "--kind":
             return {"kind": given.kind}, f"every entry of the kind {given.kind}"
         case "--model-version":
-            version = given.model_version or "that is loaded"
-            what = f"every entry of the version {version} of {given.model or 'the first model'}"
+            version = f"version {given.model_version}" if given.model_version else "loaded version"
+            what = f"every entry of the {version} of {given.model or 'the first model'}"
             return {"model_version": given.model_version, "model": given.model}, what
         case _:
             return {"whole_namespace": True}, "everything"
@@ -161,7 +162,7 @@ def _inputs(given: _Options) -> tuple[InvalidateTarget, str]:
         "model": given.model,
         "input_type": given.input_type,
     }
-    return target, f"the entries of {len(inputs):,} inputs"
+    return target, f"the entries of {counted(len(inputs), 'input')}"
 
 
 def _searches(given: _Options) -> tuple[InvalidateTarget, str]:
@@ -176,7 +177,7 @@ def _searches(given: _Options) -> tuple[InvalidateTarget, str]:
         )
         for query in given.queries
     ]
-    return {"searches": searches}, f"the answers to {len(searches):,} searches"
+    return {"searches": searches}, f"the answers to {counted(len(searches), 'search')}"
 
 
 @click.command()

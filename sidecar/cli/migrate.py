@@ -49,7 +49,7 @@ def migrate(model: str, other: str, popular: int, per_second: float | None, addr
       embercache models migrate minilm --to minilm-v2 --popular 10000 --per-second 100
     """
     step = None
-    with connected(address) as client, _bars() as show:
+    with connected(address) as client, stage_bars() as show:
         for step in client.migrate_model(model, other, popular=popular, per_second=per_second):
             show(step)
     if step is None or step.stage != "switched":
@@ -76,7 +76,7 @@ def rollback(model: str, address: str) -> None:
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[Callable[[MigrateModelProgress], None]]:
+def stage_bars() -> Iterator[Callable[[MigrateModelProgress], None]]:
     """What to tell of the progress: a bar for each stage, or a line where there is no terminal."""
     if not sys.stderr.isatty():
         begun: set[str] = set()

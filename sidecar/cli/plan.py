@@ -11,6 +11,7 @@ from rich.filesize import decimal
 
 from sidecar.cache.codec import Codec
 from sidecar.cache.hot import ENTRY_OVERHEAD_BYTES
+from sidecar.cli.words import counted
 from sidecar.plan import DAYS_A_MONTH, REDIS_OVERHEAD_BYTES, Plan, Workload
 from sidecar.plan import plan as make_plan
 
@@ -106,7 +107,7 @@ def _explain(work: Workload, figures: Plan) -> Iterator[str]:
     yield f"  in Redis     {decimal(figures.redis_bytes):>15}"
     yield (
         f"  in the fleet {decimal(figures.fleet_bytes):>15}:"
-        f" {work.replicas:,} such sidecar{'s' * (work.replicas > 1)} and one Redis"
+        f" {counted(work.replicas, 'such sidecar')} and one Redis"
     )
     yield "A call"
     yield f"  without      {work.miss_ms:>12,.2f} ms"

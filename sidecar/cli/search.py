@@ -15,6 +15,7 @@ from rich.text import Text
 
 from sidecar.cli.connection import address_option, connected
 from sidecar.cli.parameters import ConditionType, all_of
+from sidecar.cli.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,11 +80,8 @@ def search(
 
 
 def _summary(result: SearchResult, seconds: float) -> Iterator[str]:
-    count = len(result.results)
-    yield (
-        f"{count:,} result{'s' * (count != 1)} in {seconds * 1000:.1f} ms by {result.model}:"
-        f" {_answered(result)}"
-    )
+    count = counted(len(result.results), "result")
+    yield f"{count} in {seconds * 1000:.1f} ms by {result.model}: {_answered(result)}"
     if result.semantic is not None:
         yield (
             f"the answer to another query, of similarity {result.semantic.similarity:.4f}:"
@@ -107,13 +105,14 @@ def _answered(result: SearchResult) -> str:
 
 
 def _table(result: SearchResult) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=True)
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
     if result.reranker:
-        table.add_column("rerank", justify="right")
+        table.add_column("rerank", justify="right", no_wrap=True)
     table.add_column("id", overflow="fold")
-    table.add_column("content", no_wrap=True, overflow="ellipsis")
+    # What the others leave of the line.
+    table.add_column("content", no_wrap=True, overflow="ellipsis", ratio=1)
     for rank, hit in enumerate(result.results, 1):
         scores = [f"{hit.score:.4f}"]
         if result.reranker:

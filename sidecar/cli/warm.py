@@ -13,6 +13,7 @@ from sidecar.cli.connection import address_option, connected
 from sidecar.cli.embed_inputs import is_json_lines
 from sidecar.cli.progress import count_lines, progress_bar
 from sidecar.cli.warm_inputs import Part, parts
+from sidecar.cli.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,7 +110,7 @@ class _Tally:
         seconds = time.monotonic() - self._started
         count = self._cached + self._computed + self.failed
         return (
-            f"{count:,} items in {seconds:.1f} s: {self._cached:,} cached already,"
+            f"{counted(count, 'item')} in {seconds:.1f} s: {self._cached:,} cached already,"
             f" {self._computed:,} computed, {self.failed:,} failed"
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,12 +25,25 @@ START_SECONDS = 60
 
 
 @pytest.fixture(scope="session")
-def address(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -> Iterator[str]:
-    """Where a sidecar with a Redis of its own listens."""
+def other_model(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -> Path:
+    """A pack like minilm, but of another version: it reads less of a text."""
+    folder = shutil.copytree(minilm_folder, tmp_path_factory.mktemp("packs") / "minilm-v2")
+    config = folder / "sentence_bert_config.json"
+    config.chmod(0o644)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_seq_length": 64}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def address(
+    tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path, other_model: Path
+) -> Iterator[str]:
+    """Where a sidecar of two models, with a Redis of its own, listens."""
     socket = tmp_path_factory.mktemp("cli") / "sidecar.sock"
     command = [sys.executable, "-m", "sidecar", "serve", "--dev", "--log-level", "error"]
     command += ["--server-address", "", "--server-socket", str(socket)]
-    command += ["--server-drain-delay", "0", "--model-folder", str(minilm_folder.parent)]
+    command += ["--server-drain-delay", "0", "--popular-queries", "100"]
+    command += ["--model-packs", f"{minilm_folder},{other_model}"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
     process = subprocess.Popen(command, env=environment)
     try:

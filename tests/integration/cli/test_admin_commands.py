@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,6 +58,40 @@ def test_the_table_says_what_the_json_says(run: Run, embed: Run) -> None:
     assert cells(table, "hot")[3] == f"{values['tiers']['hot']['entries']:,}"
     assert cells(table, "minilm")[1] == f"{values['models'][0]['computed']:,}"
     assert cells(table, "minilm")[-1] == values["models"][0]["version"]
+
+
+def test_what_the_cache_was_worth_is_told_by_namespace(
+    run: Run, embed: Run, namespace: str
+) -> None:
+    embed("a", "b")
+    embed("a", "b")
+    embed("a", "b")
+    (usage,) = [each for each in counters(run)["usage"] if each["namespace"] == namespace]
+    assert (usage["kind"], usage["model"]) == ("embed", "minilm")
+    assert (usage["answered"]["hot"], usage["answered"]["computed"]) == (4, 2)
+    assert usage["hot_entries"] == 2
+    assert usage["seconds_saved"] > 0
+    line = next(line for line in run("stats").stdout.splitlines() if namespace[:8] in line)
+    assert "66.7%" in line.split()
+
+
+def test_stats_are_watched_with_rates_until_they_are_interrupted(address: str) -> None:
+    command = [sys.executable, "-m", "sidecar", "stats", "--watch", "--every", "50ms"]
+    process = subprocess.Popen(
+        command, env=os.environ | {"EMBERCACHE_ADDRESS": address}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    pages = 0
+    rates = 0
+    for line in process.stdout:
+        pages += line.startswith("Embercache ")
+        rates += line.startswith("in the last ")
+        if rates == 2:
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert pages == 3  # the first has nothing to compare with
 
 
 def test_a_tag_takes_its_entries_with_it(run: Run, embed: Run, namespace: str) -> None:

@@ -168,7 +168,7 @@ def test_an_option_that_the_sidecar_refuses_ends_the_command(run: Run, tmp_path:
 def test_a_model_that_is_not_there_is_answered_with_those_that_are(embed: Run) -> None:
     result = embed("--model", "maxilm", "a")
     assert result.exit_code == 1
-    assert result.stderr == "Error: the sidecar has no model 'maxilm'; it has: minilm\n"
+    assert result.stderr == "Error: the sidecar has no model 'maxilm'; it has: minilm, minilm-v2\n"
 
 
 def test_dev_needs_no_sidecar_and_leaves_none(minilm_folder: Path, tmp_path: Path) -> None:

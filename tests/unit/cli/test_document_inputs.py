@@ -147,6 +147,11 @@ def test_a_long_paragraph_is_cut_between_words_and_a_long_word_anywhere() -> Non
     assert cut("aaa bbb ccc\n\n" + "d" * 25, 10) == ["aaa bbb", "ccc", "d" * 10, "d" * 10, "d" * 5]
 
 
+def test_a_long_paragraph_is_cut_at_the_end_of_a_line_if_that_is_not_too_short() -> None:
+    assert cut("aaa bbb\nccc ddd", 10) == ["aaa bbb", "ccc ddd"]
+    assert cut("a\nbbb ccc ddd eee", 10) == ["a\nbbb ccc", "ddd eee"]
+
+
 @given(st.text(st.sampled_from("ab \n\t")), st.integers(1, 12))
 @example("a b", 1)
 def test_chunks_are_no_longer_than_allowed_and_hold_all_the_letters(text: str, most: int) -> None:

@@ -1,0 +1,10 @@
+"""Words that several commands put together."""
+
+from __future__ import annotations
+
+
+def counted(count: int, noun: str) -> str:
+    """So many of something: ``1 search``, ``2 searches``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}{'es' if noun.endswith('ch') else 's'}"

@@ -1,0 +1,32 @@
+"""The code of the client's guide against a real sidecar, not only against its contract."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
+
+GUIDE = Path(__file__).parents[3] / "docs" / "python-client.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def test_the_code_of_the_guide_runs_from_top_to_bottom(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EMBERCACHE_ADDRESS", address)
+    names: dict[str, Any] = {}
+    try:
+        for block in re.findall(
+            r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL
+        ):
+            if "np.zeros" not in block:  # for a model that takes tensors
+                exec(block, names)  # noqa: S102 - our own page
+    finally:
+        names["client"].close()
+    said = capsys.readouterr().out.splitlines()
+    assert "manual created 1 0" in said
+    assert any(line.endswith(" manual  An ember is glowing coal.") for line in said)
+    assert "switched 0 0" in said
