@@ -14,6 +14,7 @@ from sidecar.cli.migrate import migrate, rollback
 from sidecar.cli.models import models
 from sidecar.cli.plan import plan
 from sidecar.cli.search import search
+from sidecar.cli.semantic import semantic
 from sidecar.cli.serve import serve
 from sidecar.cli.stats import stats
 from sidecar.cli.warm import warm
@@ -46,6 +47,7 @@ for command in (
     invalidate,
     events,
     flush,
+    semantic,
     config,
 ):
     main.add_command(command)
