@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.cache.generations import Generations, NamespaceState, kind_scope, model_scope
+from sidecar.cache.namespace_state import WHOLE_NAMESPACE
 from sidecar.cache.redis_generations import RedisGenerations
 
 if TYPE_CHECKING:
@@ -133,3 +134,65 @@ async def test_a_bump_makes_no_second_round_trip(
     await generations.invalidate_namespace("n")
     stats = await warm.run(lambda redis: redis.info("commandstats"))
     assert stats["cmdstat_eval"]["calls"] == 2
+
+
+@pytest.mark.parametrize("first", FIRST.values(), ids=FIRST.keys())
+async def test_epochs_do_not_go_back_even_if_redis_clock_is_behind(
+    first: First, redis_server: DevRedis, open_warm: Callable[..., Awaitable[WarmTier]]
+) -> None:
+    """As it may be after a failover to another machine."""
+    warm = await open_warm(redis_server.url)
+    store = RedisGenerations(warm, "test")
+    generations = Generations(store)
+    state = await generations.state("n")
+    state.raise_scope(WHOLE_NAMESPACE, state.epoch + 3_600_000_000)
+    epoch = state.epoch
+    await warm.run(lambda redis: redis.delete(HASH))
+    await first(generations)
+    await generations.synchronise()
+    assert state.epoch >= epoch
+    assert (await Generations(store).state("n")).epoch == state.epoch
+
+
+async def test_who_compares_a_lost_epoch_with_its_own_moves_both(
+    redis_server: DevRedis, open_warm: Callable[..., Awaitable[WarmTier]]
+) -> None:
+    warm = await open_warm(redis_server.url)
+    generations = Generations(RedisGenerations(warm, "test"))
+    state = await generations.state("n")
+    state.raise_scope(WHOLE_NAMESPACE, state.epoch + 3_600_000_000)
+    epoch = state.epoch
+    await warm.run(lambda redis: redis.delete(HASH))
+    await generations.synchronise()
+    assert state.epoch > epoch
+
+
+@pytest.mark.parametrize("scope", [WHOLE_NAMESPACE, kind_scope("search")], ids=["all", "kind"])
+async def test_an_invalidation_is_one_even_if_redis_clock_is_behind(
+    scope: bytes, redis_server: DevRedis, open_warm: Callable[..., Awaitable[WarmTier]]
+) -> None:
+    generations = Generations(RedisGenerations(await open_warm(redis_server.url), "test"))
+    state = await generations.state("n")
+    state.raise_scope(WHOLE_NAMESPACE, state.epoch + 3_600_000_000)
+    before = state.epoch_of("search", "m", "v")
+    await generations.invalidate_scope("n", scope)
+    assert state.epoch_of("search", "m", "v") > before
+
+
+async def test_the_loss_of_the_scopes_shows_also_after_too_many_tags(
+    redis_server: DevRedis,
+    open_warm: Callable[..., Awaitable[WarmTier]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sidecar.cache.redis_generations.MAX_STORED_TAGS", 5)
+    warm = await open_warm(redis_server.url)
+    generations = Generations(RedisGenerations(warm, "test"))
+    await generations.invalidate_scope("n", kind_scope("search"))
+    state = await generations.state("n")
+    base = state.base
+    for number in range(10):
+        await generations.invalidate_tags("n", [b"%016d" % number])
+    assert state.base != base
+    await warm.run(lambda redis: redis.delete(SCOPES))
+    late = await Generations(RedisGenerations(warm, "test")).state("n")
+    assert late.epoch > state.epoch_of("search", "m", "v")
