@@ -12,8 +12,9 @@ import pytest
 from redis import Redis
 from redis.crc import key_slot
 
+from sidecar.cache.events import Event, EventConsumer
 from sidecar.cache.follower import InvalidationFollower
-from sidecar.cache.generations import Generations
+from sidecar.cache.generations import Generations, kind_scope
 from sidecar.cache.redis_generations import RedisGenerations
 from sidecar.cache.warm import WarmUnavailableError
 from sidecar.dev_redis import DevRedis
@@ -275,11 +276,42 @@ async def test_invalidations_are_shared_through_a_cluster(
     await one.resolve(here, [tag])
     await two.resolve(there, [tag])
     epoch, generation = there.epoch, there.generation(tag)
-    await one.invalidate_tags("n", [tag])
+    await one.announce("n", tag, b"change")
     await one.invalidate_namespace("n")
+    await one.invalidate_scope("n", kind_scope("search"))
     await one.remove_shared(here, [b"a", b"b", b"c"])
     await eventually(lambda: removed == [b"a", b"b", b"c"])
     assert there.epoch == here.epoch > epoch
+    assert there.epoch_of("search", "m", "v") == here.epoch_of("search", "m", "v") > there.epoch
     assert there.generation(tag) == here.generation(tag) != generation
+    assert generation is not None
+    assert there.changes_since(tag, generation) == [b"change"]
+    late = await Generations(stores[1]).state("n")
+    assert late.epoch_of("search", "m", "v") == here.epoch_of("search", "m", "v")
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_events_are_consumed_from_a_cluster(
+    cluster: Cluster,
+    open_warm: OpenWarm,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sidecar.cache.events.STREAM_LENGTH", 0)
+    applied: list[Event] = []
+
+    async def apply(event: Event) -> None:
+        applied.append(event)
+
+    warm = await open_warm(cluster.url)
+    consumer = EventConsumer(warm, "test", apply)
+    task = asyncio.create_task(consumer.run())
+    fields = {"type": "deleted", "id": "a"}
+    await warm.run(lambda redis: redis.xadd(consumer.stream, fields))
+    await eventually(lambda: applied == [Event("deleted", "default", "default", ("a",), ())])
+    await consumer._claim()
+    await consumer._clean()
+    assert consumer.counters.pending_age == 0
     task.cancel()
     await asyncio.wait({task})
