@@ -14,7 +14,7 @@ from sidecar.cache.items import Answer, CacheMode, Tier
 from sidecar.cache.keys import digest
 from sidecar.index.filters import canonical_scalar
 from sidecar.index.types import Chunk, Document, Revision
-from sidecar.models.types import VersionChangedError
+from sidecar.models.types import ModelError, VersionChangedError
 from sidecar.services.changes import (
     Change,
     collection_tag,
@@ -64,7 +64,10 @@ class _Draft:
             if isinstance(answer, Exception):
                 raise answer
             value = answer.entry.value
-            chunks.append(replace(chunk, vector=decode_vector(value.payload, value.codec)))
+            vector = decode_vector(value.payload, value.codec)
+            if not vector.any():
+                raise ModelError("the model gave a vector of zeros, which cannot be searched for")
+            chunks.append(replace(chunk, vector=vector))
         return replace(self.document, chunks=tuple(chunks))
 
 
@@ -148,7 +151,9 @@ class DocumentService:
         tags = tuple(dict.fromkeys(message.tags))
         prompt = info.prompts.get("document", "")
         items = [self._requests.text(text, prompt, "document") for _, text in chunks]
-        content = digest(*(part.encode() for chunk in chunks for part in chunk))
+        # What was embedded too, which other settings make another text of.
+        sources = [str(item.source).encode() for item in items]
+        content = digest(*(part.encode() for chunk in chunks for part in chunk), *sources)
         fields = [(key.encode(), canonical_scalar(metadata[key])) for key in sorted(metadata)]
         whole = digest(
             content,
@@ -257,12 +262,17 @@ async def announce(
 
     Raises `InvalidationNotSharedError`.
     """
+    tag = collection_tag(collection.name)
     if changes == []:
+        state = await generations.state(collection.namespace)
+        if tag in state.unshared:
+            # The call is a repetition of one whose word did not get out.
+            await generations.announce(collection.namespace, tag, b"")
         return
     data = b""
     if changes is not None and sum(_size(change) for change in changes) <= MAX_CHANGE_BYTES:
         data = pack_changes(changes)
-    await generations.announce(collection.namespace, collection_tag(collection.name), data)
+    await generations.announce(collection.namespace, tag, data)
 
 
 def _size(change: Change) -> int:

@@ -22,7 +22,7 @@ from embercache.v1 import search_pb2
 from sidecar.cache.codec import Codec, Value, decode_vector, encode_vector
 from sidecar.cache.items import Answer, CacheMode, Policy, Product, Tier, Want
 from sidecar.cache.keys import digest
-from sidecar.models.types import VersionChangedError
+from sidecar.models.types import ModelError, VersionChangedError
 from sidecar.services.changes import ListCheck, collection_tag, document_digest, model_digest
 from sidecar.services.requests import MAX_TAGS, CacheChoices, decode, tag_digests
 from sidecar.services.result_list import ANY_SCORE, ResultList, pack_results, unpack_results
@@ -212,7 +212,10 @@ class SearchService:
             raise answer
         value = answer.entry.value
         plan.query_tier, plan.tokens, plan.truncated = answer.tier, value.tokens, value.truncated
-        return decode_vector(value.payload, value.codec)
+        vector = decode_vector(value.payload, value.codec)
+        if not vector.any():
+            raise ModelError("the model gave a vector of zeros for the query: ask in other words")
+        return vector
 
     async def _results(self, plan: _Plan, hits: Sequence[Hit]) -> list[bytes]:
         """The results in the form in which they are sent, best first."""
