@@ -126,6 +126,7 @@ async def open_services(
         keep_running(events.run(), exits)
     tracked = popular if settings.popular.queries else None
     if tracked is not None:
+        exits.push_async_callback(tracked.share)
         keep_running(tracked.run(), exits)
     warmer = Warmer(embed.embed, search.search, tracked)
     schedule_warming(settings, tiers, warmer, tracked, exits)

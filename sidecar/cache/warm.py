@@ -21,8 +21,8 @@ __all__ = ["WarmCounters", "WarmTier", "WarmUnavailableError"]
 
 T = TypeVar("T")
 
-# The queue of writes, the stream that is followed, and one for whoever else calls `run`.
-_OTHER_CONNECTIONS = 3
+# The queue of writes, the three streams that are followed, and two for whoever else calls `run`.
+_OTHER_CONNECTIONS = 6
 
 
 @dataclass(slots=True)

@@ -71,20 +71,19 @@ class SemanticAnswers:
         """
         refusal: tuple[float, Outcome] | None = None
         for match in self._index.nearest(scope, vector):
+            if match.similarity < threshold:
+                refusal = refusal or (match.similarity, "below_threshold")
+                break
             held = await look_up(match.key)
             if held is None:
                 self._index.remove(match.key)
                 continue
             text, answer = held
-            outcome: Outcome = "below_threshold"
-            if match.similarity >= threshold:
-                outcome = await self._judge(kind, namespace, query, text, match.similarity)
+            outcome = await self._judge(kind, namespace, query, text, match.similarity)
             if outcome == "answered":
                 self.report.count(namespace, match.similarity, outcome)
                 return SemanticAnswer(answer, text, match.similarity)
             refusal = refusal or (match.similarity, outcome)
-            if outcome == "below_threshold":
-                break
         if refusal is not None:
             self.report.count(namespace, *refusal)
         return None

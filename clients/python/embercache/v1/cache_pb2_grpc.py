@@ -116,7 +116,11 @@ class CacheServiceServicer(object):
         every collection and the popular queries with the other model, then lets the
         name mean the other model on every sidecar. The old one serves until then.
         NOT_FOUND            one of the models is not served here
-        FAILED_PRECONDITION  the name means that model already
+        FAILED_PRECONDITION  the name means that model already; or another migration
+        is going on
+        ABORTED              a document cannot be embedded with the other model, or a
+        model changed meanwhile: nothing has moved
+        UNAVAILABLE          Redis or the index cannot be reached: repeat the call
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,11 @@ class CacheServiceStub:
     every collection and the popular queries with the other model, then lets the
     name mean the other model on every sidecar. The old one serves until then.
       NOT_FOUND            one of the models is not served here
-      FAILED_PRECONDITION  the name means that model already
+      FAILED_PRECONDITION  the name means that model already; or another migration
+                           is going on
+      ABORTED              a document cannot be embedded with the other model, or a
+                           model changed meanwhile: nothing has moved
+      UNAVAILABLE          Redis or the index cannot be reached: repeat the call
     """
     RollbackModel: _grpc.UnaryUnaryMultiCallable[_cache_pb2.RollbackModelRequest, _cache_pb2.RollbackModelResponse]
     """Lets a name mean its own model again, on every sidecar."""
@@ -93,7 +97,11 @@ class CacheServiceAsyncStub(CacheServiceStub):
     every collection and the popular queries with the other model, then lets the
     name mean the other model on every sidecar. The old one serves until then.
       NOT_FOUND            one of the models is not served here
-      FAILED_PRECONDITION  the name means that model already
+      FAILED_PRECONDITION  the name means that model already; or another migration
+                           is going on
+      ABORTED              a document cannot be embedded with the other model, or a
+                           model changed meanwhile: nothing has moved
+      UNAVAILABLE          Redis or the index cannot be reached: repeat the call
     """
     RollbackModel: _aio.UnaryUnaryMultiCallable[_cache_pb2.RollbackModelRequest, _cache_pb2.RollbackModelResponse]  # type: ignore[assignment]
     """Lets a name mean its own model again, on every sidecar."""
@@ -157,7 +165,11 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         every collection and the popular queries with the other model, then lets the
         name mean the other model on every sidecar. The old one serves until then.
           NOT_FOUND            one of the models is not served here
-          FAILED_PRECONDITION  the name means that model already
+          FAILED_PRECONDITION  the name means that model already; or another migration
+                               is going on
+          ABORTED              a document cannot be embedded with the other model, or a
+                               model changed meanwhile: nothing has moved
+          UNAVAILABLE          Redis or the index cannot be reached: repeat the call
         """
 
     @_abc_1.abstractmethod
