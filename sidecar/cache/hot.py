@@ -89,8 +89,9 @@ class HotTier(Generic[T]):
         # Those of them that are in small, likewise. Least recently used needs only main.
         self._small: OrderedDict[bytes, HotEntry[T]] = OrderedDict()
         self._small_bytes = 0
-        # 64-bit hashes of keys, half as many as there are entries in main.
-        self._ghosts: OrderedDict[int, bool] = OrderedDict()
+        # 64-bit hashes of keys, in two generations of half as many as there are entries in main.
+        self._ghosts: set[int] = set()
+        self._old_ghosts: set[int] = set()
         # The sum of ``since`` over the entries of an account.
         self._since: dict[Account, float] = {}
 
@@ -125,7 +126,7 @@ class HotTier(Generic[T]):
     ) -> None:
         """Stores a value for ``ttl`` seconds, in place of any that is there."""
         # What is asked for again need not prove itself again.
-        into_main = self._is_lru or key in self._entries or hash(key) in self._ghosts
+        into_main = self._is_lru or key in self._entries or self._is_remembered(key)
         self.remove(key)
         size = len(key) + payload_bytes + ENTRY_OVERHEAD_BYTES
         if size > self.capacity_bytes // 8 or ttl <= 0:
@@ -140,7 +141,8 @@ class HotTier(Generic[T]):
         account.hot_bytes += size
         self._since[account] = self._since.get(account, 0.0) + now
         if into_main:
-            self._ghosts.pop(hash(key), None)
+            self._ghosts.discard(hash(key))
+            self._old_ghosts.discard(hash(key))
             return
         self._small[key] = entry
         self._small_bytes += size
@@ -170,6 +172,7 @@ class HotTier(Generic[T]):
         for key in list(self._entries):
             self.remove(key)
         self._ghosts.clear()
+        self._old_ghosts.clear()
         return count
 
     def ages(self) -> dict[Account, float]:
@@ -212,8 +215,11 @@ class HotTier(Generic[T]):
         self.remove(key)
         self.counters.expirations += 1
 
+    def _is_remembered(self, key: bytes) -> bool:
+        return hash(key) in self._ghosts or hash(key) in self._old_ghosts
+
     def _remember(self, key: bytes) -> None:
         """Keeps the ghost of a key."""
-        self._ghosts[hash(key)] = True
-        while len(self._ghosts) > (len(self._entries) - len(self._small)) // 2:
-            self._ghosts.popitem(last=False)
+        self._ghosts.add(hash(key))
+        if len(self._ghosts) > (len(self._entries) - len(self._small)) // 2:
+            self._old_ghosts, self._ghosts = self._ghosts, set()

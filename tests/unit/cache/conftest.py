@@ -59,7 +59,8 @@ class CheckedTier(HotTier[str]):
 
     def clear(self) -> int:
         count = super().clear()
-        assert len(self) == self.bytes == len(self._ghosts) == 0
+        assert len(self) == self.bytes == 0
+        assert not self._ghosts | self._old_ghosts
         self.check()
         return count
 
@@ -77,10 +78,12 @@ class CheckedTier(HotTier[str]):
         assert all(0 <= entry.hits <= 3 for entry in entries.values())
         self._most = max(self._most, len(entries) - len(self._small))
         assert len(self._ghosts) <= self._most // 2
-        assert not {hash(key) for key in entries} & set(self._ghosts)
+        assert len(self._old_ghosts) <= self._most // 2 + 1
+        ghosts = self._ghosts | self._old_ghosts
+        assert not {hash(key) for key in entries} & ghosts
         if self._is_lru:
             assert not self._small
-            assert not self._ghosts
+            assert not ghosts
 
     def _check_accounts(self) -> None:
         counts: Counter[Account] = Counter()

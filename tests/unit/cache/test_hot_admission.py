@@ -131,6 +131,16 @@ def test_hits_in_small_are_not_counted_in_main(checked_tier: Tiers) -> None:
     assert b"j" not in hot._small
 
 
+@pytest.mark.parametrize("evicted_since", [0, 8])
+def test_a_cleared_tier_remembers_no_key(checked_tier: Tiers, evicted_since: int) -> None:
+    hot = checked_tier(10)
+    play(hot, "abcdefghij kl" + "mnopqrst"[:evicted_since])
+    assert b"j" not in hot.keys
+    hot.clear()
+    hot.fill(b"j")
+    assert b"j" in hot._small
+
+
 def test_a_put_looks_at_a_bounded_number_of_entries_that_were_hit(checked_tier: Tiers) -> None:
     hot = checked_tier(3 * MAX_LOOKS)
     keys = [b"%d" % number for number in range(3 * MAX_LOOKS)]
