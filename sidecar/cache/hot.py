@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # What an entry costs beside its key and payload: the objects, the queue's slot and its share of
-# the ghosts, measured with tracemalloc (tests/unit/cache/test_hot_memory.py).
+# the ghosts, measured with tracemalloc (tests/unit/cache/test_hot.py).
 ENTRY_OVERHEAD_BYTES = 848
 
 MAX_HITS = 3
