@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sidecar.cli.options import is_secret, plain
-from sidecar.config import Setting, Settings, all_settings
+from sidecar.config import Settings
+from sidecar.config_sources import Setting, all_settings
 from sidecar.models.packs import default_folder
 
 FILE = Path(__file__).parent / "configuration.md"

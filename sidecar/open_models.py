@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from sidecar.config import NAME_PATTERN
 from sidecar.models.cross_encoder import CrossEncoderReranker
 from sidecar.models.errors import SetupError
 from sidecar.models.late_interaction import LateInteractionReranker
@@ -17,6 +16,7 @@ from sidecar.models.packs import resolve
 from sidecar.models.remote import RemoteEmbedder
 from sidecar.models.remote_reranker import RemoteReranker
 from sidecar.models.router import ModelRouter
+from sidecar.units import NAME_PATTERN
 
 if TYPE_CHECKING:
     import contextlib

@@ -1,4 +1,4 @@
-"""Quantities as people write them in settings: ``64MiB``, ``500ms``, ``24h``."""
+"""Names, and quantities as people write them in settings: ``64MiB``, ``500ms``, ``24h``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import re
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
+
+NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"
+"""Of namespaces, collections and models."""
 
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {

@@ -26,7 +26,7 @@ from redis.exceptions import ResponseError
 
 from sidecar.cache.generations import InvalidationNotSharedError
 from sidecar.cache.warm import WarmUnavailableError
-from sidecar.config import NAME_PATTERN
+from sidecar.units import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

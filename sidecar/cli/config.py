@@ -9,7 +9,7 @@ import click
 import yaml
 
 from sidecar.cli.options import all_values, is_secret, plain, settings_options
-from sidecar.config import ENVIRONMENT_PREFIX, all_settings
+from sidecar.config_sources import ENVIRONMENT_PREFIX, all_settings
 
 if TYPE_CHECKING:
     from sidecar.config import Settings

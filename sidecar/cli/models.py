@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from sidecar.config import ConfigError, load_settings
+from sidecar.config_sources import ConfigError, load_settings
 from sidecar.models import packs
 from sidecar.models.errors import SetupError
 from sidecar.models.pack import read_pack

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from pydantic import SecretStr
 
-from sidecar.config import ConfigError, Settings, all_settings, load_settings
+from sidecar.config_sources import ConfigError, all_settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.config import Setting
+    from sidecar.config import Settings
+    from sidecar.config_sources import Setting
 
 
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:

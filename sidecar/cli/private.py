@@ -15,7 +15,7 @@ import click
 
 from sidecar.app import App
 from sidecar.cli.serve import CANNOT_START
-from sidecar.config import ConfigError, load_settings
+from sidecar.config_sources import ConfigError, load_settings
 from sidecar.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:

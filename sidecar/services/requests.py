@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError, Message
 
 from sidecar.cache.items import CacheMode
 from sidecar.cache.keys import digest
-from sidecar.config import NAME_PATTERN
 from sidecar.services.errors import invalid
+from sidecar.units import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from sidecar.cli import main
-from sidecar.config import ConfigError, Settings, all_settings, load_settings
+from sidecar.config import Settings
+from sidecar.config_sources import ConfigError, all_settings, load_settings
 from sidecar.units import Bytes, Lifetime, Seconds, Words
 
 if TYPE_CHECKING:
