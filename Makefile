@@ -31,6 +31,11 @@ bench: setup
 	$(PY) -m bench.warm_path
 	$(PY) -m bench.codecs
 	$(PY) -m bench.encoder
+	$(PY) -m bench.rerank
+	$(PY) -m bench.admission
+	$(PY) -m bench.index
+	$(PY) -m bench.invalidation
+	$(PY) -m bench.staleness
 
 proto: setup
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m grpc_tools.protoc -I proto \

@@ -38,7 +38,7 @@ from sidecar.services.warming import Warmer
 from sidecar.transport.handlers import server_stream, service, stream, unary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import grpc
 
@@ -80,34 +80,34 @@ async def open_services(
 ) -> Services:
     """The services, ready to answer. Raises `IndexUrlError` or `IndexSetupError`."""
     index = await _open_index(settings, exits)
-    popular = PopularQueries(settings.popular.queries, tiers.warm, settings.cache.prefix)
-    note = popular.note if settings.popular.queries else _ignore
+    popular = _open_popular(settings, tiers, exits)
+    note = popular.note if popular is not None else _ignore
     embed_responses = StoredResponses("Embed", tiers.hot, note)
     search_responses = StoredResponses("Search", tiers.hot, note)
-    vectors = Vectors(tiers.cache, tiers.accounts, settings.cache)
-    scores = Scores(tiers.cache, tiers.accounts, settings.cache)
+    generations, cache, accounts = tiers.generations, tiers.cache, tiers.accounts
+    vectors = Vectors(cache, accounts, settings.cache)
+    scores = Scores(cache, accounts, settings.cache)
     requests = RequestReader(models, settings.server, settings.model.normalise)
     reader = SearchReader(requests, rerankers, settings.semantic)
-    semantic = await _open_semantic(settings, tiers, exits)
-    most = settings.server.max_batch_items
+    semantic = _open_semantic(settings, tiers, exits)
     embed = EmbedService(
         models=models,
         reader=requests,
         vectors=vectors,
         responses=embed_responses,
-        generations=tiers.generations,
+        generations=generations,
     )
     search = SearchService(
         requests=requests,
         reader=reader,
         index=index,
-        cache=tiers.cache,
-        accounts=tiers.accounts,
+        cache=cache,
+        accounts=accounts,
         vectors=vectors,
         scores=scores,
         semantic=semantic,
         responses=search_responses,
-        generations=tiers.generations,
+        generations=generations,
         settings=settings.cache,
     )
     invalidation = Invalidation(
@@ -115,25 +115,16 @@ async def open_services(
         reader=reader,
         vectors=vectors,
         search=search,
-        cache=tiers.cache,
-        generations=tiers.generations,
+        cache=cache,
+        generations=generations,
     )
-    memory = None
     if tiers.warm is not None:
-        memory = RedisMemory(tiers.warm)
-        keep_running(memory.run(), exits)
         events = EventConsumer(tiers.warm, settings.cache.prefix, invalidation.apply)
         keep_running(events.run(), exits)
-    tracked = popular if settings.popular.queries else None
-    if tracked is not None:
-        exits.push_async_callback(tracked.share)
-        keep_running(tracked.run(), exits)
-    warmer = Warmer(embed.embed, search.search, tracked)
-    schedule_warming(settings, tiers, warmer, tracked, exits)
-    documents = CachedDocuments(requests, index, vectors, tiers.generations)
-    migration = await open_migration(
-        settings, models, tiers, index, documents, warmer, tracked, exits
-    )
+    warmer = Warmer(embed.embed, search.search, popular)
+    schedule_warming(settings, tiers, warmer, popular, exits)
+    copied = CachedDocuments(requests, index, vectors, generations)
+    responses = (embed_responses, search_responses)
     return Services(
         embed=embed,
         search=search,
@@ -142,32 +133,22 @@ async def open_services(
             reader=reader,
             index=index,
             vectors=vectors,
-            generations=tiers.generations,
-            max_documents=most,
+            generations=generations,
+            max_documents=settings.server.max_batch_items,
         ),
         rerank=RerankService(
             requests=requests,
             reader=reader,
             scores=scores,
-            generations=tiers.generations,
-            max_passages=most,
+            generations=generations,
+            max_passages=settings.server.max_batch_items,
         ),
         invalidation=invalidation,
         warmer=warmer,
-        migration=migration,
-        admin=CacheAdmin(
-            models=models,
-            accounts=tiers.accounts,
-            responses=(embed_responses, search_responses),
-            semantic=semantic.report,
-            cache=tiers.cache,
-            hot=tiers.hot,
-            disk=tiers.disk,
-            warm=tiers.warm,
-            memory=memory,
-            follower=tiers.follower,
-            prices=settings.prices,
+        migration=await open_migration(
+            settings, models, tiers, index, copied, warmer, popular, exits
         ),
+        admin=_open_admin(settings, models, tiers, responses, semantic, exits),
         embed_responses=embed_responses,
         search_responses=search_responses,
     )
@@ -239,7 +220,18 @@ async def _start_later(index: Index) -> None:
         delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
 
 
-async def _open_semantic(
+def _open_popular(
+    settings: Settings, tiers: Tiers, exits: contextlib.AsyncExitStack
+) -> PopularQueries | None:
+    if not settings.popular.queries:
+        return None
+    popular = PopularQueries(settings.popular.queries, tiers.warm, settings.cache.prefix)
+    exits.push_async_callback(popular.share)
+    keep_running(popular.run(), exits)
+    return popular
+
+
+def _open_semantic(
     settings: Settings, tiers: Tiers, exits: contextlib.AsyncExitStack
 ) -> SemanticAnswers:
     chosen = settings.semantic
@@ -252,6 +244,32 @@ async def _open_semantic(
         verifier = Verifier(chosen.verifier, chosen.verifier_timeout)
         exits.push_async_callback(verifier.close)
     return SemanticAnswers(index, SemanticReport(), follower=follower, verifier=verifier)
+
+
+def _open_admin(
+    settings: Settings,
+    models: ModelRouter,
+    tiers: Tiers,
+    responses: Sequence[StoredResponses],
+    semantic: SemanticAnswers,
+    exits: contextlib.AsyncExitStack,
+) -> CacheAdmin:
+    memory = RedisMemory(tiers.warm) if tiers.warm is not None else None
+    if memory is not None:
+        keep_running(memory.run(), exits)
+    return CacheAdmin(
+        models=models,
+        accounts=tiers.accounts,
+        responses=responses,
+        semantic=semantic.report,
+        cache=tiers.cache,
+        hot=tiers.hot,
+        disk=tiers.disk,
+        warm=tiers.warm,
+        memory=memory,
+        follower=tiers.follower,
+        prices=settings.prices,
+    )
 
 
 def _ignore(_kind: str, _namespace: str, _request: bytes, _weight: int) -> None:
