@@ -62,7 +62,7 @@ class Field:
 
     __slots__ = ("name",)
     __hash__ = None  # type: ignore[assignment]
-    __array_ufunc__ = None  # so that a number of numpy leaves a comparison to the field
+    __array_ufunc__ = None  # an array is no value, so it is not compared one by one
 
     def __init__(self, name: str) -> None:
         if not isinstance(name, str):

@@ -177,6 +177,12 @@ def test_a_range_of_anything_but_numbers_is_refused(bound):
         _ = field("year") > bound
 
 
+@pytest.mark.parametrize("compare", [operator.eq, operator.lt])
+def test_an_array_is_refused_rather_than_compared_one_by_one(compare):
+    with pytest.raises(TypeError, match="x is"):
+        compare(np.array([1, 2]), field("x"))
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 10**400])
 def test_a_number_that_is_not_finite_is_refused(number):
     for compare in (lambda f: f == number, lambda f: f < number, lambda f: f.is_in([number])):

@@ -35,6 +35,7 @@ def test_a_part_holds_so_many_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_inputs, "PART_LINES", 2)
     cut = of_text("a\nb\nc\nd\ne\n")
     assert cut == [Part(1, 2, ["a", "b"]), Part(3, 2, ["c", "d"]), Part(5, 1, ["e"])]
+    assert [part.lines for part in of_lines("bad", "bad", "bad")] == [2, 1]
 
 
 def test_lines_before_the_first_are_skipped_and_keep_their_numbers() -> None:
