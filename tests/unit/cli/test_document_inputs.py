@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 from embercache import Chunk, Document
 from hypothesis import example, given
@@ -132,6 +133,11 @@ def test_what_is_no_text_is_told(tmp_path: Path) -> None:
         "large.txt": f"longer than {MAX_LINE_BYTES} bytes",
         "picture.png": "not UTF-8, and so no text",
     }
+
+
+def test_a_file_that_is_not_there_is_a_plain_error(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match=r"cannot read .*nobody: No such file"):
+        read(tmp_path / "nobody")
 
 
 def test_a_short_text_is_one_chunk_without_a_name() -> None:
