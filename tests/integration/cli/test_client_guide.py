@@ -29,4 +29,4 @@ def test_the_code_of_the_guide_runs_from_top_to_bottom(
     said = capsys.readouterr().out.splitlines()
     assert "manual created 1 0" in said
     assert any(line.endswith(" manual  An ember is glowing coal.") for line in said)
-    assert "switched 0 0" in said
+    assert any(line.startswith("switched ") for line in said)
