@@ -48,7 +48,7 @@ _UNKNOWN = re.compile("unknown|syntax", re.IGNORECASE)
 class RedisIndex:
     """An `Index` shared by all sidecars on the same Redis.
 
-    Searches are approximate without a filter, and in collections of more than 20,000 chunks also
+    Searches are approximate without a filter, and in collections of more than 10,000 chunks also
     with a filter that many of them pass; else exact.
 
     Args:

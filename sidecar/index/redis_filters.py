@@ -8,17 +8,18 @@ values are equal, and nothing in it stops at the first part that decides. So eac
 - ``v_FIELD``, the token of its value, to look for among many values;
 - ``n_FIELD`` if it is a number, for ranges.
 
-A condition that only holds up on documents that have the field becomes an expression of its own,
-and the documents that pass the filter are those that pass one of the expressions.
+A condition that can only be put to documents with the field becomes an expression of its own, and
+the documents that pass the filter are those that pass one of the expressions.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from collections import defaultdict
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from sidecar.cache.keys import digest
 from sidecar.index.filters import And, In, Not, Or, Range, canonical_scalar
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 # Each is one more search.
 _MAX_EXPRESSIONS = 8
-# Looking at the tokens of a document costs about as much as comparing 30 values.
+# All chunks of a collection may have to be compared, and each comparison takes up to 0.4 us.
+_MAX_COMPARISONS = 64
+# Looking for a token among those of a document costs about as much as comparing 30 values.
 _FEW_VALUES = 4
 # 72 bits: a token never means two things.
 _TOKEN_BYTES = 9
@@ -40,17 +43,11 @@ _SMALLEST = 1e-200
 
 _TRUE = "1"
 
-
-@dataclass(frozen=True, slots=True)
-class _Expressions:
-    """A union: ``anywhere`` can be evaluated for every document, ``others`` cannot."""
-
-    anywhere: str | None
-    others: tuple[str, ...] = ()
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        return self.others if self.anywhere is None else (self.anywhere, *self.others)
+# By the attributes that an element must have, an expression for the elements that have them. A
+# document passes if one of the expressions holds.
+_Union: TypeAlias = "Mapping[frozenset[str], str]"
+_ANYWHERE: frozenset[str] = frozenset()
+_ALL: _Union = {_ANYWHERE: _TRUE}
 
 
 def attributes(metadata: Mapping[str, Scalar]) -> dict[str, object]:
@@ -72,17 +69,18 @@ def expressions(where: Filter) -> tuple[str, ...]:
     """Expressions of which one holds for every document that passes; none if no document can.
 
     They may also hold for documents that do not pass: if there would have to be more than eight
-    expressions, and for bounds of less than 1e-200. So `matches` has the last word.
+    expressions or 64 comparisons, and for bounds of less than 1e-200. So `matches` has the last
+    word.
     """
-    return _translate(where, wanted=True).all
+    return tuple(_translate(where, wanted=True).values())
 
 
-def _translate(where: Filter, *, wanted: bool) -> _Expressions:
+def _translate(where: Filter, *, wanted: bool) -> _Union:
     """The documents for which ``where`` is ``wanted``."""
     match where:
         case In(field, values):
             return _in(field, values, wanted=wanted)
-        case Range(field):
+        case Range():
             return _range(where, wanted=wanted)
         case And(conditions) | Or(conditions):
             parts = [_translate(condition, wanted=wanted) for condition in conditions]
@@ -91,22 +89,22 @@ def _translate(where: Filter, *, wanted: bool) -> _Expressions:
             return _translate(condition, wanted=not wanted)
 
 
-def _in(field: str, values: Sequence[Scalar], *, wanted: bool) -> _Expressions:
+def _in(field: str, values: Sequence[Scalar], *, wanted: bool) -> _Union:
     tokens = sorted({_token(field, value) for value in values})
+    if not tokens:
+        return {} if wanted else _ALL
     if len(tokens) <= _FEW_VALUES:
         found = _any([_has(token) for token in tokens])
-        if wanted:
-            return _Expressions(found)
-        return _Expressions(_TRUE if found is None else _not(found))
+        return {_ANYWHERE: found if wanted else _not(found)}
     one_of = f"(.v_{field} in [{','.join(map(_quoted, tokens))}])"
     if wanted:
-        return _Expressions(None, (one_of,))
-    return _Expressions(_not(_present(field)), (_not(one_of),))
+        return {frozenset([f"v_{field}"]): one_of}
+    return {_ANYWHERE: _not(_present(field)), frozenset([f"v_{field}"]): _not(one_of)}
 
 
-def _range(bounds: Range, *, wanted: bool) -> _Expressions:
+def _range(bounds: Range, *, wanted: bool) -> _Union:
     number = _has(_presence(bounds.field, number=True))
-    name = f".n_{bounds.field}"
+    name = f"n_{bounds.field}"
     inside: list[str] = []
     outside: list[str] = []
     for bound, operator, opposite in (
@@ -118,46 +116,59 @@ def _range(bounds: Range, *, wanted: bool) -> _Expressions:
         if bound is not None:
             inside.append(_comparison(name, operator, bound))
             outside.append(_comparison(name, opposite, bound))
+    if not inside:
+        return {_ANYWHERE: number if wanted else _not(number)}
     if wanted:
-        return _Expressions(None, (_all(inside),)) if inside else _Expressions(number)
-    found = _any(outside)
-    return _Expressions(_not(number), () if found is None else (found,))
+        return {frozenset([name]): _all(inside)}
+    return {_ANYWHERE: _not(number), frozenset([name]): _any(outside)}
 
 
-def _both(parts: Sequence[_Expressions]) -> _Expressions:
-    """The documents that are in all of the unions: all ways to choose one of each."""
-    result = _Expressions(_TRUE)
+def _both(parts: Sequence[_Union]) -> _Union:
+    """The documents that are in all of the unions."""
+    result = _ALL
     for part in parts:
-        if not part.all:
-            return _Expressions(None)
-        if len(result.all) * len(part.all) > _MAX_EXPRESSIONS:
-            # Without this part there are more documents, but none is missing.
-            continue
-        anywhere = None
-        if result.anywhere is not None and part.anywhere is not None:
-            anywhere = _all([result.anywhere, part.anywhere])
-        pairs = itertools.product(result.all, part.all)
-        others = [_all(pair) for pair in pairs if pair != (result.anywhere, part.anywhere)]
-        result = _Expressions(anywhere, tuple(others))
+        if not part:
+            return {}
+        product: dict[frozenset[str], list[str]] = defaultdict(list)
+        for (some, one), (more, other) in itertools.product(result.items(), part.items()):
+            product[some | more].append(_all([one, other]))
+        found = _joined(product)
+        # Without this part there are more documents, but none is missing.
+        if _is_cheap(found):
+            result = found
     return result
 
 
-def _either(parts: Sequence[_Expressions]) -> _Expressions:
-    anywhere = _any([part.anywhere for part in parts if part.anywhere is not None])
-    others = tuple(dict.fromkeys(other for part in parts for other in part.others))
-    union = _Expressions(anywhere, others)
-    return union if len(union.all) <= _MAX_EXPRESSIONS else _Expressions(_TRUE)
+def _either(parts: Sequence[_Union]) -> _Union:
+    """The documents that are in one of the unions."""
+    union: dict[frozenset[str], list[str]] = defaultdict(list)
+    for part in parts:
+        for fields, text in part.items():
+            union[fields].append(text)
+    found = _joined(union)
+    return found if found.get(_ANYWHERE) != _TRUE and _is_cheap(found) else _ALL
+
+
+def _joined(texts: Mapping[frozenset[str], Sequence[str]]) -> _Union:
+    return {fields: _any(list(dict.fromkeys(several))) for fields, several in texts.items()}
+
+
+def _is_cheap(union: _Union) -> bool:
+    comparisons = sum(len(re.findall(r"\.[a-z]", text)) for text in union.values())
+    return len(union) <= _MAX_EXPRESSIONS and comparisons <= _MAX_COMPARISONS
 
 
 def _all(texts: Sequence[str]) -> str:
     texts = [text for text in texts if text != _TRUE]
-    return f"({' and '.join(texts)})" if texts else _TRUE
+    return _bracketed(texts, " and ") if texts else _TRUE
 
 
-def _any(texts: Sequence[str]) -> str | None:
-    if not texts:
-        return None
-    return _TRUE if _TRUE in texts else f"({' or '.join(texts)})"
+def _any(texts: Sequence[str]) -> str:
+    return _TRUE if _TRUE in texts else _bracketed(texts, " or ")
+
+
+def _bracketed(texts: Sequence[str], operator: str) -> str:
+    return texts[0] if len(texts) == 1 else f"({operator.join(texts)})"
 
 
 def _comparison(name: str, operator: str, bound: float) -> str:
@@ -167,12 +178,12 @@ def _comparison(name: str, operator: str, bound: float) -> str:
     text = repr(float(bound)).replace("+", "")
     if "e-" in text:
         text = format(Decimal(text), "f")
-    return f"{name} {operator} {text}"
+    return f"(.{name} {operator} {text})"
 
 
 def _present(field: str) -> str:
-    kinds = (_presence(field, number=number) for number in (False, True))
-    return f"({' or '.join(map(_has, kinds))})"
+    kinds = [_presence(field, number=number) for number in (False, True)]
+    return _any([_has(token) for token in kinds])
 
 
 def _not(text: str) -> str:

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 _EFFORT = 200
 _MAX_EFFORT = 1_000_000
 # With a filter, all chunks of a collection up to this size are looked at.
-_SCANNED = 20_000
+_SCANNED = 10_000
 # Of a larger one, links are followed from this share first, and all chunks are looked at only if
 # the search then has fewer in sight than it could keep: the best may not be among them. Following
 # the links of a chunk takes as long as looking at about 30 chunks in a row.
 _SHARE = 64
-_LEAST_FOLLOWED = 1000
+_LEAST_FOLLOWED = 500
 
-_GROWTH = 4
+_GROWTH = 8
 
 
 class RedisSearch:

@@ -178,14 +178,14 @@ def test_redis_itself_lets_through_what_passes_and_little_else(
         found |= {int(number) for number in redis.execute_command(*args)}
     wanted = {number for number, metadata in enumerate(shelf) if matches(where, metadata)}
     assert found >= wanted
-    if len(expressions(where)) < 4:
+    if len(expressions(where)) < 4 and expressions(where) != ("1",):
         assert found == wanted
 
 
 async def test_a_filter_too_complicated_for_redis_finds_what_it_should(
     redis_server: DevRedis, collection: Collection, document: MakeDocument
 ) -> None:
-    where = Or(tuple(Range("n", above=50 * i - 1.0, below=50 * i + 1.0) for i in range(12)))
+    where = Or(tuple(Range("n", above=50 * i - 1.0, below=50 * i + 1.0) for i in range(33)))
     assert expressions(where) == ("1",)
     async with opened(redis_server.url) as index:
         documents = [document(f"d{i}", [1, i, 0, 0], metadata={"n": i}) for i in range(600)]

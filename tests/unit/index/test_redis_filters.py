@@ -28,6 +28,8 @@ MANY = In("lang", tuple("abcdefgh"))
         (And((EN, RECENT, Not(In("a", (True,))))), 1),
         (Or((EN, Not(In("a", (True,))), In("b", (1.0,)))), 1),
         (MANY, 1),
+        (Or((RECENT, Range("year", below=1900.0))), 1),
+        (And((MANY, Or((RECENT, Range("year", below=1900.0))))), 1),
     ],
 )
 def test_most_filters_are_one_expression(where: Filter, count: int) -> None:
@@ -75,6 +77,15 @@ def test_a_filter_is_never_more_than_eight_expressions() -> None:
     assert all("n_f6" not in one and ".t)" in one for one in found)
 
 
+def test_a_filter_is_never_more_than_64_comparisons() -> None:
+    ranges = [Range("f", above=2.0 * i, below=2.0 * i + 1) for i in range(33)]
+    assert len(expressions(Or(tuple(ranges[:32])))) == 1
+    assert expressions(Or(tuple(ranges))) == ("1",)
+    assert expressions(And((EN, Or(tuple(ranges))))) == expressions(EN)
+    doubled = And(tuple(Or((Range(f"a{i}", least=1.0), Range("b", least=1.0))) for i in range(99)))
+    assert sum(map(len, expressions(doubled))) < 10_000
+
+
 def test_the_same_condition_twice_is_not_searched_twice() -> None:
     assert len(expressions(Or((RECENT, RECENT, EN, EN)))) == 2
 
@@ -88,7 +99,7 @@ def test_the_same_condition_twice_is_not_searched_twice() -> None:
         (Range("f", most=1e-7), "(.n_f <= 0.0000001)"),
         (Range("f", least=-1e-7), "(.n_f >= -0.0000001)"),
         (Range("f", least=0.0), "(.n_f >= 0.0)"),
-        (Range("f", above=1.0, most=2.0), "(.n_f > 1.0 and .n_f <= 2.0)"),
+        (Range("f", above=1.0, most=2.0), "((.n_f > 1.0) and (.n_f <= 2.0))"),
     ],
 )
 def test_numbers_are_written_as_redis_reads_them(bounds: Range, text: str) -> None:
