@@ -109,6 +109,7 @@ async def open_services(
         responses=search_responses,
         generations=generations,
         settings=settings.cache,
+        max_bytes=settings.server.max_message_bytes,
     )
     invalidation = Invalidation(
         requests=requests,

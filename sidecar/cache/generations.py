@@ -159,10 +159,17 @@ class Generations:
             del self._coming[namespace]
         self._states[namespace] = state
         if len(self._states) > MAX_NAMESPACES:
-            _, forgotten = self._states.popitem(last=False)
-            # It hears of no invalidation any more, so nothing may be valid under it.
-            forgotten.restamp()
+            self._forget_one()
         return state
+
+    def _forget_one(self) -> None:
+        """Forgets the namespace that was not in use for longest and has nothing to share."""
+        for name, state in self._states.items():
+            if not state.unshared and not state.unshared_scopes:
+                del self._states[name]
+                # It hears of no invalidation any more, so nothing may be valid under it.
+                state.restamp()
+                return
 
     async def resolve(self, state: NamespaceState, tags: Iterable[bytes]) -> None:
         """Makes the generations of tags known, where the store can be asked."""

@@ -103,16 +103,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What was computed for an item, and how it is to be stored.
+    """What a loader has for an item, and how it is to be stored.
 
-    ``tags`` are digests that come to those of the call, their generations known before what they
-    stand for was looked at. ``most_ttl`` bounds the lifetime, in seconds.
+    ``tags`` are digests that come to those of the call; it is not stored unless their generations
+    are known. ``most_ttl`` bounds the lifetime, in seconds. With a ``tier``, it was not computed
+    but is what that tier had for another item: it is only answered.
     """
 
     value: Value
     tags: tuple[bytes, ...] = ()
     most_ttl: float | None = None
-    stores: bool = True
+    tier: Tier | None = None
 
 
 class Loader(Protocol):

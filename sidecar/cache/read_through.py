@@ -59,7 +59,7 @@ class _Flight:
 
     def store_for(self, ttl: float | None) -> None:
         """Has the result stored: of all that ask for it, for the shortest lifetime."""
-        if ttl is not None and (self.ttl is None or ttl < self.ttl or not self.stores):
+        if ttl is not None and (self.ttl is None or ttl < self.ttl):
             self.ttl = ttl
         self.stores = True
 
@@ -159,8 +159,11 @@ class ReadThrough:
         kind = mode if mode in (CacheMode.REFRESH, CacheMode.ONLY_IF_CACHED) else None
         joined: list[tuple[_Flight, bool]] = []
         started: list[_Flight] = []
+        # Who asks after an invalidation must not get what was begun before it.
+        since = state.stamp if policy.tags else 0
         for want in wants:
-            name = (want.key, want.content, kind, want.check.name if want.check else None)
+            check = want.check.name if want.check else None
+            name = (want.key, want.content, kind, check, since)
             flight = flights.get(name)
             first = flight is None
             if flight is None:
@@ -210,6 +213,7 @@ class ReadThrough:
             await self._generations.resolve(state, policy.tags)
             tags = _stamped(state, policy.tags)
             if policy.mode.reads:
+                flights = await self._look_again(state, flights)
                 for tier, store in self._lower:
                     flights = await self._look_up(state, tier, store, flights, policy.account)
             wanted = [flight for flight in flights if flight.waiters]
@@ -246,7 +250,8 @@ class ReadThrough:
         except Exception as error:
             self._land(flight, error)
             return
-        account.compute_seconds += perf_counter() - flight.submitted
+        if product.tier is None:
+            account.compute_seconds += perf_counter() - flight.submitted
         now = self._clock()
         expires, ttl = 0, flight.ttl
         if product.most_ttl is not None:
@@ -258,15 +263,31 @@ class ReadThrough:
             tags = None if more is None else tags + more
         entry = Entry(product.value, int(now * 1000), expires, flight.want.content, tags or ())
         # An invalidation may have come while the model was at work.
-        stores = flight.stores and product.stores and not flight.removed
+        stores = flight.stores and product.tier is None and not flight.removed
         if stores and tags is not None and state.is_current(tags):
             # What the key does not cover may have changed, so the last writer wins there.
             replace = flight.replace or bool(flight.want.content)
             self._keep_hot(state, flight.want.key, entry, account)
             self._write_back(flight.want.key, entry, replace=replace, above=None)
-        self._land(flight, Answer(entry, Tier.COMPUTED))
+        self._land(flight, Answer(entry, product.tier or Tier.COMPUTED))
 
-    # Lower tiers
+    # Tiers
+
+    async def _look_again(self, state: NamespaceState, flights: list[_Flight]) -> list[_Flight]:
+        """Lands the flights whose entries are in memory, but whose tags were not known."""
+        held = [self._hot.get(flight.want.key) for flight in flights]
+        tags = [tag for each in held if each is not None for tag, _ in each.value.tags]
+        if not tags:
+            return flights
+        await self._generations.resolve(state, tags)
+        missing = []
+        for flight in flights:
+            answer = self._hot_answer(state, flight.want)
+            if answer is None:
+                missing.append(flight)
+            else:
+                self._land(flight, answer)
+        return missing
 
     async def _look_up(
         self,

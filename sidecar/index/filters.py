@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import TYPE_CHECKING, TypeAlias
 
 from sidecar.cache.keys import canonical
@@ -27,6 +28,16 @@ class In:
 
     field: str
     values: tuple[Scalar, ...]
+    # By type and value, for there may be many: ``True == 1`` would mix two of them.
+    _known: frozenset[tuple[type, Scalar]] = dataclass_field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        known = frozenset((_kind(value), value) for value in self.values)
+        object.__setattr__(self, "_known", known)
+
+    def has(self, value: Scalar) -> bool:
+        """Whether this is one of the values."""
+        return (_kind(value), value) in self._known
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +81,9 @@ Filter: TypeAlias = In | Range | And | Or | Not
 def matches(where: Filter, metadata: Mapping[str, Scalar]) -> bool:
     """Whether a document with this metadata passes."""
     match where:
-        case In(field, values):
+        case In(field):
             value = metadata.get(field)
-            return value is not None and any(_same(value, wanted) for wanted in values)
+            return value is not None and where.has(value)
         case Range(field):
             return _is_within(where, metadata.get(field))
         case And(conditions):
@@ -81,6 +92,17 @@ def matches(where: Filter, metadata: Mapping[str, Scalar]) -> bool:
             return any(matches(condition, metadata) for condition in conditions)
         case Not(condition):
             return not matches(condition, metadata)
+
+
+def cost(where: Filter) -> int:
+    """How many comparisons `matches` makes at most."""
+    match where:
+        case And(conditions) | Or(conditions):
+            return sum(map(cost, conditions)) or 1
+        case Not(condition):
+            return cost(condition)
+        case _:
+            return 1
 
 
 def canonical_filter(where: Filter | None) -> bytes:
@@ -111,10 +133,6 @@ def canonical_scalar(value: Scalar) -> bytes:
         return b"s" + value.encode()
     # Adding zero makes one of the two zeros.
     return b"n" + _NUMBER.pack(value + 0.0)
-
-
-def _same(value: Scalar, wanted: Scalar) -> bool:
-    return _kind(value) is _kind(wanted) and value == wanted
 
 
 def _kind(value: Scalar) -> type:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sidecar.cache.codec import Codec, decode_vector, encode_vector
 from sidecar.cache.keys import digest
-from sidecar.index.filters import matches
-from sidecar.services.result_list import DOCUMENT_BYTES, MODEL_BYTES, suffices, unpack_results
+from sidecar.index.filters import cost, matches
+from sidecar.services.result_list import DOCUMENT_BYTES, MODEL_BYTES, read_facts, suffices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
     from sidecar.cache.generations import NamespaceState
     from sidecar.index.filters import Filter
     from sidecar.index.types import Scalar
-    from sidecar.services.result_list import ResultList
+    from sidecar.services.result_list import ListFacts
 
-# How much the cosine of two int8 vectors may be off: about ten times what was measured
-# (python -m bench.codecs).
-MARGIN = 0.01
+# How much a cosine may be off: of two vectors of length 1 in half precision by no more than 2**-10,
+# and that of an index by what its own arithmetic makes of it.
+MARGIN = 0.005
 ANY_MODEL = bytes(MODEL_BYTES)
+# What is looked at for one list before it is given up as touched: an event loop waits for it.
+MAX_COST = 20_000
+_FORMAT = b"\x01"
 _HEAD = struct.Struct("<8s8sIHH")
 
 
@@ -67,12 +71,18 @@ def model_digest(name: str, version: str) -> bytes:
     return digest(b"model", name.encode(), version.encode())[:MODEL_BYTES]
 
 
+def half_unit(vector: NDArray[np.float32]) -> bytes:
+    """A vector at length 1, as a float16 payload."""
+    length = np.linalg.norm(vector.astype(np.float64))
+    return encode_vector((vector / (length or 1.0)).astype(np.float32), Codec.FLOAT16)
+
+
 def pack_changes(changes: Iterable[Change]) -> bytes:
     """The bytes of changes that are announced together."""
-    parts = []
+    parts = [_FORMAT]
     for change in changes:
         metadata = json.dumps(dict(change.metadata), separators=(",", ":")).encode()
-        vectors = [encode_vector(vector, Codec.INT8) for vector in change.vectors]
+        vectors = [half_unit(vector) for vector in change.vectors]
         size = len(vectors[0]) if vectors else 0
         parts += [
             _HEAD.pack(change.model, change.document, len(metadata), len(vectors), size),
@@ -82,26 +92,35 @@ def pack_changes(changes: Iterable[Change]) -> bytes:
     return b"".join(parts)
 
 
-def unpack_changes(data: bytes) -> list[Change]:
-    """The changes in the bytes that `pack_changes` made."""
-    changes, start = [], 0
+@lru_cache(maxsize=1024)
+def unpack_changes(data: bytes) -> tuple[Change, ...]:
+    """The changes in the bytes that `pack_changes` made; their vectors are rows of length 1.
+
+    Raises `ValueError` for bytes of another layout.
+    """
+    if data[:1] != _FORMAT:
+        raise ValueError("changes in a layout that is not known here")
+    changes, start = [], 1
     while start < len(data):
         model, document, metadata_bytes, count, size = _HEAD.unpack_from(data, start)
         start += _HEAD.size
         metadata = json.loads(data[start : start + metadata_bytes])
         start += metadata_bytes
-        vectors = [data[start + i * size : start + (i + 1) * size] for i in range(count)]
+        rows = decode_vector(data[start : start + count * size], Codec.FLOAT16)
         start += count * size
-        decoded = tuple(decode_vector(vector, Codec.INT8) for vector in vectors)
-        changes.append(Change(model, document, metadata, decoded))
-    return changes
+        vectors = tuple(rows.reshape(count, -1)) if count else ()
+        changes.append(Change(model, document, metadata, vectors))
+    return tuple(changes)
 
 
 class ListCheck:
-    """What a search asks of a cached list: see `sidecar.cache.items.Check`."""
+    """What a search asks of a cached list: see `sidecar.cache.items.Check`.
 
-    def __init__(self, wanted: int, where: Filter | None) -> None:
-        self.name = wanted
+    ``semantic`` is the least similarity of another query whose list will do, None if none will.
+    """
+
+    def __init__(self, wanted: int, where: Filter | None, semantic: float | None) -> None:
+        self.name = (wanted, semantic)
         self._wanted = wanted
         self._where = where
 
@@ -111,7 +130,7 @@ class ListCheck:
 
     def renewed(self, state: NamespaceState, entry: Entry) -> Entry | None:
         """The list under the present generations, if no change since can have touched it."""
-        found = unpack_results(entry.value.payload)
+        facts = read_facts(entry.value.payload)
         tags = []
         for tag, generation in entry.tags:
             current = state.generation(tag)
@@ -119,31 +138,35 @@ class ListCheck:
                 return None
             if current != generation:
                 changes = state.changes_since(tag, generation)
-                if changes is None or touches(changes, found, self._where):
+                if changes is None or touches(changes, facts, self._where):
                     return None
             tags.append((tag, current))
         return replace(entry, tags=tuple(tags))
 
 
-def touches(changes: Sequence[bytes], found: ResultList, where: Filter | None) -> bool:
-    """Whether one of the changes may make a list another one."""
-    vector: NDArray[np.float32] | None = None
+def touches(changes: Sequence[bytes], facts: ListFacts, where: Filter | None) -> bool:
+    """Whether one of the changes may make a list another one; true also where that is unknown."""
+    query: NDArray[np.float32] | None = None
+    left, each = MAX_COST, 1 if where is None else cost(where)
     for data in changes:
-        for change in unpack_changes(data):
-            if change.model not in (ANY_MODEL, found.model):
+        try:
+            unpacked = unpack_changes(data)
+        except (ValueError, struct.error):
+            return True
+        left -= len(unpacked) * each
+        if left < 0:
+            return True
+        for change in unpacked:
+            if change.model not in (ANY_MODEL, facts.model):
                 continue
-            if change.document in found.documents:
+            if change.document in facts.documents:
                 return True
             if not change.vectors or (where and not matches(where, change.metadata)):
                 continue
-            if vector is None:
-                vector = _unit(decode_vector(found.vector, Codec.INT8))
-            nearest = max(float(_unit(each) @ vector) for each in change.vectors)
-            if nearest >= found.floor - MARGIN:
+            if query is None:
+                query = decode_vector(facts.vector, Codec.FLOAT16)
+            if len(query) != len(change.vectors[0]):
+                return True
+            if max(float(np.dot(row, query)) for row in change.vectors) >= facts.floor - MARGIN:
                 return True
     return False
-
-
-def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    length = float(np.linalg.norm(vector))
-    return vector / np.float32(length) if length else vector

@@ -25,7 +25,7 @@ from sidecar.services.errors import (
     invalid,
     raise_if_all_may_be_retried,
 )
-from sidecar.services.requests import decode
+from sidecar.services.requests import decode, namespace
 from sidecar.services.stored import StoredResponse
 from sidecar.services.vectors import KIND
 from sidecar.services.wire import length_delimited, varint
@@ -124,10 +124,11 @@ class EmbedService:
 
     async def _answer(self, request: embed_pb2.EmbedRequest, raw: bytes | None) -> bytes:
         """Answers a request; keeps the response for ``raw`` if a repetition may use it."""
-        parsed = self._reader.read(request)
-        state = await self._generations.state(parsed.namespace)
+        # First the namespace, then the model: a name that moves meanwhile changes the stamp.
+        state = await self._generations.state(namespace(request.namespace))
         # What is invalidated from now on must not be in a response that is kept.
         stamp = state.stamp
+        parsed = self._reader.read(request)
         results = await self._fetch(parsed, state)
         if any(_is_version_change(result) for result in results):
             # The encoders moved to another version. Who asked for the old one is told so here.

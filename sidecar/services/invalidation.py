@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from embercache.v1 import cache_pb2
@@ -27,19 +28,22 @@ from sidecar.services.requests import (
     namespace,
     tag_digests,
 )
+from sidecar.units import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sidecar.cache.generations import Generations, NamespaceState
     from sidecar.cache.read_through import ReadThrough
+    from sidecar.models.types import ModelInfo, RerankerInfo
     from sidecar.services.embed_request import RequestReader
     from sidecar.services.search import SearchService
     from sidecar.services.search_request import SearchReader
     from sidecar.services.vectors import Vectors
 
 _KINDS = (vectors.KIND, search.KIND, scores.KIND)
-_MOST_TAGS = 1000
+_MOST_TAGS = _MOST_EVENTS = 1000
+_MOST_VERSION = 128
 # So many fit into one announcement; more make the whole collection invalid.
 _MOST_DOCUMENTS = 200
 _TYPES: dict[int, str] = {
@@ -74,6 +78,7 @@ class Invalidation:
 
     async def invalidate(self, raw: bytes) -> bytes:
         """Invalidate."""
+        self._requests.check_size(raw)
         request = decode(cache_pb2.InvalidateRequest, raw)
         name = namespace(request.namespace)
         match request.WhichOneof("target"):
@@ -85,7 +90,7 @@ class Invalidation:
             case "inputs":
                 await self._remove_inputs(name, request.inputs)
             case "searches":
-                await self._remove_searches(request.searches)
+                await self._remove_searches(name, request.searches)
             case "documents":
                 ids = [document_id(each) for each in request.documents.ids]
                 if not ids:
@@ -108,12 +113,19 @@ class Invalidation:
 
     async def publish_events(self, raw: bytes) -> bytes:
         """PublishEvents."""
+        self._requests.check_size(raw)
         request = decode(cache_pb2.PublishEventsRequest, raw)
-        if not request.events:
-            raise invalid("publish at least one event")
-        # All are read before the first is applied.
+        if not 1 <= len(request.events) <= _MOST_EVENTS:
+            raise invalid(f"publish 1 to {_MOST_EVENTS} events in one call")
+        # All are read before the first is applied, and all are applied here, whoever can be told.
+        failure: InvalidationNotSharedError | None = None
         for event in [_event(message) for message in request.events]:
-            await self.apply(event)
+            try:
+                await self.apply(event)
+            except InvalidationNotSharedError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return cache_pb2.PublishEventsResponse().SerializeToString()
 
     async def apply(self, event: Event) -> None:
@@ -121,15 +133,18 @@ class Invalidation:
 
         Raises `InvalidationNotSharedError` if that is in force on this sidecar alone.
         """
-        if event.type == "created":
-            # It may belong into any answer; nothing is known of its content.
-            await self._generations.announce(event.namespace, collection_tag(event.collection), b"")
-        elif event.ids:
-            await self._touch_documents(event.namespace, event.collection, event.ids)
-        if event.tags:
-            await self._generations.invalidate_tags(
-                event.namespace, tag_digests(event.tags, _MOST_TAGS)
-            )
+        try:
+            if event.type == "created":
+                # It may belong into any answer; nothing is known of its content.
+                tag = collection_tag(event.collection)
+                await self._generations.announce(event.namespace, tag, b"")
+            elif event.ids:
+                await self._touch_documents(event.namespace, event.collection, event.ids)
+        finally:
+            if event.tags:
+                await self._generations.invalidate_tags(
+                    event.namespace, tag_digests(event.tags, _MOST_TAGS)
+                )
 
     async def _touch_documents(self, name: str, in_collection: str, ids: Sequence[str]) -> None:
         """Invalidates the lists that were made from one of the documents."""
@@ -142,10 +157,19 @@ class Invalidation:
         self, name: str, target: cache_pb2.InvalidateRequest.ModelVersion
     ) -> None:
         model, version = target.model, target.version
+        if len(version) > _MOST_VERSION or not (model == "" or re.fullmatch(NAME_PATTERN, model)):
+            raise invalid("model_version has no name of a model, or no version: see ListModels")
         if not model or not version:
-            info = self._requests.model(model).info
+            info = self._info(model)
             model, version = info.name, version or info.version
         await self._generations.invalidate_scope(name, model_scope(model, version))
+
+    def _info(self, name: str) -> ModelInfo | RerankerInfo:
+        """What a name means: a model, or else a reranker."""
+        try:
+            return self._requests.model(name).info
+        except CallError:
+            return self._reader.reranker(name).info
 
     async def _remove_inputs(self, name: str, target: cache_pb2.InvalidateRequest.Inputs) -> None:
         info = self._requests.model(target.model).info
@@ -161,14 +185,17 @@ class Invalidation:
         tags = tag_digests(target.tags, MAX_TAGS)
         await self._remove(name, lambda state: self._vectors.keys(state, info, items, tags))
 
-    async def _remove_searches(self, target: cache_pb2.InvalidateRequest.Searches) -> None:
+    async def _remove_searches(
+        self, name: str, target: cache_pb2.InvalidateRequest.Searches
+    ) -> None:
         if not target.requests:
             raise invalid("name at least one search")
-        for parsed in [self._reader.read(request) for request in target.requests]:
-            await self._remove(
-                parsed.collection.namespace,
-                lambda state, parsed=parsed: [self._search.key(state, parsed)],  # type: ignore[misc]
-            )
+        for request in target.requests:
+            request.namespace = name
+        searches = [self._reader.read(request) for request in target.requests]
+        await self._remove(
+            name, lambda state: [self._search.key(state, parsed) for parsed in searches]
+        )
 
     async def _remove(self, name: str, keys_under: Callable[[NamespaceState], list[bytes]]) -> None:
         # A removal under an epoch of yesterday would remove nothing.

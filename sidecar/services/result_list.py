@@ -2,7 +2,7 @@
 
 Little-endian::
 
-    0   u8   flags: 1 nothing more was to be found, 2 the query was truncated
+    0   u8   flags: 1 nothing more was to be found
     1   u32  how many results were wanted
     5   f32  cosine that a new chunk must reach to come into the list; -2 for any
     9        digest of the model's name and version, 8 bytes
@@ -10,13 +10,12 @@ Little-endian::
     21  u32  number of documents looked at
     25  u32  bytes of the query's text; 0 if it is not kept
     29  u32  number of results
-    33       the vector as int8 with its scale; 8 bytes a document; the text; for each result the
+    33       the vector, as float16 of length 1; 8 bytes a document; the text; for each result the
              end of its bytes (u32); the results as field 1 of a SearchResponse, one after the other
 """
 
 from __future__ import annotations
 
-import itertools
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,69 +23,63 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FORMAT = b"list 1"
+"""A part of every list's key, so that no other layout is ever read as this one."""
 ANY_SCORE = -2.0
 DOCUMENT_BYTES = MODEL_BYTES = 8
 _HEADER = struct.Struct("<BIf8sIIII")
 _ENDS = struct.Struct("<I")
-_EXHAUSTED, _TRUNCATED = 1, 2
+_EXHAUSTED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class ResultList:
-    """The results of one query, best first, each in the form in which it is sent.
+class ListFacts:
+    """What is known of a list beside its results.
 
     ``floor`` is the cosine that a chunk must reach to come into the list. ``documents`` are the
-    digests of all documents that the list was made from. ``vector`` is the query's, an int8
+    digests of all documents that the list was made from. ``vector`` is the query's, a float16
     payload. ``exhausted`` says that there were fewer results than ``wanted``.
     """
 
     wanted: int
     exhausted: bool
-    truncated: bool
     floor: float
     model: bytes
     vector: bytes
     documents: frozenset[bytes]
     query: str
-    results: Sequence[bytes]
 
 
-def pack_results(found: ResultList) -> bytes:
-    """The bytes of a list."""
-    query = found.query.encode()
-    flags = (_EXHAUSTED if found.exhausted else 0) | (_TRUNCATED if found.truncated else 0)
+def pack_list(facts: ListFacts, results: Sequence[bytes]) -> bytes:
+    """The bytes of a list; its results, best first, are in the form in which they are sent."""
+    query = facts.query.encode()
     header = _HEADER.pack(
-        flags,
-        found.wanted,
-        found.floor,
-        found.model,
-        len(found.vector),
-        len(found.documents),
+        _EXHAUSTED if facts.exhausted else 0,
+        facts.wanted,
+        facts.floor,
+        facts.model,
+        len(facts.vector),
+        len(facts.documents),
         len(query),
-        len(found.results),
+        len(results),
     )
     ends, end = [], 0
-    for result in found.results:
+    for result in results:
         end += len(result)
         ends.append(_ENDS.pack(end))
-    parts = [header, found.vector, *sorted(found.documents), query, *ends, *found.results]
-    return b"".join(parts)
+    return b"".join([header, facts.vector, *sorted(facts.documents), query, *ends, *results])
 
 
-def unpack_results(payload: bytes) -> ResultList:
-    """The list in the bytes that `pack_results` made."""
-    flags, wanted, floor, model, vector_bytes, documents, query_bytes, count = _HEADER.unpack_from(
+def read_facts(payload: bytes) -> ListFacts:
+    """What `pack_list` was told beside the results."""
+    flags, wanted, floor, model, vector_bytes, documents, query_bytes, _ = _HEADER.unpack_from(
         payload
     )
     vector_end = _HEADER.size + vector_bytes
     documents_end = vector_end + documents * DOCUMENT_BYTES
-    query_end = documents_end + query_bytes
-    start = query_end + count * _ENDS.size
-    ends = [0, *(end for (end,) in _ENDS.iter_unpack(payload[query_end:start]))]
-    return ResultList(
+    return ListFacts(
         wanted=wanted,
         exhausted=bool(flags & _EXHAUSTED),
-        truncated=bool(flags & _TRUNCATED),
         floor=floor,
         model=model,
         vector=payload[_HEADER.size : vector_end],
@@ -94,8 +87,7 @@ def unpack_results(payload: bytes) -> ResultList:
             payload[i : i + DOCUMENT_BYTES]
             for i in range(vector_end, documents_end, DOCUMENT_BYTES)
         ),
-        query=payload[documents_end:query_end].decode(),
-        results=[payload[start + begin : start + end] for begin, end in itertools.pairwise(ends)],
+        query=payload[documents_end : documents_end + query_bytes].decode(),
     )
 
 

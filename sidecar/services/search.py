@@ -19,13 +19,21 @@ from typing import TYPE_CHECKING
 
 from embercache.v1 import search_pb2
 
-from sidecar.cache.codec import Codec, Value, decode_vector, encode_vector
+from sidecar.cache.accounts import Account
+from sidecar.cache.codec import Codec, Value, decode_vector
 from sidecar.cache.items import Answer, CacheMode, Policy, Product, Tier, Want
 from sidecar.cache.keys import digest
-from sidecar.models.types import ModelError, VersionChangedError
-from sidecar.services.changes import ListCheck, collection_tag, document_digest, model_digest
-from sidecar.services.requests import MAX_TAGS, CacheChoices, decode, tag_digests
-from sidecar.services.result_list import ANY_SCORE, ResultList, pack_results, unpack_results
+from sidecar.models.types import VersionChangedError
+from sidecar.services.changes import (
+    ListCheck,
+    collection_tag,
+    document_digest,
+    half_unit,
+    model_digest,
+)
+from sidecar.services.errors import invalid
+from sidecar.services.requests import MAX_TAGS, CacheChoices, decode, namespace, tag_digests
+from sidecar.services.result_list import ANY_SCORE, FORMAT, ListFacts, pack_list, read_facts
 from sidecar.services.scores import score
 from sidecar.services.search_request import write_metadata
 from sidecar.services.search_wire import write_response
@@ -39,7 +47,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sidecar.cache.accounts import Account, Accounts
+    from sidecar.cache.accounts import Accounts
     from sidecar.cache.codec import Entry
     from sidecar.cache.generations import Generations, NamespaceState
     from sidecar.cache.read_through import ReadThrough
@@ -58,12 +66,11 @@ KIND = "search"
 
 @dataclass(frozen=True, slots=True)
 class SemanticValue(Value):
-    """The list of another query: which, how near, and what answered for it. Never stored."""
+    """The list of another query: which, and how near it is. Never stored."""
 
     query: str
     similarity: float
     created_ms: int
-    tier: Tier
 
 
 @dataclass(slots=True)
@@ -72,7 +79,6 @@ class _Plan:
 
     parsed: ParsedSearch
     state: NamespaceState
-    scope: bytes
     vector: NDArray[np.float32] | None = None
     truncated: bool = False
     tokens: int = 0
@@ -113,6 +119,7 @@ class SearchService:
         responses: StoredResponses,
         generations: Generations,
         settings: CacheSettings,
+        max_bytes: int,
     ) -> None:
         self._requests = requests
         self._reader = reader
@@ -126,30 +133,35 @@ class SearchService:
         self._generations = generations
         self._settings = settings
         self._spaces = KeySpaces(KIND, settings)
+        self._max_bytes = max_bytes
         self._loader = _Loader(self)
+        # Lists of other queries are looked up on no account: the answer itself is counted.
+        self._aside = Account(KIND, "", "")
 
     async def search(self, raw: bytes) -> bytes:
         """Search: one query, for which no whole response is stored."""
         self._requests.check_size(raw)
         request = decode(search_pb2.SearchRequest, raw)
         try:
-            return await self._answer(self._reader.read(request), raw)
+            return await self._answer(request, raw)
         except VersionChangedError:
             # The encoders moved to another version. Who asked for the old one is told so now.
-            return await self._answer(self._reader.read(request), raw)
+            return await self._answer(request, raw)
 
     def key(self, state: NamespaceState, parsed: ParsedSearch) -> bytes:
         """The key of a query's list."""
         return self._key(state, parsed, *parsed.query_parts())
 
-    async def _answer(self, parsed: ParsedSearch, raw: bytes) -> bytes:
-        state = await self._generations.state(parsed.collection.namespace)
+    async def _answer(self, request: search_pb2.SearchRequest, raw: bytes) -> bytes:
+        # First the namespace, then the models: a name that moves meanwhile changes the stamp.
+        state = await self._generations.state(namespace(request.namespace))
         # What is invalidated from now on must not be in a response that is kept.
         stamp = state.stamp
+        parsed = self._reader.read(request)
         key = self.key(state, parsed)
-        plan = _Plan(parsed, state, digest(self._key(state, parsed)))
+        plan = _Plan(parsed, state)
         ttl = self._settings.search_ttl if parsed.cache.ttl is None else parsed.cache.ttl
-        want = Want(key, b"", plan, ttl, ListCheck(parsed.count, parsed.where))
+        want = Want(key, b"", plan, ttl, _check(parsed))
         account = self._account(parsed)
         tags = (*parsed.cache.tags, collection_tag(parsed.collection.name))
         policy = Policy(parsed.cache.mode, tags, account)
@@ -173,7 +185,7 @@ class SearchService:
         if parsed.semantic is not None and parsed.cache.mode.reads and not plan.truncated:
             other = await self._semantic_value(plan, vector, parsed.semantic)
             if other is not None:
-                return Product(other, stores=False)
+                return other
         hits = await self._index.search(parsed.collection, vector, parsed.count, parsed.where)
         exhausted = len(hits) < parsed.count
         floor = ANY_SCORE if exhausted else hits[-1].score
@@ -181,20 +193,24 @@ class SearchService:
             hits = [hit for hit in hits if hit.score >= parsed.threshold]
             exhausted |= len(hits) < parsed.count
             floor = max(floor, parsed.threshold)
-        found = ResultList(
+        tags = tag_digests(sorted({tag for hit in hits for tag in hit.tags}), len(hits) * MAX_TAGS)
+        # Before the scores, which take long: an invalidation that comes meanwhile must count.
+        await self._generations.resolve(plan.state, tags)
+        facts = ListFacts(
             wanted=parsed.count,
             exhausted=exhausted,
-            truncated=plan.truncated,
             floor=floor,
             model=model_digest(parsed.info.name, parsed.info.version),
-            vector=encode_vector(vector, Codec.INT8),
+            vector=half_unit(vector),
             documents=frozenset(document_digest(hit.document) for hit in hits),
-            query=parsed.text if parsed.semantic is not None else "",
-            results=await self._results(plan, hits),
+            query=parsed.text if parsed.semantic is not None and not plan.truncated else "",
         )
-        payload = pack_results(found)
-        tags = tag_digests(sorted({tag for hit in hits for tag in hit.tags}), len(hits) * MAX_TAGS)
-        await self._generations.resolve(plan.state, tags)
+        payload = pack_list(facts, await self._results(plan, hits))
+        if len(payload) > self._max_bytes:
+            raise invalid(
+                f"the results have {len(payload)} bytes, more than the {self._max_bytes} allowed:"
+                " ask for fewer with top_k, or store smaller chunks"
+            )
         value = Value(payload, Codec.BYTES, len(payload), plan.tokens, plan.truncated)
         return Product(value, tags, None if hits else self._settings.empty_search_ttl)
 
@@ -214,7 +230,7 @@ class SearchService:
         plan.query_tier, plan.tokens, plan.truncated = answer.tier, value.tokens, value.truncated
         vector = decode_vector(value.payload, value.codec)
         if not vector.any():
-            raise ModelError("the model gave a vector of zeros for the query: ask in other words")
+            raise invalid("the model gives a vector of zeros for the query: ask in other words")
         return vector
 
     async def _results(self, plan: _Plan, hits: Sequence[Hit]) -> list[bytes]:
@@ -243,36 +259,35 @@ class SearchService:
 
     async def _semantic_value(
         self, plan: _Plan, vector: NDArray[np.float32], threshold: float
-    ) -> SemanticValue | None:
+    ) -> Product | None:
         parsed = plan.parsed
-        account = self._accounts.of("semantic", plan.state.name, parsed.info.name)
-        policy = Policy(CacheMode.ONLY_IF_CACHED, (), account)
-        check = ListCheck(parsed.count, parsed.where)
+        policy = Policy(CacheMode.ONLY_IF_CACHED, (), self._aside)
 
         async def look_up(key: bytes) -> tuple[str, Answer] | None:
-            want = Want(key, b"", None, None, check)
+            want = Want(key, b"", None, None, _check(parsed))
             (answer,) = await self._cache.fetch(plan.state, [want], policy, self._loader)
             if isinstance(answer, Exception):
                 return None
-            return unpack_results(answer.entry.value.payload).query, answer
+            return read_facts(answer.entry.value.payload).query, answer
 
+        scope = self._scope(plan)
         match = await self._semantic.find(
-            KIND, plan.state.name, plan.scope, vector, parsed.text, threshold, look_up
+            KIND, plan.state.name, scope, vector, parsed.text, threshold, look_up
         )
         if match is None:
             return None
         entry = match.answer.entry
-        return SemanticValue(
+        value = SemanticValue(
             payload=entry.value.payload,
             codec=Codec.BYTES,
             dimensions=entry.value.dimensions,
-            tokens=plan.tokens,
+            tokens=0,  # the query was embedded
             truncated=False,
             query=match.query,
             similarity=match.similarity,
             created_ms=entry.created_ms,
-            tier=match.answer.tier,
         )
+        return Product(value, tier=match.answer.tier)
 
     # What comes of it
 
@@ -282,7 +297,7 @@ class SearchService:
         if plan.vector is None or plan.truncated or isinstance(entry.value, SemanticValue):
             return
         if parsed.semantic is not None and parsed.cache.mode.stores:
-            self._semantic.add(plan.scope, plan.vector, key, entry.expires_ms)
+            self._semantic.add(self._scope(plan), plan.vector, key, entry.expires_ms)
 
     def _keep_response(
         self,
@@ -313,11 +328,23 @@ class SearchService:
     def _account(self, parsed: ParsedSearch) -> Account:
         return self._accounts.of(KIND, parsed.collection.namespace, parsed.info.name)
 
+    def _scope(self, plan: _Plan) -> bytes:
+        """What stands for everything that the answer depends on but the query."""
+        return digest(self._key(plan.state, plan.parsed))
+
     def _key(self, state: NamespaceState, parsed: ParsedSearch, *query: bytes) -> bytes:
-        info = parsed.info
+        info, reranking = parsed.info, parsed.reranking
         space = self._spaces.of(state.name, info.name, info.version)
         epoch = state.epoch_of(KIND, info.name, info.version)
-        return space.key(epoch, self._index.identity.encode(), *parsed.scope_parts(), *query)
+        if reranking:
+            theirs = reranking.info
+            epoch = max(epoch, state.epoch_of(KIND, theirs.name, theirs.version))
+        identity = self._index.identity.encode()
+        return space.key(epoch, FORMAT, identity, *parsed.scope_parts(), *query)
+
+
+def _check(parsed: ParsedSearch) -> ListCheck:
+    return ListCheck(parsed.count, parsed.where, parsed.semantic)
 
 
 def _choices(parsed: ParsedSearch) -> CacheChoices:
@@ -346,7 +373,7 @@ def _write(plan: _Plan, answer: Answer) -> AgedBytes:
         most=parsed.top_k,
         model=(parsed.info.name, parsed.info.version),
         reranker=(reranking.info.name, reranking.info.version) if reranking else None,
-        tier=other.tier if other else answer.tier,
+        tier=answer.tier,
         query_tier=plan.query_tier,
         rerank_tiers=plan.rerank_tiers,
         semantic=(other.similarity, other.query) if other else None,

@@ -203,8 +203,7 @@ class SearchReader:
 
 def read_filter(message: search_pb2.Filter) -> Filter:
     """A filter in our terms. Raises `CallError`."""
-    budget = [_MAX_CONDITIONS]
-    return _filter(message, 0, budget)
+    return _filter(message, 0, _Budget())
 
 
 def read_metadata(message: Mapping[str, search_pb2.MetadataValue]) -> dict[str, Scalar]:
@@ -227,9 +226,17 @@ def write_metadata(
             message[key].number = value
 
 
-def _filter(message: search_pb2.Filter, depth: int, budget: list[int]) -> Filter:
-    budget[0] -= 1
-    if depth > _MAX_DEPTH or budget[0] < 0:
+class _Budget:
+    """What a filter may still have."""
+
+    def __init__(self) -> None:
+        self.conditions = _MAX_CONDITIONS
+        self.values = _MAX_VALUES
+
+
+def _filter(message: search_pb2.Filter, depth: int, budget: _Budget) -> Filter:
+    budget.conditions -= 1
+    if depth > _MAX_DEPTH or budget.conditions < 0:
         raise invalid(
             f"the filter has more than {_MAX_CONDITIONS} conditions or is nested deeper than"
             f" {_MAX_DEPTH}: use 'in' for many values"
@@ -238,7 +245,7 @@ def _filter(message: search_pb2.Filter, depth: int, budget: list[int]) -> Filter
         case "equal":
             return In(_field(message.equal.key), (_scalar(message.equal.value),))
         case "in":
-            return _in(getattr(message, "in"))
+            return _in(getattr(message, "in"), budget)
         case "range":
             return _range(message.range)
         case "and":
@@ -252,17 +259,15 @@ def _filter(message: search_pb2.Filter, depth: int, budget: list[int]) -> Filter
 
 
 def _filters(
-    messages: Iterable[search_pb2.Filter], depth: int, budget: list[int]
+    messages: Iterable[search_pb2.Filter], depth: int, budget: _Budget
 ) -> tuple[Filter, ...]:
     return tuple(_filter(message, depth + 1, budget) for message in messages)
 
 
-def _in(message: search_pb2.Filter.In) -> In:
-    if len(message.values) > _MAX_VALUES:
-        raise invalid(
-            f"a filter has {len(message.values)} values in one 'in': at most {_MAX_VALUES} are"
-            " allowed"
-        )
+def _in(message: search_pb2.Filter.In, budget: _Budget) -> In:
+    budget.values -= len(message.values)
+    if budget.values < 0:
+        raise invalid(f"the filter's 'in' have more than {_MAX_VALUES} values: split the search")
     return In(_field(message.key), tuple(_scalar(value) for value in message.values))
 
 

@@ -217,3 +217,38 @@ async def test_a_bad_event_is_refused_and_none_of_its_call_applied(
         await sidecar.caches.PublishEvents(cache_pb2.PublishEventsRequest(events=messages))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert await tiers(sidecar) == ("HOT", "HOT")
+
+
+async def test_a_single_search_is_invalidated_in_the_namespace_of_the_call(sidecar: Any) -> None:
+    request = search_pb2.SearchRequest(text="aaaa", top_k=2, namespace="default")
+    await invalidate(sidecar, namespace="other", searches={"requests": [request]})
+    assert await tiers(sidecar) == ("HOT", "HOT")
+
+
+async def test_a_version_of_a_reranker_can_be_invalidated(sidecar: Any) -> None:
+    reranked = {"rerank": search_pb2.Rerank()}
+    await tiers(sidecar, **reranked)
+    await invalidate(sidecar, model_version={"model": "tiny-maxsim"})
+    response = await sidecar.search("aaaa", top_k=2, **reranked)
+    assert (response.tier, response.query_tier) == (
+        common_pb2.TIER_COMPUTED,
+        common_pb2.TIER_HOT,
+    )
+    assert [tier.tier for tier in response.rerank_tiers] == [common_pb2.TIER_COMPUTED]
+    assert await tiers(sidecar) == ("HOT", "HOT")
+
+
+async def test_all_events_of_a_call_are_in_force_here_even_if_others_cannot_be_told(
+    start: Start, own_redis: Any
+) -> None:
+    sidecar = await start(redis=own_redis)
+    await sidecar.upsert(NEAR_A | NEAR_B)
+    await tiers(sidecar)
+    assert await tiers(sidecar) == ("HOT", "HOT")
+    own_redis.stop()
+    types = cache_pb2.Event
+    events = [types(type=types.TYPE_UPDATED, ids=[name]) for name in ("a1", "b1")]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await sidecar.caches.PublishEvents(cache_pb2.PublishEventsRequest(events=events))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert await tiers(sidecar) == ("COMPUTED", "COMPUTED")

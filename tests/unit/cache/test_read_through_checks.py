@@ -48,10 +48,14 @@ class Lists:
 
     def __init__(self) -> None:
         self.made: dict[str, Any] = {}
+        self.waiting: list[asyncio.Future[int]] | None = None
 
     def submit(self, sources: Sequence[int]) -> list[asyncio.Future[int]]:
 
         futures = [asyncio.get_running_loop().create_future() for _ in sources]
+        if self.waiting is not None:
+            self.waiting += futures
+            return futures
         for future, source in zip(futures, sources, strict=True):
             future.set_result(source)
         return futures
@@ -147,9 +151,10 @@ async def test_a_product_can_shorten_its_lifetime_but_not_prolong_it(rig: Rig) -
     assert (await rig.fetch(3)).entry.expires_ms == 1_010_000
 
 
-async def test_a_product_that_is_not_to_be_stored_is_only_answered(rig: Rig) -> None:
-    rig.lists.made = {"stores": False}
-    assert await rig.tier(5) is Tier.COMPUTED
+async def test_a_product_that_another_tier_had_is_only_answered(rig: Rig) -> None:
+    rig.lists.made = {"tier": Tier.WARM}
+    assert await rig.tier(5) is Tier.WARM
+    rig.lists.made = {}
     assert await rig.tier(5) is Tier.COMPUTED
 
 
@@ -163,3 +168,27 @@ async def test_the_account_says_what_answered_and_what_that_saved(rig: Rig) -> N
     assert account.timed_hits == 2
     assert account.compute_seconds > 0
     assert (account.hot_entries, account.hot_bytes > 0) == (1, True)
+
+
+async def test_who_asks_after_an_invalidation_does_not_get_what_was_begun_before_it(
+    rig: Rig,
+) -> None:
+    waiting = rig.lists.waiting = []
+    first = asyncio.create_task(rig.fetch(5, (TAG,)))
+    while len(waiting) < 1:
+        await asyncio.sleep(0)
+    same = asyncio.create_task(rig.fetch(5, (TAG,)))
+    await rig.generations.invalidate_tags("n", [TAG])
+    second = asyncio.create_task(rig.fetch(5, (TAG,)))
+    while len(waiting) < 2:
+        await asyncio.sleep(0)
+    for future in waiting:
+        future.set_result(5)
+    tiers = [(await task).tier for task in (first, same, second)]
+    assert tiers == [Tier.COMPUTED, Tier.COALESCED, Tier.COMPUTED]
+
+
+async def test_an_entry_in_memory_whose_tags_were_forgotten_is_looked_at_again(rig: Rig) -> None:
+    await rig.fetch(5, (TAG,))
+    rig.generations.forget_tags()
+    assert await rig.tier(5, (TAG,)) is Tier.HOT

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from sidecar.cache.codec import Codec, encode_vector
+from sidecar.cache.codec import Codec, decode_vector
 from sidecar.index.filters import In, matches
 from sidecar.services.changes import (
     ANY_MODEL,
+    MARGIN,
+    MAX_COST,
     Change,
+    ListCheck,
     document_digest,
+    half_unit,
     model_digest,
     pack_changes,
     touches,
     unpack_changes,
 )
-from sidecar.services.result_list import ANY_SCORE, ResultList
+from sidecar.services.result_list import ANY_SCORE, ListFacts
 
 MODEL = model_digest("m", "1")
 RED = In("colour", ("red",))
@@ -28,17 +33,15 @@ def unit(seed: int) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def found(*, floor: float, documents: list[str], query: np.ndarray) -> ResultList:
-    return ResultList(
+def found(*, floor: float, documents: list[str], query: np.ndarray) -> ListFacts:
+    return ListFacts(
         wanted=len(documents),
         exhausted=floor == ANY_SCORE,
-        truncated=False,
         floor=floor,
         model=MODEL,
-        vector=encode_vector(query, Codec.INT8),
+        vector=half_unit(query),
         documents=frozenset(map(document_digest, documents)),
         query="",
-        results=[],
     )
 
 
@@ -57,7 +60,34 @@ def test_changes_come_back_as_they_were() -> None:
         (c.model, c.document, c.metadata) for c in changes
     ]
     assert [len(c.vectors) for c in back] == [2, 0]
-    np.testing.assert_allclose(back[0].vectors[0], vector, atol=0.01)
+    np.testing.assert_allclose(back[0].vectors[0], vector, atol=0.001)
+
+
+@given(
+    hnp.arrays(np.float32, st.integers(2, 64), elements=st.floats(-1e6, 1e6, width=32)),
+    st.integers(0, 10),
+)
+def test_the_margin_covers_what_the_short_form_of_vectors_is_off(
+    vector: np.ndarray, seed: int
+) -> None:
+    other = np.random.default_rng(seed).normal(size=len(vector)).astype(np.float32)
+    length = np.linalg.norm(vector.astype(np.float64))
+    assume(length > 1e-6)
+    exact = float(vector.astype(np.float64) @ other / length / np.linalg.norm(other))
+    short = [decode_vector(half_unit(each), Codec.FLOAT16) for each in (vector, other)]
+    assert abs(float(short[0] @ short[1]) - exact) < MARGIN / 2
+
+
+def test_changes_in_a_layout_that_is_not_known_touch_every_list() -> None:
+    listed = found(floor=0.9, documents=["a"], query=unit(1))
+    assert touches([b"\x07 of a later version"], listed, None)
+    assert touches([change("b")[:-3]], listed, None)
+
+
+def test_more_changes_than_there_is_time_for_touch_every_list() -> None:
+    listed = found(floor=0.9, documents=["a"], query=unit(1))
+    assert not touches([change("b")] * 100, listed, None)
+    assert touches([change("b")] * (MAX_COST + 1), listed, None)
 
 
 def test_a_list_that_has_the_document_is_touched_whatever_became_of_it() -> None:
@@ -138,3 +168,12 @@ def test_a_list_that_is_not_touched_is_what_a_new_search_finds(
         data = change(str(name), unit(seed), colour=new_colour)
     if not touches([data], listed, where):
         assert search() == before
+
+
+def test_calls_that_allow_other_answers_do_not_share_a_computation() -> None:
+    names = {
+        ListCheck(wanted, None, semantic).name
+        for wanted in (5, 10)
+        for semantic in (None, 0.9, 0.95)
+    }
+    assert len(names) == 6

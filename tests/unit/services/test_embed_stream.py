@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from embercache.v1 import embed_pb2
 
+from sidecar.cache.generations import Generations
+from sidecar.cache.local_generations import LocalGenerations
 from sidecar.config import ServerSettings
 from sidecar.services.embed import STREAM_WINDOW, EmbedService
 from sidecar.services.embed_request import RequestReader
@@ -22,7 +24,7 @@ async def test_a_request_is_read_only_when_fewer_than_a_window_are_unanswered() 
         reader=RequestReader(unused, ServerSettings(), ()),
         vectors=unused,
         responses=unused,
-        generations=unused,
+        generations=Generations(LocalGenerations(None)),
     )
     read = 0
 

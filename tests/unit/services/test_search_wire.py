@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.cache.items import Tier
-from sidecar.services.result_list import ANY_SCORE, ResultList, pack_results
+from sidecar.services.result_list import ANY_SCORE, ListFacts, pack_list
 from sidecar.services.search_wire import write_response
 from sidecar.services.wire import TIER_NUMBER, length_delimited
 
@@ -36,9 +36,9 @@ def test_the_written_bytes_are_the_message(
     age: int,
 ) -> None:
     pieces = [length_delimited(1, result.SerializeToString()) for result in results]
-    found = ResultList(len(pieces), True, False, ANY_SCORE, bytes(8), b"v", frozenset(), "", pieces)
+    facts = ListFacts(len(pieces), True, ANY_SCORE, bytes(8), b"v", frozenset(), "")
     written = write_response(
-        payload=pack_results(found),
+        payload=pack_list(facts, pieces),
         most=most,
         model=model,
         reranker=reranker,

@@ -128,8 +128,8 @@ class UsageStats(_message.Message):
     """Model or reranker."""
     failed: _builtins.int
     hot_entries: _builtins.int
-    """In the hot tier: entries, their bytes, their mean age (of a sample), and how
-    many were pushed out since start.
+    """In the hot tier: entries, their bytes, their mean age, and how many were pushed
+    out since start.
     """
     hot_bytes: _builtins.int
     hot_age_seconds: _builtins.float

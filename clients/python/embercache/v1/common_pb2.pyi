@@ -107,7 +107,7 @@ class CacheOptions(_message.Message):
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Invalidating any of these tags in the same namespace removes every entry that
-        this call reads or stores. Calls that give other tags, or none, have entries of
+        this call reads or stores; of a search, its list of results. Calls that give other tags, or none, have entries of
         their own. At most 16, each 1 to 256 bytes; their order does not matter.
         """
 
