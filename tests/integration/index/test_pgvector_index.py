@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 import psycopg
 import pytest
 
@@ -201,25 +203,62 @@ async def test_a_server_that_hangs_fails_each_call_in_time(
         assert len(await until_up(lambda: index.search(collection, QUERY, 5, None))) == 1
 
 
-async def test_a_caller_that_is_cancelled_leaves_the_connection_usable(
-    url: str, admin: psycopg.Connection, collection: Collection, document: MakeDocument
+async def test_a_caller_that_is_cancelled_does_not_wait_for_a_server_that_hangs(
+    url: str,
+    admin: psycopg.Connection,
+    collection: Collection,
+    document: MakeDocument,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with opened(url) as index:
         await index.upsert(collection, [document("d", [1, 0, 0, 0])])
+        monkeypatch.setattr("sidecar.index.pgvector._READ_SECONDS", 0.5)
         with admin.transaction():
             admin.execute("LOCK TABLE embercache.documents")
             search = asyncio.create_task(index.search(collection, QUERY, 5, In("a", ("b",))))
-            waiting = (
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                " AND pid <> pg_backend_pid()"
-            )
-            async with asyncio.timeout(20):
-                while admin.execute(waiting).fetchone() == (0,):
-                    await asyncio.sleep(0.01)
-            search.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await search
-        assert len(await index.search(collection, QUERY, 5, None)) == 1
+            process = psutil.Process(await waiting_for_lock(admin))
+            # The one that would take a request to cancel it as well.
+            server = process.parent()
+            process.suspend()
+            server.suspend()
+            try:
+                search.cancel()
+                await asyncio.wait({search}, timeout=4)
+                assert search.cancelled()
+            finally:
+                server.resume()
+                process.resume()
+        found = await until_up(lambda: index.search(collection, QUERY, 5, None))
+        assert len(found) == 1
+
+
+async def test_metadata_are_not_put_to_content_that_came_meanwhile(
+    url: str, admin: psycopg.Connection, collection: Collection, document: MakeDocument
+) -> None:
+    one = document("d", [1, 0, 0, 0], content=b"old")
+    changed = replace(one, chunks=(replace(one.chunks[0], vector=None),), metadata={"a": "b"})
+    async with opened(url) as index:
+        await index.upsert(collection, [one])
+        with admin.transaction():
+            admin.execute("UPDATE embercache.documents SET content = 'new'")
+            upsert = asyncio.create_task(index.upsert(collection, [changed]))
+            await waiting_for_lock(admin)
+        with pytest.raises(KeyError, match="d"):
+            await upsert
+        [stored] = await index.documents(collection, "", 5)
+        assert (stored.metadata, stored.revision.content) == ({}, b"new")
+
+
+async def waiting_for_lock(admin: psycopg.Connection) -> int:
+    """The process of the server that waits for somebody's lock, once there is one."""
+    async with asyncio.timeout(20):
+        while True:
+            found = admin.execute(
+                "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            ).fetchone()
+            if found is not None:
+                return int(found[0])
+            await asyncio.sleep(0.01)
 
 
 async def test_start_can_be_repeated_until_the_server_is_there(
