@@ -17,6 +17,7 @@ import pytest
 from embercache.v1 import cache_pb2, common_pb2
 from prometheus_client import CollectorRegistry, generate_latest
 
+from sidecar.cache.events import parse_event
 from sidecar.telemetry.metrics import CallMetrics, StatsCollector
 
 if TYPE_CHECKING:
@@ -97,7 +98,24 @@ def test_every_metric_is_documented() -> None:
     assert {name for name in names if not name.endswith("_created")} <= documented
 
 
+def test_every_event_of_the_documentation_is_understood() -> None:
+    page = (ROOT / "docs/invalidation.md").read_text("utf-8")
+    examples = re.findall(r"^ +XADD embercache:events \* (.+)$", page, re.MULTILINE)
+    assert examples
+    for example in examples:
+        words = [word.encode() for word in shlex.split(example)]
+        parse_event(dict(zip(words[::2], words[1::2], strict=True)))
+
+
 def test_every_link_between_pages_leads_somewhere() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, heading in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", page.read_text("utf-8")):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name}: {target}"
+            assert not heading or heading in anchors(file), f"{page.name}: {target}#{heading}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to the headings of a page end in."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
