@@ -230,6 +230,23 @@ async def test_a_state_that_fell_out_of_memory_validates_nothing_any_more(
     assert await generations.state("a") is not old
 
 
+async def test_a_namespace_with_something_to_share_does_not_fall_out_of_memory(
+    store: Breakable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.cache.generations.MAX_NAMESPACES", 2)
+    generations = Generations(store)
+    await generations.state("a")
+    before = (await Generations(store).state("a")).epoch
+    store.down = True
+    with pytest.raises(InvalidationNotSharedError):
+        await generations.invalidate_namespace("a")
+    store.down = False
+    for name in ("b", "c", "d"):
+        await generations.state(name)
+    await generations.synchronise()
+    assert (await Generations(store).state("a")).epoch > before
+
+
 async def test_the_memory_for_tags_is_bounded(
     store: Breakable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,3 +176,24 @@ async def test_a_verifier_that_cannot_be_reached_means_no(begin: Start) -> None:
     sidecar = await begin(semantic={"verifier": "127.0.0.1:1"})
     await sidecar.search(ASKED, semantic=ON)
     assert await matched(sidecar, REWORDED) == ""
+
+
+async def test_a_semantic_answer_counts_as_a_hit_that_saved_no_tokens(begin: Start) -> None:
+    sidecar = await begin()
+    await sidecar.search(ASKED, semantic=ON)
+    assert await matched(sidecar, REWORDED) == ASKED
+    usage = {each.kind: each for each in (await sidecar.stats()).usage}
+    assert set(usage) == {"embed", "search"}
+    answered = {each.tier: each.count for each in usage["search"].answered}
+    assert (answered[common_pb2.TIER_COMPUTED], answered[common_pb2.TIER_HOT]) == (1, 1)
+    assert usage["search"].tokens_saved == 0
+
+
+async def test_a_list_computed_by_a_call_without_semantic_answers_is_none_for_others(
+    begin: Start,
+) -> None:
+    sidecar = await begin()
+    await sidecar.search(ASKED, semantic=ON)
+    # The same list, but now nobody knows of which query.
+    await sidecar.search(ASKED, mode=common_pb2.CACHE_MODE_REFRESH)
+    assert await matched(sidecar, REWORDED) == ""
