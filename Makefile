@@ -33,7 +33,7 @@ bench: setup
 	$(PY) -m bench.encoder
 	$(PY) -m bench.rerank
 	$(PY) -m bench.admission
-	$(PY) -m bench.index
+	$(PY) -m bench.index --vectors 10000
 	$(PY) -m bench.invalidation
 	$(PY) -m bench.staleness
 
