@@ -252,8 +252,8 @@ class PopularSettings(_Section):
         0,
         ge=0,
         le=100_000,
-        description="most queries tracked in a namespace, with their text, here and in Redis; 0 for"
-        " none",
+        description="most queries tracked in a namespace, with their text, here and in Redis; 64 MiB"
+        " at most of all namespaces; 0 for none",
     )
 
 

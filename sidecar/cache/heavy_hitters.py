@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
 K = TypeVar("K", bound="Hashable")
 
@@ -19,11 +19,15 @@ K = TypeVar("K", bound="Hashable")
 class HeavyHitters(Generic[K]):
     """At most ``capacity`` keys. A count is never too large, and too small by at most twice
     ``total`` / ``capacity``: a key that makes up more than that of the stream is there.
+
+    ``size`` is the sum of what ``size_of`` gives for each key.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, size_of: Callable[[K], int]) -> None:
         self.total = 0
+        self.size = 0
         self._capacity = capacity
+        self._size_of = size_of
         self._counts: dict[K, int] = {}
 
     def __len__(self) -> int:
@@ -32,10 +36,12 @@ class HeavyHitters(Generic[K]):
     def add(self, key: K, weight: int = 1) -> None:
         """Counts a key that came ``weight`` times."""
         counts = self._counts
+        if key not in counts:
+            self.size += self._size_of(key)
         counts[key] = counts.get(key, 0) + weight
         self.total += weight
         if len(counts) > self._capacity:
-            self._take_off(sorted(counts.values())[len(counts) // 2])
+            self.shrink()
 
     def top(self, count: int) -> list[tuple[K, int]]:
         """The ``count`` most frequent keys, and how often they came; of equals, older ones."""
@@ -47,12 +53,19 @@ class HeavyHitters(Generic[K]):
         for key, times in taken:
             del self._counts[key]
             self.total -= times
+            self.size -= self._size_of(key)
         return taken
 
     def halve(self) -> None:
         """Halves every count; keys that came once go."""
-        self._counts = {key: times // 2 for key, times in self._counts.items() if times > 1}
+        self._keep({key: times // 2 for key, times in self._counts.items() if times > 1})
         self.total //= 2
 
-    def _take_off(self, number: int) -> None:
-        self._counts = {key: n - number for key, n in self._counts.items() if n > number}
+    def shrink(self) -> None:
+        """Makes room as if ``capacity`` were exceeded: half of the keys go, or more."""
+        median = sorted(self._counts.values())[len(self._counts) // 2]
+        self._keep({key: n - median for key, n in self._counts.items() if n > median})
+
+    def _keep(self, counts: dict[K, int]) -> None:
+        self._counts = counts
+        self.size = sum(map(self._size_of, counts))

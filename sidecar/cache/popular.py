@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from sidecar.cache.heavy_hitters import HeavyHitters
 from sidecar.cache.redis_link import WarmUnavailableError
-from sidecar.cache.redis_popular import HALF_LIFE_SECONDS, MAX_NAMESPACES, RedisPopular
+from sidecar.cache.redis_popular import (
+    HALF_LIFE_SECONDS,
+    MAX_BYTES,
+    MAX_NAMESPACES,
+    QUERY_OVERHEAD_BYTES,
+    RedisPopular,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +52,11 @@ class PopularQueries:
     Used from one event loop; `run` is a task beside it. Counts lose half every six hours. What
     was not shared with the others yet waits here, within ``capacity``, while Redis is down.
 
+    Here and in Redis there are at most 100 namespaces, and 64 MiB of all of them together: what is
+    asked least goes first.
+
     Args:
-        capacity: queries of one namespace, in this sidecar and in Redis; at most 100 namespaces.
+        capacity: most queries of one namespace, in this sidecar and in Redis.
         warm: None for a sidecar that counts alone.
         prefix: first part of every key.
         clock: monotonic, in seconds.
@@ -74,7 +83,10 @@ class PopularQueries:
         queries = self._namespaces.get(namespace)
         if queries is None:
             queries = self._begin(namespace)
+        size = queries.size
         queries.add((kind, request), weight)
+        if queries.size > size and self._bytes() > MAX_BYTES:
+            max(self._namespaces.values(), key=lambda each: each.size).shrink()
 
     async def top(self, namespace: str, count: int) -> list[PopularQuery]:
         """The ``count`` queries asked most, in order. While Redis is down, of this sidecar."""
@@ -126,11 +138,24 @@ class PopularQueries:
         if len(self._namespaces) >= MAX_NAMESPACES:
             # The one asked least, lest many that are asked once drive out one that is in use.
             del self._namespaces[min(self._namespaces, key=lambda n: self._namespaces[n].total)]
-        queries = self._namespaces[namespace] = HeavyHitters(self._capacity)
+        queries = self._namespaces[namespace] = HeavyHitters(self._capacity, _size)
         return queries
+
+    def _bytes(self) -> int:
+        return sum(queries.size for queries in self._namespaces.values())
 
     def _halve(self) -> None:
         for namespace, queries in list(self._namespaces.items()):
             queries.halve()
             if not len(queries):
                 del self._namespaces[namespace]
+
+
+async def forget(warm: WarmTier, prefix: str) -> None:
+    """Removes all that was counted in Redis; what stays while it is down is gone within a week."""
+    with contextlib.suppress(WarmUnavailableError):
+        await RedisPopular(warm, prefix, 0).forget()
+
+
+def _size(query: _Query) -> int:
+    return len(query[1]) + QUERY_OVERHEAD_BYTES

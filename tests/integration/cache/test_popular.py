@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import redis
 
-from sidecar.cache.popular import MAX_REQUEST_BYTES, PopularQueries
-from sidecar.cache.redis_popular import HALF_LIFE_SECONDS, MAX_NAMESPACES
+from sidecar.cache import popular as popular_module
+from sidecar.cache import redis_popular
+from sidecar.cache.popular import MAX_REQUEST_BYTES, PopularQueries, forget
+from sidecar.cache.redis_popular import HALF_LIFE_SECONDS, MAX_NAMESPACES, RedisPopular
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -144,7 +146,7 @@ async def test_two_sidecars_find_what_is_popular_among_many_queries(
             for tracker in trackers:
                 await tracker.share()
     assert client.zcard("test:{state}:popular:n") == 300
-    assert client.hlen("test:{state}:popular-requests:n") <= 301
+    assert client.hlen("test:{state}:popular-requests:n") <= 302
     found = await best(trackers[0], 50)
     true = [b"%d" % key for key, _ in Counter(draws).most_common(10)]
     assert found[:5] == true[:5]
@@ -206,7 +208,7 @@ async def test_nothing_of_it_stays_in_redis_for_ever(
     note(popular, a=1)
     await popular.share()
     keys = client.keys("*")
-    assert len(keys) == 3
+    assert len(keys) == 4
     assert all(0 < client.ttl(key) <= 7 * 86400 for key in keys)
 
 
@@ -220,6 +222,104 @@ async def test_redis_keeps_no_more_than_so_many_namespaces(
             popular.note("embed", f"{part}-{number}", b"q")
         await popular.share()
     assert client.zcard("test:{state}:popular-namespaces") == MAX_NAMESPACES
+    assert client.hlen("test:{state}:popular-sizes") == MAX_NAMESPACES
+    # Two of each, and two of all: the texts of users do not stay behind.
+    assert len(client.keys("*")) == 2 * MAX_NAMESPACES + 2
+    assert client.exists("test:{state}:popular-requests:1-0")
+
+
+async def test_a_namespace_that_came_back_while_its_keys_were_to_go_keeps_them(
+    redis_server: DevRedis, open_warm: OpenWarm, client: redis.Redis
+) -> None:
+    shared = RedisPopular(await open_warm(redis_server.url), PREFIX, 20)
+    await shared.add("n", [(("embed", b"q"), 3)])
+    await shared._drop(b"n")
+    assert await shared.top("n", 5) == {("embed", b"q"): 3}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> int:
+    """All queries together may have this many bytes."""
+    most = 400_000
+    monkeypatch.setattr(redis_popular, "MAX_BYTES", most)
+    monkeypatch.setattr(popular_module, "MAX_BYTES", most)
+    return most
+
+
+async def test_the_queries_of_all_namespaces_in_redis_are_bounded_in_bytes(
+    small: int, redis_server: DevRedis, open_warm: OpenWarm, client: redis.Redis
+) -> None:
+    popular = PopularQueries(1000, await open_warm(redis_server.url), PREFIX)
+    for turn in range(20):
+        for number in range(10):
+            popular.note("embed", f"n{turn % 5}", b"%d-%d" % (turn, number) + bytes(4000), 5)
+        note(popular, common=5)
+        await popular.share()
+    stored = sum(
+        len(value)
+        for key in client.keys("*popular-requests:*")
+        for value in client.hvals(key)
+        if len(value) > 100
+    )
+    # Half of the bound, for the last half belongs to namespaces that have little.
+    assert small / 4 < stored <= small
+    assert sum(map(int, client.hvals("test:{state}:popular-sizes"))) <= small
+    assert (await best(popular, 1)) == [b"common"]
+
+
+async def test_of_a_namespace_that_is_too_large_the_queries_asked_least_go(
+    small: int, redis_server: DevRedis, open_warm: OpenWarm
+) -> None:
+    popular = PopularQueries(1000, await open_warm(redis_server.url), PREFIX)
+    for number in range(80):
+        popular.note("embed", "n", b"%02d" % number + bytes(4000), 1 + number)
+        if number % 20 == 19:
+            await popular.share()
+    found = [int(request[:2]) for request in await best(popular, 100)]
+    assert 40 <= len(found) < 50
+    assert found[:5] == [79, 78, 77, 76, 75]
+
+
+async def test_sizes_stay_right_when_redis_forgets_some_of_it(
+    redis_server: DevRedis, open_warm: OpenWarm, client: redis.Redis
+) -> None:
+    popular = PopularQueries(2, await open_warm(redis_server.url), PREFIX)
+
+    async def size() -> int:
+        note(popular, a=3, b=2, c=1)
+        await popular.share()
+        return int(client.hget("test:{state}:popular-sizes", "n"))
+
+    expected = await size()
+    for key in client.keys("*"):
+        client.delete(key)
+        assert await size() == expected
+
+
+async def test_what_waits_in_a_sidecar_is_bounded_in_bytes(
+    small: int,
+) -> None:
+    popular = PopularQueries(1000, None, PREFIX)
+    for number in range(500):
+        popular.note("embed", f"n{number % 3}", b"%d" % number + bytes(4000))
+        note(popular, common=1)
+    found = [query for n in range(3) for query in await popular.top(f"n{n}", 1000)]
+    assert 0 < sum(len(query.request) for query in found) <= small
+    assert await best(popular) == [b"common"]
+
+
+async def test_all_of_it_can_be_removed(
+    redis_server: DevRedis, open_warm: OpenWarm, client: redis.Redis
+) -> None:
+    warm = await open_warm(redis_server.url)
+    popular = PopularQueries(20, warm, PREFIX)
+    note(popular, a=1)
+    popular.note("search", "m", b"b")
+    await popular.share()
+    client.set("another", "key")
+    await forget(warm, PREFIX)
+    assert client.keys("*") == [b"another"]
+    assert await popular.namespaces() == []
 
 
 async def test_counts_wait_while_redis_is_down(

@@ -15,7 +15,9 @@ from redis.crc import key_slot
 from sidecar.cache.events import Event, EventConsumer
 from sidecar.cache.follower import InvalidationFollower
 from sidecar.cache.generations import Generations, kind_scope
+from sidecar.cache.popular import PopularQueries, forget
 from sidecar.cache.redis_generations import RedisGenerations
+from sidecar.cache.redis_popular import MAX_NAMESPACES
 from sidecar.cache.warm import WarmUnavailableError
 from sidecar.dev_redis import DevRedis
 
@@ -315,3 +317,19 @@ async def test_events_are_consumed_from_a_cluster(
     assert consumer.counters.pending_age == 0
     task.cancel()
     await asyncio.wait({task})
+
+
+async def test_popular_queries_are_counted_and_forgotten_in_a_cluster(
+    cluster: Cluster, open_warm: OpenWarm
+) -> None:
+    warm = await open_warm(cluster.url)
+    for part in range(2):
+        popular = PopularQueries(20, warm, "test")
+        for number in range(MAX_NAMESPACES):
+            popular.note("embed", f"{part}-{number}", b"q")
+        await popular.share()
+    assert [each.request for each in await popular.top("1-0", 5)] == [b"q"]
+    assert len(await popular.namespaces()) == MAX_NAMESPACES
+    assert sum(each.dbsize() for each in cluster.nodes) == 2 * MAX_NAMESPACES + 2
+    await forget(warm, "test")
+    assert sum(each.dbsize() for each in cluster.nodes) == 0

@@ -16,11 +16,20 @@ streams = st.lists(
 capacities = st.integers(1, 20)
 
 
+def size_of(key: int) -> int:
+    return 100 + key
+
+
+def assert_size_is_right(hitters: HeavyHitters[int]) -> None:
+    assert hitters.size == sum(size_of(key) for key, _ in hitters.top(len(hitters)))
+
+
 def counted(stream: list[tuple[int, int]], capacity: int) -> HeavyHitters[int]:
-    hitters: HeavyHitters[int] = HeavyHitters(capacity)
+    hitters: HeavyHitters[int] = HeavyHitters(capacity, size_of)
     for key, weight in stream:
         hitters.add(key, weight)
         assert len(hitters) <= capacity
+        assert_size_is_right(hitters)
     return hitters
 
 
@@ -69,10 +78,19 @@ def test_what_is_taken_is_forgotten() -> None:
     assert hitters.take(2) == [(1, 5), (2, 3)]
     assert hitters.top(5) == [(3, 1)]
     assert hitters.total == 1
+    assert_size_is_right(hitters)
 
 
 def test_halving_fades_old_counts_out() -> None:
     hitters = counted([(1, 8), (2, 1)], 5)
     hitters.halve()
+    assert_size_is_right(hitters)
     hitters.add(3, 5)
     assert hitters.top(5) == [(3, 5), (1, 4)]
+
+
+def test_half_of_the_keys_can_be_made_to_go_before_it_is_full() -> None:
+    hitters = counted([(1, 8), (2, 1), (3, 2), (4, 9)], 10)
+    hitters.shrink()
+    assert hitters.top(5) == [(4, 1)]
+    assert_size_is_right(hitters)
