@@ -3,8 +3,8 @@
 An expression is false as a whole if it names an attribute that an element lacks, numbers and truth
 values are equal, and nothing in it stops at the first part that decides. So each field becomes:
 
-- tokens in the array ``t`` that every document has: one of the field and its value, for equality,
-  and one of the field, for its presence;
+- a token of the field and its value in the array ``t``, which every document has, for equality;
+- a token of the field and whether it is a number in the array ``p``, likewise, for its presence;
 - ``v_FIELD``, the token of its value, to look for among many values;
 - ``n_FIELD`` if it is a number, for ranges.
 
@@ -53,16 +53,18 @@ _ALL: _Union = {_ANYWHERE: _TRUE}
 def attributes(metadata: Mapping[str, Scalar]) -> dict[str, object]:
     """What the expressions of `expressions` look at, to be written as JSON."""
     tokens: list[str] = []
+    present: list[str] = []
     values: dict[str, object] = {}
     for field, value in metadata.items():
         token = _token(field, value)
         number = not isinstance(value, (str, bool))
-        tokens += [token, _presence(field, number=number)]
+        tokens.append(token)
+        present.append(_presence(field, number=number))
         values[f"v_{field}"] = token
         if number:
             values[f"n_{field}"] = value
     # The tokens come first, where they are found soonest.
-    return {"t": tokens, **values}
+    return {"t": tokens, "p": present, **values}
 
 
 def expressions(where: Filter) -> tuple[str, ...]:
@@ -103,7 +105,7 @@ def _in(field: str, values: Sequence[Scalar], *, wanted: bool) -> _Union:
 
 
 def _range(bounds: Range, *, wanted: bool) -> _Union:
-    number = _has(_presence(bounds.field, number=True))
+    number = _has(_presence(bounds.field, number=True), among="p")
     name = f"n_{bounds.field}"
     inside: list[str] = []
     outside: list[str] = []
@@ -183,15 +185,15 @@ def _comparison(name: str, operator: str, bound: float) -> str:
 
 def _present(field: str) -> str:
     kinds = [_presence(field, number=number) for number in (False, True)]
-    return _any([_has(token) for token in kinds])
+    return _any([_has(token, among="p") for token in kinds])
 
 
 def _not(text: str) -> str:
     return f"(not {text})"
 
 
-def _has(token: str) -> str:
-    return f"({_quoted(token)} in .t)"
+def _has(token: str, *, among: str = "t") -> str:
+    return f"({_quoted(token)} in .{among})"
 
 
 def _quoted(token: str) -> str:

@@ -15,10 +15,10 @@ from sidecar.index.redis_layout import (
     decode_document,
     decode_header,
     float32_bytes,
-    keys,
+    lost,
     unit,
 )
-from sidecar.index.redis_scripts import READ
+from sidecar.index.redis_scripts import READ, STATE
 from sidecar.index.types import Hit
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from sidecar.index.filters import Filter
     from sidecar.index.redis_commands import Command, RedisCommands
-    from sidecar.index.types import Collection, Document, Vector
+    from sidecar.index.redis_layout import Keys
+    from sidecar.index.types import Document, Vector
 
 # How many of the best the search keeps in sight: more finds more and takes longer.
 _EFFORT = 200
@@ -37,7 +38,7 @@ _SCANNED = 10_000
 # the search then has fewer in sight than it could keep: the best may not be among them. Following
 # the links of a chunk takes as long as looking at about 30 chunks in a row.
 _SHARE = 64
-_LEAST_FOLLOWED = 500
+_LEAST_FOLLOWED = 1000
 
 _GROWTH = 8
 
@@ -48,13 +49,13 @@ class RedisSearch:
     def __init__(
         self,
         commands: RedisCommands,
-        collection: Collection,
+        keys: Keys,
         vector: Vector,
         count: int,
         where: Filter | None,
     ) -> None:
         self._commands = commands
-        self._keys = keys(collection)
+        self._keys = keys
         self._vector = vector
         self._unit = float32_bytes(unit(vector))
         self._count = count
@@ -91,9 +92,11 @@ class RedisSearch:
         effort = asked if scan else min(max(_EFFORT, 2 * asked), _MAX_EFFORT)
         enough = asked if scan or self._where is None else effort
         commands = [self._command(one, enough, effort, scan=scan) for one in self._expressions]
-        clock, *replies = await self._commands.many(
-            [("GET", self._keys.clock), *commands], READ_SECONDS
+        (clock, _, damaged), *replies = await self._commands.many(
+            [script(STATE, self._keys), *commands], READ_SECONDS
         )
+        if damaged:
+            raise lost()
         # Several expressions may find the same element.
         rows: dict[bytes, _Row] = {}
         unseen: list[float] = []
@@ -107,7 +110,7 @@ class RedisSearch:
             short = short or len(reply) < 3 * enough
             if len(found) == asked:
                 unseen.append(found[-1].score)
-        hits = [hit for hit in await self._whole(rows, int(clock or 0)) if self._passes(hit)]
+        hits = [hit for hit in await self._whole(rows, clock) if self._passes(hit)]
         hits.sort(key=lambda hit: (-hit.score, hit.document, hit.chunk))
         return hits[: self._count], max(unseen, default=None), short
 
