@@ -252,8 +252,8 @@ class PopularSettings(_Section):
         0,
         ge=0,
         le=100_000,
-        description="most queries tracked in a namespace, with their text, here and in Redis; 64 MiB"
-        " at most of all namespaces; 0 for none",
+        description="most queries tracked in a namespace, with their text, here and in Redis; 64"
+        " MiB at most of all namespaces; 0 for none",
     )
 
 
@@ -314,5 +314,15 @@ class Settings(_Section):
             raise ValueError(
                 "encoder.queue_inputs must be at least server.max_batch_items, else the largest"
                 " batch is always refused"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hears_of_changes(self) -> Settings:
+        index = self.index.url.get_secret_value().lower()
+        if index and not index.startswith("memory:") and not self.redis.url.get_secret_value():
+            raise ValueError(
+                "index.url names an index that sidecars share, and without redis.url they do not"
+                " hear of each other's changes: set redis.url too, or use memory:///FOLDER"
             )
         return self

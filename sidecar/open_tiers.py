@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from sidecar.cache.accounts import Accounts
 from sidecar.cache.disk import DiskTier
 from sidecar.cache.follower import InvalidationFollower
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 _FLUSH_SECONDS = 5.0
 _CONNECT_SECONDS = 2.0
 
+_log = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
@@ -47,8 +51,15 @@ class Tiers:
 
 
 def keep_running(work: Coroutine[Any, Any, None], exits: contextlib.AsyncExitStack) -> None:
-    """Runs something beside all else until the context is left."""
-    exits.push_async_callback(_end_task, asyncio.create_task(work))
+    """Runs something beside all else until the context is left. If it fails, the log says so."""
+    task = asyncio.create_task(work, name=work.__qualname__)
+    task.add_done_callback(_tell_of_failure)
+    exits.push_async_callback(_end_task, task)
+
+
+def _tell_of_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a background task has failed", task=task.get_name(), exc_info=error)
 
 
 async def _end_task(task: asyncio.Task[None]) -> None:

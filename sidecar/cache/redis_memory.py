@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from redis.asyncio.cluster import RedisCluster
 
@@ -31,13 +31,33 @@ class RedisMemory:
         """Asks until cancelled."""
         while True:
             try:
-                nodes = await self._warm.run(_info)
+                nodes = await self._warm.run(memory_info)
             except WarmUnavailableError:
                 self.used_bytes = self.limit_bytes = 0
             else:
-                self.used_bytes = sum(int(node["used_memory"]) for node in nodes)
-                self.limit_bytes = sum(int(node["maxmemory"]) for node in nodes)
+                self.used_bytes = sum(node["used_memory"] for node in nodes)
+                self.limit_bytes = sum(node["maxmemory"] for node in nodes)
             await asyncio.sleep(ASK_EVERY_SECONDS)
+
+
+class NodeMemory(TypedDict):
+    """What one node says of its memory; 0 and empty where it does not say: some forks do not."""
+
+    used_memory: int
+    maxmemory: int
+    maxmemory_policy: str
+
+
+async def memory_info(client: Client) -> list[NodeMemory]:
+    """What Redis says of its memory, node by node."""
+    return [
+        NodeMemory(
+            used_memory=int(node.get("used_memory", 0)),
+            maxmemory=int(node.get("maxmemory", 0)),
+            maxmemory_policy=str(node.get("maxmemory_policy", "")),
+        )
+        for node in await _info(client)
+    ]
 
 
 async def _info(client: Client) -> list[dict[str, Any]]:

@@ -47,6 +47,7 @@ class MemoryIndex:
     def __init__(self, folder: Path | None = None) -> None:
         self._file = None if folder is None else IndexFile(folder)
         self._identity = secrets.token_hex(16)
+        self._started = False
         # Those with documents. A table is complete before it is put here.
         self._tables: dict[Collection, Table] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="embercache-index")
@@ -58,7 +59,9 @@ class MemoryIndex:
 
     async def start(self) -> None:
         """Loads all documents. Raises `IndexSetupError` if the folder cannot be used as it is."""
-        await self._in_turn(self._open)
+        if not self._started:
+            await self._in_turn(self._open)
+            self._started = True
 
     async def close(self) -> None:
         """Ends the changes that are in progress and lets go of the folder."""
@@ -100,6 +103,15 @@ class MemoryIndex:
         if table is None:
             return []
         return await asyncio.to_thread(lambda: list(map(unpack, table.page(after, count))))
+
+    async def fetch(self, collection: Collection, ids: Sequence[str]) -> list[Document | None]:
+        """As `Index.fetch`."""
+        table = self._tables.get(collection)
+        if table is None:
+            return [None] * len(ids)
+        return await asyncio.to_thread(
+            lambda: [None if one is None else unpack(one) for one in map(table.get, ids)]
+        )
 
     async def _in_turn(self, work: Callable[[], T]) -> T:
         """What ``work`` returns in the thread that makes the changes."""

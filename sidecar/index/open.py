@@ -22,12 +22,16 @@ class IndexUrlError(ValueError):
     """The address of the index cannot be used. The message names no secret."""
 
 
-def open_index(url: str, *, redis_password_file: Path | None = None) -> Index:
+def open_index(
+    url: str, *, prefix: str = "embercache", redis_password_file: Path | None = None
+) -> Index:
     """The index at ``url``, not started yet. The scheme decides the kind:
 
     ``memory://``: in this process, kept nowhere; with a path, kept in that folder.
-    ``redis://``, ``rediss://``, ``unix://`` and the forms for Sentinel and clusters: Redis 8.
-    ``postgresql://``: PostgreSQL with the extension pgvector.
+    ``redis://``, ``rediss://``, ``unix://`` and the forms for Sentinel and clusters: Redis 8, with
+    ``prefix`` as the first part of every key.
+    ``postgresql://``: PostgreSQL with the extension pgvector. One database is one index, whatever
+    the prefix.
 
     Raises `IndexUrlError` for a bad address or a kind that is not installed, `OSError` if the
     password file cannot be read.
@@ -43,7 +47,7 @@ def open_index(url: str, *, redis_password_file: Path | None = None) -> Index:
         from sidecar.index.redis import RedisIndex
 
         try:
-            return RedisIndex(url, redis_password_file)
+            return RedisIndex(url, prefix, redis_password_file)
         except RedisUrlError as error:
             raise IndexUrlError(str(error)) from None
     if scheme in ("postgresql", "postgres"):

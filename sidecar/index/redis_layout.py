@@ -12,7 +12,8 @@ it replaces the document as a whole, whatever elements there are of other writes
 ``ids``             sorted set of document ids, all with the score 0: their order
 ``garbage``         sorted set: element -> time from which it may be removed, in seconds
                     since the Unix epoch; 0 for one that is not valid any more
-``clock``           number of the last change
+``state``           hash: ``clock``, the number of the last change; ``documents`` and
+                    ``chunks``, how many there must be: with fewer, Redis has lost some
 ==================  ===============================================================
 
 The braces in a key make a collection live on one node of a cluster.
@@ -28,7 +29,7 @@ import numpy as np
 
 from sidecar.cache.keys import digest
 from sidecar.index.redis_filters import attributes
-from sidecar.index.types import Chunk, Collection, Document, Revision
+from sidecar.index.types import Chunk, Collection, Document, IndexUnavailableError, Revision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,12 +38,24 @@ if TYPE_CHECKING:
 
     from sidecar.index.types import Scalar, Vector
 
-PREFIX = "embercache:index:"
-IDENTITY = PREFIX + "{identity}"
-# Used for a moment, to see what Redis can do.
-TRIAL = IDENTITY + ":trial"
-# A hash: digest of a collection -> the collection as JSON.
-COLLECTIONS = PREFIX + "collections"
+
+class Layout:
+    """The keys of an index.
+
+    ``collections`` is a hash: digest of a collection -> the collection as JSON. ``trial`` is used
+    for a moment, to see what Redis can do.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._stem = f"{prefix}:index:"
+        self.identity = self._stem + "{identity}"
+        self.trial = self.identity + ":trial"
+        self.collections = self._stem + "collections"
+
+    def keys(self, collection: Collection) -> Keys:
+        """Where the collection lies."""
+        stem = f"{self._stem}{{{collection_digest(collection)}}}:"
+        return Keys(*(stem + name for name in Keys.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +67,12 @@ class Keys:
     raw: str
     ids: str
     garbage: str
-    clock: str
+    state: str
 
     @property
     def all(self) -> tuple[str, ...]:
         """In the order in which scripts take them."""
-        return (self.vectors, self.documents, self.raw, self.ids, self.garbage, self.clock)
+        return (self.vectors, self.documents, self.raw, self.ids, self.garbage, self.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +148,12 @@ def decode_attributes(text: bytes) -> Attributes:
 
 
 def decode_document(stored: Sequence[bytes]) -> Document:
-    """A document from its header and, for each chunk, its attributes and its vector."""
+    """A document from its header and, for each chunk, its attributes and its vector.
+
+    Raises `IndexUnavailableError` if one of them is missing.
+    """
+    if not stored or None in stored:
+        raise lost()
     header, *chunks = stored
     found = [decode_attributes(text) for text in chunks[::2]]
     vectors = [np.frombuffer(raw, "<f4").astype(np.float32) for raw in chunks[1::2]]
@@ -161,10 +179,12 @@ def unit(vector: Vector) -> NDArray[np.float64]:
     return wide / np.linalg.norm(wide)
 
 
-def keys(collection: Collection) -> Keys:
-    """Where the collection lies."""
-    stem = f"{PREFIX}{{{collection_digest(collection)}}}:"
-    return Keys(*(stem + name for name in Keys.__slots__))
+def lost() -> IndexUnavailableError:
+    """What is to be said of a collection of which something is missing."""
+    return IndexUnavailableError(
+        "the index (Redis) has lost part of this collection: store its documents again, and see"
+        " that Redis does not evict them (its maxmemory-policy)"
+    )
 
 
 def collection_digest(collection: Collection) -> str:
@@ -175,7 +195,7 @@ def collection_digest(collection: Collection) -> str:
 
 
 def encode_collection(collection: Collection) -> bytes:
-    """The collection as `COLLECTIONS` has it."""
+    """The collection as `Layout.collections` has it."""
     one = collection
     return json.dumps([one.namespace, one.name, one.model, one.version, one.dimensions]).encode()
 

@@ -6,7 +6,9 @@ All but `IDENTIFY` take the keys of a collection in the order of `sidecar.index.
 from __future__ import annotations
 
 _COMMON = """
-local vectors, documents, raw, ids, garbage, clock = unpack(KEYS)
+local vectors, documents, raw, ids, garbage, state = unpack(KEYS)
+local function count(field) return tonumber(redis.call('HGET', state, field) or 0) end
+local function add(field, number) return redis.call('HINCRBY', state, field, number) end
 local function elements(header)
     local names = {}
     for i = 1, header.chunks do names[i] = header.write .. ':' .. i end
@@ -31,6 +33,19 @@ local function read(id)
 end
 """
 
+# The number of the last change; how many documents there are or should be; whether some are lost.
+STATE = (
+    _COMMON
+    + """
+local known = redis.call('HLEN', documents)
+local stored = math.max(count('documents'), known)
+local chunks = math.max(count('chunks'), stored)
+local lost = known < stored or redis.call('ZCARD', ids) < stored
+    or redis.call('VCARD', vectors) < chunks or redis.call('HLEN', raw) < chunks
+return {count('clock'), stored, lost and 1 or 0}
+"""
+)
+
 # The keys are that of the identity, and one that is not there. The identity: the one that is
 # stored, or else the argument. An error if Redis does not know all that searching needs.
 IDENTIFY = """
@@ -44,11 +59,16 @@ return redis.call('GET', KEYS[1])
 """
 
 # Seconds, then elements that are about to be added: they are garbage unless they are put to use
-# in that time.
+# in that time. What is left of documents that are lost is removed: nobody can find it.
 ANNOUNCE = (
     _COMMON
     + """
 local due = redis.call('TIME')[1] + ARGV[1]
+local waiting = redis.call('ZCARD', garbage)
+if redis.call('EXISTS', documents) == 0 and (redis.call('EXISTS', ids) == 1
+    or redis.call('VCARD', vectors) > waiting or redis.call('HLEN', raw) > waiting) then
+    redis.call('UNLINK', vectors, raw, ids, garbage)
+end
 for i = 2, #ARGV do redis.call('ZADD', garbage, due, ARGV[i]) end
 """
 )
@@ -66,8 +86,13 @@ for _, name in ipairs(names) do
     if tonumber(redis.call('ZSCORE', garbage, name) or 0) == 0 then return 'late' end
 end
 for _, name in ipairs(names) do redis.call('ZREM', garbage, name) end
+local known = redis.call('HLEN', documents)
+-- While some are lost, it may be one of them.
+if not old and known >= count('documents') then add('documents', 1) end
+if known == 0 then redis.call('HDEL', state, 'chunks') end
+add('chunks', header.chunks - (old and old.chunks or 0))
 if old then retire(old) end
-header.clock = redis.call('INCR', clock)
+header.clock = add('clock', 1)
 redis.call('HSET', documents, id, cjson.encode(header))
 redis.call('ZADD', ids, 0, id)
 return 'done'
@@ -79,11 +104,17 @@ DELETE = (
     _COMMON
     + """
 local old = header_of(ARGV[1])
-if not old then return 0 end
-retire(old)
+if old then
+    retire(old)
+    add('documents', -1)
+    add('chunks', -old.chunks)
+elseif redis.call('HLEN', documents) < count('documents') then
+    -- One that is lost, which nobody needs to store again.
+    add('documents', -1)
+end
 redis.call('HDEL', documents, ARGV[1])
 redis.call('ZREM', ids, ARGV[1])
-return 1
+return old and 1 or 0
 """
 )
 

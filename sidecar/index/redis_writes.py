@@ -18,7 +18,6 @@ from sidecar.index.redis_layout import (
     decode_document,
     encode_attributes,
     float32_bytes,
-    keys,
     unit,
 )
 from sidecar.index.redis_scripts import ANNOUNCE, CLAIM_GARBAGE, COMMIT, DELETE, READ
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sidecar.index.redis_commands import Command, RedisCommands
-    from sidecar.index.types import Collection, Document, Vector
+    from sidecar.index.redis_layout import Keys
+    from sidecar.index.types import Document, Vector
 
 # How long the chunks of a document may take.
 _ADD_SECONDS = 600
@@ -68,9 +68,9 @@ class _Element:
 class RedisWriter:
     """Changes what is in one collection."""
 
-    def __init__(self, commands: RedisCommands, collection: Collection) -> None:
+    def __init__(self, commands: RedisCommands, keys: Keys) -> None:
         self._commands = commands
-        self._keys = keys(collection)
+        self._keys = keys
 
     async def upsert(self, documents: Sequence[Document]) -> None:
         """As `Index.upsert`."""

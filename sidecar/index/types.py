@@ -21,7 +21,7 @@ class IndexUnavailableError(Exception):
     """The index is down or refuses; try again later. The message is fit for the caller."""
 
 
-class IndexSetupError(Exception):
+class IndexSetupError(IndexUnavailableError):
     """The index cannot be used until somebody changes something. The message says what."""
 
 
@@ -93,11 +93,18 @@ class Index(Protocol):
 
     @property
     def identity(self) -> str:
-        """Equal for two sidecars if and only if they see the same documents."""
+        """Equal for two sidecars if and only if they see the same documents.
+
+        Another one as soon as the index is found to have lost its documents. Raises
+        `IndexUnavailableError` while it is not known, `IndexSetupError` if it cannot be.
+        """
         ...
 
     async def start(self) -> None:
-        """Opens or connects. Raises `IndexSetupError` if trying again would not help."""
+        """Opens or connects; if it is there already, sees whether `identity` is still right.
+
+        Raises `IndexSetupError` if it cannot be used as it is.
+        """
         ...
 
     async def close(self) -> None:
@@ -138,4 +145,8 @@ class Index(Protocol):
 
         With their vectors.
         """
+        ...
+
+    async def fetch(self, collection: Collection, ids: Sequence[str]) -> list[Document | None]:
+        """Each document with its vectors, None where there is none."""
         ...

@@ -9,7 +9,7 @@ import structlog
 
 from sidecar.cache.generations import InvalidationNotSharedError
 from sidecar.cache.items import NotCachedError
-from sidecar.index.types import IndexUnavailableError
+from sidecar.index.types import IndexSetupError, IndexUnavailableError
 from sidecar.models.types import (
     InputRejectedError,
     ModelError,
@@ -30,6 +30,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (ModelUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (VersionChangedError, grpc.StatusCode.FAILED_PRECONDITION),
     (InvalidationNotSharedError, grpc.StatusCode.UNAVAILABLE),
+    (IndexSetupError, grpc.StatusCode.FAILED_PRECONDITION),
     (IndexUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (ModelError, grpc.StatusCode.INTERNAL),
 )

@@ -271,14 +271,20 @@ def _in(message: search_pb2.Filter.In, budget: _Budget) -> In:
     return In(_field(message.key), tuple(_scalar(value) for value in message.values))
 
 
-def _range(message: search_pb2.Filter.Range) -> Range:
+def _range(message: search_pb2.Filter.Range) -> Filter:
     above = message.gt if message.HasField("gt") else None
     least = message.gte if message.HasField("gte") else None
     below = message.lt if message.HasField("lt") else None
     most = message.lte if message.HasField("lte") else None
     if any(bound is not None and math.isnan(bound) for bound in (above, least, below, most)):
         raise invalid("a bound of a filter's range is not a number")
-    return Range(_field(message.key), above, least, below, most)
+    key = _field(message.key)
+    # Numbers in metadata are finite, so that an infinite bound lets all of them through, or none.
+    if math.inf in (above, least) or -math.inf in (below, most):
+        return In(key, ())
+    return Range(
+        key, *(None if x is not None and math.isinf(x) else x for x in (above, least, below, most))
+    )
 
 
 def _field(key: str) -> str:

@@ -23,7 +23,7 @@ from sidecar.index.filters import And, In, Not, Or, Range, matches
 from sidecar.index.redis import RedisIndex
 from sidecar.index.redis_commands import RedisCommands
 from sidecar.index.redis_filters import attributes, expressions
-from sidecar.index.redis_layout import keys
+from sidecar.index.redis_layout import Layout
 from sidecar.index.types import Collection, IndexSetupError, IndexUnavailableError
 
 if TYPE_CHECKING:
@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     Eventually = Callable[[Callable[[], object]], Awaitable[None]]
 
 QUERY = np.array([1, 0, 0, 0], np.float32)
+LAYOUT = Layout("embercache")
 
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[RedisIndex]:
-    index = RedisIndex(url)
+    index = RedisIndex(url, "embercache")
     try:
         await index.start()
         yield index
@@ -100,7 +101,7 @@ async def test_all_keys_of_a_collection_are_in_one_slot_of_a_cluster(
         await index.upsert(collection, [document("d", [1, 0, 0, 0])])
     stored = plain(redis_server).execute_command("KEYS", "*:index:*")
     assert all(key.startswith(b"embercache:index:") for key in stored)
-    of_collection = {key.encode() for key in keys(collection).all} & set(stored)
+    of_collection = {key.encode() for key in LAYOUT.keys(collection).all} & set(stored)
     assert len({key_slot(key) for key in of_collection}) == 1
     assert len(of_collection) >= 5
     assert len(stored) == len(of_collection) + 2
@@ -236,7 +237,7 @@ async def test_nothing_is_left_of_documents_that_were_replaced_or_deleted(
                 [document("d", *[[1, number, i, 0] for i in range(40)]), document("e", QUERY)],
             )
         await index.delete(collection, ["e"])
-        redis, where = plain(redis_server), keys(collection)
+        redis, where = plain(redis_server), LAYOUT.keys(collection)
         assert redis.execute_command("VCARD", where.vectors) == 40
         assert redis.hlen(where.raw) == 40
         assert redis.hkeys(where.documents) == [b"d"]
@@ -258,7 +259,7 @@ async def test_the_next_writer_removes_what_a_crashed_one_left(
             crash.setattr("sidecar.index.redis_writes.RedisWriter._commit", fail)
             with pytest.raises(RuntimeError):
                 await index.upsert(collection, [document("b", QUERY, QUERY)])
-        redis, where = plain(redis_server), keys(collection)
+        redis, where = plain(redis_server), LAYOUT.keys(collection)
         assert redis.execute_command("VCARD", where.vectors) == 3
         assert [hit.document for hit in await index.search(collection, QUERY, 5, None)] == ["a"]
         await index.delete(collection, ["nothing"])
@@ -430,7 +431,7 @@ async def test_start_can_be_repeated_until_redis_is_there(
     own_redis: DevRedis, collection: Collection
 ) -> None:
     own_redis.kill()
-    index = RedisIndex(own_redis.url)
+    index = RedisIndex(own_redis.url, "embercache")
     with pytest.raises(IndexUnavailableError, match="cannot be reached"):
         await index.start()
     with pytest.raises(IndexUnavailableError, match="not been reached"):
@@ -490,7 +491,7 @@ async def test_a_redis_that_cannot_hold_an_index_is_named_at_start(
 ) -> None:
     unknown = redis_scripts.IDENTIFY.replace(f"'{missing}'", "'NONE'")
     monkeypatch.setattr("sidecar.index.redis.IDENTIFY", unknown)
-    index = RedisIndex(redis_server.url)
+    index = RedisIndex(redis_server.url, "embercache")
     with pytest.raises(IndexSetupError, match=r"use Redis 8\.2"):
         await index.start()
     await index.close()
