@@ -23,6 +23,7 @@ from sidecar.open_ahead import open_migration, schedule_warming
 from sidecar.open_tiers import keep_running
 from sidecar.services.cache_admin import CacheAdmin
 from sidecar.services.document_store import CachedDocuments
+from sidecar.services.document_writes import DocumentWriter
 from sidecar.services.documents import DocumentService
 from sidecar.services.embed import EmbedService
 from sidecar.services.embed_request import RequestReader
@@ -85,6 +86,8 @@ async def open_services(
     embed_responses = StoredResponses("Embed", tiers.hot, note)
     search_responses = StoredResponses("Search", tiers.hot, note)
     generations, cache, accounts = tiers.generations, tiers.cache, tiers.accounts
+    writer = DocumentWriter(index, generations)
+    exits.push_async_callback(writer.close)
     vectors = Vectors(cache, accounts, settings.cache)
     scores = Scores(cache, accounts, settings.cache)
     requests = RequestReader(models, settings.server, settings.model.normalise)
@@ -124,7 +127,7 @@ async def open_services(
         keep_running(events.run(), exits)
     warmer = Warmer(embed.embed, search.search, popular)
     schedule_warming(settings, tiers, warmer, popular, exits)
-    copied = CachedDocuments(requests, index, vectors, generations)
+    copied = CachedDocuments(requests, vectors, generations, writer)
     responses = (embed_responses, search_responses)
     return Services(
         embed=embed,
@@ -135,7 +138,8 @@ async def open_services(
             index=index,
             vectors=vectors,
             generations=generations,
-            max_documents=settings.server.max_batch_items,
+            writer=writer,
+            max_items=settings.server.max_batch_items,
         ),
         rerank=RerankService(
             requests=requests,

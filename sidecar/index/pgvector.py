@@ -102,6 +102,10 @@ class PgvectorIndex:
             partial(statements.documents, collection, after, count), _READ_SECONDS
         )
 
+    async def fetch(self, collection: Collection, ids: Sequence[str]) -> list[Document | None]:
+        """As `Index.fetch`."""
+        return await self._run(partial(statements.fetch, collection, ids), _READ_SECONDS)
+
     def _doubt(self) -> None:
         self._sure = False
 

@@ -49,6 +49,12 @@ JOIN embercache.documents d ON d.collection = %s AND d.id = n.document
 ORDER BY n.distance, n.document, n.chunk
 """)
 
+_READ = SQL("""
+SELECT d.id, d.content, d.whole, d.metadata::text, d.tags, c.chunk, c.text, vector_send(c.embedding)
+FROM ({}) d JOIN embercache.chunks c ON c.collection = %s AND c.document = d.id
+ORDER BY d.id, c.number
+""")
+
 _PASSING = SQL("document IN (SELECT id FROM embercache.documents WHERE collection = %s AND {})")
 
 
@@ -162,16 +168,28 @@ async def documents(
     collection: Collection, after: str, count: int, connection: Connection
 ) -> list[Document]:
     """As `Index.documents`."""
-    found = await connection.execute(
-        "WITH page AS ("
-        " SELECT * FROM embercache.documents WHERE collection = %s AND id > %s"
-        " ORDER BY id LIMIT %s)"
-        " SELECT p.id, p.content, p.whole, p.metadata::text, p.tags,"
-        " c.chunk, c.text, vector_send(c.embedding)"
-        " FROM page p JOIN embercache.chunks c ON c.collection = %s AND c.document = p.id"
-        " ORDER BY p.id, c.number",
-        [collection_key(collection), escape(after), count, collection_key(collection)],
+    page = SQL(
+        "SELECT * FROM embercache.documents WHERE collection = %s AND id > %s ORDER BY id LIMIT %s"
     )
+    return await _read(collection, page, [escape(after), count], connection)
+
+
+async def fetch(
+    collection: Collection, ids: Sequence[str], connection: Connection
+) -> list[Document | None]:
+    """As `Index.fetch`."""
+    named = SQL("SELECT * FROM embercache.documents WHERE collection = %s AND id = any(%s)")
+    found = await _read(collection, named, [[escape(one) for one in ids]], connection)
+    stored_ones = {document.id: document for document in found}
+    return [stored_ones.get(one) for one in ids]
+
+
+async def _read(
+    collection: Collection, chosen: SQL, parameters: Sequence[object], connection: Connection
+) -> list[Document]:
+    """The documents that a statement chooses from a collection, in order of id."""
+    key = collection_key(collection)
+    found = await connection.execute(_READ.format(chosen), [key, *parameters, key])
     rows = await found.fetchall()
     return [read_document(list(group)) for _, group in groupby(rows, key=itemgetter(0))]
 

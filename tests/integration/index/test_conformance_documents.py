@@ -246,6 +246,38 @@ async def test_documents_come_back_as_they_were_with_every_bit_of_their_vectors(
     assert back.revision == stored.revision
 
 
+async def test_documents_can_be_fetched_by_their_ids(
+    index: Index,
+    collection: Collection,
+    document: MakeDocument,
+) -> None:
+    assert await index.fetch(collection, ["a"]) == [None]
+    stored = [
+        document(f"d{number:03}", [1, 0, 0, 0], [1, number, 0, 0], metadata={"n": float(number)})
+        for number in range(150)
+    ]
+    await index.upsert(collection, [*stored, document("\0'例", [0, 0, 0, 1], tags=("t",))])
+    names = [one.id for one in reversed(stored)]
+    found = await index.fetch(collection, ["\0'例", *names, "none", "d000"])
+    assert [one and one.id for one in found] == ["\0'例", *names, None, "d000"]
+    assert found[0].tags == ("t",)
+    paged = {one.id: one for one in await index.documents(collection, "", ALL)}
+    for one in found:
+        if one is not None:
+            same = paged[one.id]
+            assert (one.metadata, one.tags, one.revision) == (
+                same.metadata,
+                same.tags,
+                same.revision,
+            )
+            assert [(chunk.id, chunk.text, chunk.vector.tobytes()) for chunk in one.chunks] == [
+                (chunk.id, chunk.text, chunk.vector.tobytes()) for chunk in same.chunks
+            ]
+    await index.delete(collection, ["d000"])
+    assert await index.fetch(collection, ["d000"]) == [None]
+    assert await index.fetch(collection, []) == []
+
+
 def numbered(document: MakeDocument, number: int) -> Document:
     """A version of one document, its chunks as many as its number says."""
     vectors = [[1, number, i, 1] for i in range(1 + number % 4)]
