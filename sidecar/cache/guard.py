@@ -50,13 +50,27 @@ def contradiction(a: str, b: str) -> str | None:
 
     Symmetric. Never a reason for a text and itself, also in upper or lower case.
     """
-    if max(len(a), len(b)) > MAX_CHARACTERS:
-        return "length"
-    one, two = read(a), read(b)
-    for reason, differs in _CHECKS:
-        if differs(one, two):
-            return reason
-    return None
+    return Guard(a).contradiction(b)
+
+
+class Guard:
+    """`contradiction` of one text with others; that one is read once, when it is needed first."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._reading: Reading | None = None
+
+    def contradiction(self, other: str) -> str | None:
+        """As the function of that name."""
+        if max(len(self._text), len(other)) > MAX_CHARACTERS:
+            return "length"
+        if self._reading is None:
+            self._reading = read(self._text)
+        two = read(other)
+        for reason, differs in _CHECKS:
+            if differs(self._reading, two):
+                return reason
+        return None
 
 
 def _numbers(one: Reading, two: Reading) -> bool:

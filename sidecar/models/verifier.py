@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
 import structlog
 from embercache.v1 import verifier_pb2, verifier_pb2_grpc
+
+from sidecar.cache.breaker import Breaker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,32 +27,61 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class VerifierCounters:
-    """Calls since start-up, by what the verifier said; those that failed or came late apart."""
+    """Questions since start-up, by what the verifier said; those without an answer apart.
+
+    ``failed`` are calls that failed or came late, ``skipped`` those not made after such failures.
+    """
 
     accepted: int = 0
     refused: int = 0
     failed: int = 0
+    skipped: int = 0
 
 
 class Verifier:
     """A `SemanticVerifier` at a gRPC address. Without an answer from it, nothing is accepted.
 
-    ``target`` is an address such as ``127.0.0.1:9090`` or ``unix:/run/verifier.sock``, and is
-    spoken to without encryption; ``timeout`` is in seconds, for one call. Used from one event loop.
+    After five failures in a row it is left alone for about a second, or longer if it goes on
+    failing, up to 15 seconds; then the next question finds out whether it is back. Used from one
+    event loop.
+
+    Args:
+        target: an address such as ``127.0.0.1:9090`` or ``unix:/run/verifier.sock``, spoken to
+            without encryption.
+        timeout: seconds for all questions of one search together.
+        breaker: decides when it is left alone.
     """
 
-    def __init__(self, target: str, timeout: float) -> None:
+    def __init__(self, target: str, timeout: float, breaker: Breaker | None = None) -> None:
         self.counters = VerifierCounters()
         self._target = target
         self._timeout = timeout
+        self._breaker = breaker or Breaker("verifier", first_seconds=1.0)
         self._is_failing = False
         self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         self._stub = verifier_pb2_grpc.SemanticVerifierStub(self._channel)
 
+    def deadline(self) -> float:
+        """When a search that asks its first question now must have all answers; monotonic."""
+        return time.monotonic() + self._timeout
+
     async def accepts(
-        self, kind: str, namespace: str, query: str, matched_query: str, similarity: float
-    ) -> bool:
-        """Whether the answer to ``matched_query`` may be given to ``query``. Never raises."""
+        self,
+        kind: str,
+        namespace: str,
+        query: str,
+        matched_query: str,
+        similarity: float,
+        deadline: float,
+    ) -> bool | None:
+        """Whether the answer to ``matched_query`` may be given to ``query``. Never raises.
+
+        None if nobody says it: it failed, did so again and again of late, or ``deadline`` passed.
+        """
+        is_probe = not self._breaker.closed
+        if is_probe and not self._breaker.begin_probe():
+            self.counters.skipped += 1
+            return None
         request = verifier_pb2.VerifyRequest(
             kind=kind,
             namespace=namespace,
@@ -57,30 +89,38 @@ class Verifier:
             matched_query=matched_query,
             similarity=similarity,
         )
+        accepted: bool | None = None
         try:
-            response = await self._stub.Verify(request, timeout=self._timeout)
+            left = max(0.0, deadline - time.monotonic())
+            accepted = (await self._stub.Verify(request, timeout=left)).accept
         except grpc.aio.AioRpcError as error:
-            self.counters.failed += 1
-            self._note(error.code())
-            return False
-        self._note(None)
-        if response.accept:
-            self.counters.accepted += 1
+            self._failed(error.code())
         else:
-            self.counters.refused += 1
-        return response.accept
+            self._answered(accepted)
+        finally:
+            # It may have been cancelled, too, and must not be waited for.
+            if is_probe:
+                self._breaker.end_probe(succeeded=accepted is not None)
+        return accepted
 
     async def close(self) -> None:
         """Ends the calls under way."""
         await self._channel.close()
 
-    def _note(self, failure: grpc.StatusCode | None) -> None:
-        """Logs when the verifier begins or ceases to fail."""
-        if (failure is not None) == self._is_failing:
-            return
-        self._is_failing = failure is not None
-        if failure is not None:
-            # Not its message, which may quote a query.
-            _log.warning("the verifier fails", target=self._target, reason=failure.name)
+    def _answered(self, accepted: bool) -> None:
+        if accepted:
+            self.counters.accepted += 1
         else:
+            self.counters.refused += 1
+        self._breaker.succeeded()
+        if self._is_failing:
+            self._is_failing = False
             _log.info("the verifier answers", target=self._target)
+
+    def _failed(self, code: grpc.StatusCode) -> None:
+        self.counters.failed += 1
+        if not self._is_failing:
+            self._is_failing = True
+            # Not its message, which may quote a query.
+            _log.warning("the verifier fails", target=self._target, reason=code.name)
+        self._breaker.failed(code.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sidecar.cache.guard import contradiction
+from sidecar.cache.guard import Guard
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,7 +33,8 @@ class SemanticAnswers:
     """Finds, and is told of, queries that have answers.
 
     An answer to another query is given if that query is near enough, if the guard sees no
-    contradiction between the two, and if the verifier, where there is one, agrees.
+    contradiction between the two, and if the verifier, where there is one, agrees. One that fails
+    to say anything is asked no more for this query.
     """
 
     def __init__(
@@ -67,19 +68,23 @@ class SemanticAnswers:
     ) -> SemanticAnswer | None:
         """The answer to the nearest query that may stand for this one.
 
-        ``look_up`` gives the query and the answer under a key, if the answer is still good.
+        ``look_up`` gives the query and the answer under a key, if that will do for this call. Where
+        it does not, it may do for others.
         """
+        judge = _Judge(kind, namespace, query, self._verifier)
         refusal: tuple[float, Outcome] | None = None
         for match in self._index.nearest(scope, vector):
             if match.similarity < threshold:
                 refusal = refusal or (match.similarity, "below_threshold")
                 break
             held = await look_up(match.key)
-            if held is None:
-                self._index.remove(match.key)
+            # Without its text, guard and verifier could not tell what was asked.
+            if held is None or not held[0]:
                 continue
             text, answer = held
-            outcome = await self._judge(kind, namespace, query, text, match.similarity)
+            outcome = await judge.outcome(text, match.similarity)
+            if outcome is None:
+                break
             if outcome == "answered":
                 self.report.count(namespace, match.similarity, outcome)
                 return SemanticAnswer(answer, text, match.similarity)
@@ -88,13 +93,29 @@ class SemanticAnswers:
             self.report.count(namespace, *refusal)
         return None
 
-    async def _judge(
-        self, kind: str, namespace: str, query: str, matched: str, similarity: float
-    ) -> Outcome:
-        if contradiction(query, matched) is not None:
+
+class _Judge:
+    """Guard and verifier, for one query and all that are compared with it."""
+
+    def __init__(self, kind: str, namespace: str, query: str, verifier: Verifier | None) -> None:
+        self._kind = kind
+        self._namespace = namespace
+        self._query = query
+        self._verifier = verifier
+        self._guard = Guard(query)
+        self._deadline: float | None = None
+
+    async def outcome(self, matched: str, similarity: float) -> Outcome | None:
+        """What becomes of the answer to another query; None if the verifier does not say it."""
+        if self._guard.contradiction(matched) is not None:
             return "refused_by_guard"
-        if self._verifier is None or await self._verifier.accepts(
-            kind, namespace, query, matched, similarity
-        ):
+        if self._verifier is None:
             return "answered"
-        return "refused_by_verifier"
+        if self._deadline is None:
+            self._deadline = self._verifier.deadline()
+        accepted = await self._verifier.accepts(
+            self._kind, self._namespace, self._query, matched, similarity, self._deadline
+        )
+        if accepted is None:
+            return None
+        return "answered" if accepted else "refused_by_verifier"

@@ -10,6 +10,7 @@ import pytest
 import structlog
 from embercache.v1 import verifier_pb2, verifier_pb2_grpc
 
+from sidecar.cache.breaker import Breaker
 from sidecar.models.verifier import Verifier, VerifierCounters
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ async def beside(tmp_path: Path) -> AsyncIterator[Beside]:
 async def open_verifier(beside: Beside) -> AsyncIterator[Callable[..., Verifier]]:
     verifiers: list[Verifier] = []
 
-    def open_one(timeout: float = PATIENT) -> Verifier:
-        verifiers.append(Verifier(beside.address, timeout))
+    def open_one(timeout: float = PATIENT, breaker: Breaker | None = None) -> Verifier:
+        verifiers.append(Verifier(beside.address, timeout, breaker))
         return verifiers[-1]
 
     yield open_one
@@ -81,21 +82,22 @@ async def open_verifier(beside: Beside) -> AsyncIterator[Callable[..., Verifier]
         await verifier.close()
 
 
-async def ask(verifier: Verifier, query: str, matched: str = "abc") -> bool:
-    return await verifier.accepts("search", "shop", query, matched, 0.97)
+async def ask(verifier: Verifier, query: str, matched: str = "abc") -> bool | None:
+    return await verifier.accepts("search", "shop", query, matched, 0.97, verifier.deadline())
 
 
 async def test_its_word_counts(open_verifier: Callable[..., Verifier]) -> None:
     verifier = open_verifier()
     assert await ask(verifier, "a query")
-    assert not await ask(verifier, "other query")
+    assert await ask(verifier, "other query") is False
     assert verifier.counters == VerifierCounters(accepted=1, refused=1, failed=0)
 
 
 async def test_it_is_told_both_queries_and_how_near_they_are(
     beside: Beside, open_verifier: Callable[..., Verifier]
 ) -> None:
-    await open_verifier().accepts("search", "shop", "how?", "how so?", 0.5)
+    verifier = open_verifier()
+    await verifier.accepts("search", "shop", "how?", "how so?", 0.5, verifier.deadline())
     assert beside.service.seen == [
         verifier_pb2.VerifyRequest(
             kind="search", namespace="shop", query="how?", matched_query="how so?", similarity=0.5
@@ -104,26 +106,81 @@ async def test_it_is_told_both_queries_and_how_near_they_are(
 
 
 @pytest.mark.parametrize("query", ["broken", "unavailable"])
-async def test_one_that_fails_accepts_nothing(
+async def test_one_that_fails_says_nothing(
     query: str, open_verifier: Callable[..., Verifier]
 ) -> None:
     verifier = open_verifier()
-    assert not await ask(verifier, query, query)
+    assert await ask(verifier, query, query) is None
     assert verifier.counters == VerifierCounters(failed=1)
     assert await ask(verifier, "a query")
 
 
-async def test_one_that_is_late_accepts_nothing(open_verifier: Callable[..., Verifier]) -> None:
+async def test_one_that_is_late_says_nothing(open_verifier: Callable[..., Verifier]) -> None:
     verifier = open_verifier(timeout=0.05)
-    assert not await ask(verifier, "late", "late")
+    assert await ask(verifier, "late", "late") is None
     assert verifier.counters == VerifierCounters(failed=1)
 
 
-async def test_one_that_is_not_there_accepts_nothing_until_it_is_back(
+async def test_questions_of_one_search_share_its_time(
+    open_verifier: Callable[..., Verifier],
+) -> None:
+    verifier = open_verifier()
+    passed = verifier.deadline() - PATIENT
+    assert await verifier.accepts("search", "shop", "late", "late", 0.97, passed) is None
+    assert verifier.counters == VerifierCounters(failed=1)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_one_that_fails_again_and_again_is_left_alone_for_a_while(
+    beside: Beside, open_verifier: Callable[..., Verifier]
+) -> None:
+    clock = Clock()
+    verifier = open_verifier(breaker=Breaker("verifier", failures=3, clock=clock))
+    for _ in range(6):
+        assert await ask(verifier, "unavailable") is None
+    assert len(beside.service.seen) == 3
+    assert verifier.counters == VerifierCounters(failed=3, skipped=3)
+    clock.now = 60
+    # One finds out; it may come back to nothing, or be cut short.
+    assert await ask(verifier, "unavailable") is None
+    assert await ask(verifier, "a query") is None
+    clock.now = 120
+    late = asyncio.create_task(ask(verifier, "late"))
+    async with asyncio.timeout(20):
+        while len(beside.service.seen) < 5:
+            await asyncio.sleep(0.001)
+    assert await ask(verifier, "a query") is None
+    late.cancel()
+    await asyncio.wait({late})
+    clock.now = 180
+    assert await ask(verifier, "a query")
+    assert await ask(verifier, "other query") is False
+    assert verifier.counters == VerifierCounters(accepted=1, refused=1, failed=4, skipped=5)
+
+
+async def test_failures_that_are_not_in_a_row_leave_it_in_use(
+    beside: Beside, open_verifier: Callable[..., Verifier]
+) -> None:
+    verifier = open_verifier(breaker=Breaker("verifier", failures=2))
+    for _ in range(4):
+        await ask(verifier, "unavailable")
+        assert await ask(verifier, "a query")
+    assert verifier.counters.skipped == 0
+
+
+async def test_one_that_is_not_there_says_nothing_until_it_is_back(
     beside: Beside, open_verifier: Callable[..., Verifier]
 ) -> None:
     await beside.stop()
-    verifier = open_verifier()
+    breaker = Breaker("verifier", first_seconds=0.01, longest_seconds=0.05)
+    verifier = open_verifier(breaker=breaker)
     assert not await ask(verifier, "a query")
     await beside.start()
     async with asyncio.timeout(20):

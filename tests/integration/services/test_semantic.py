@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
@@ -144,9 +145,13 @@ class Judge(verifier_pb2_grpc.SemanticVerifierServicer):
     def __init__(self) -> None:
         self.asked: list[verifier_pb2.VerifyRequest] = []
         self.accepts = False
+        self.hangs = False
+        self.ended = threading.Event()
 
     def Verify(self, request: Any, context: Any) -> verifier_pb2.VerifyResponse:  # noqa: N802
         self.asked.append(request)
+        if self.hangs:
+            self.ended.wait()
         return verifier_pb2.VerifyResponse(accept=self.accepts)
 
 
@@ -158,6 +163,7 @@ def judge() -> Iterator[tuple[Judge, str]]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield judge, f"127.0.0.1:{port}"
+    judge.ended.set()
     server.stop(None).wait()
 
 
@@ -197,3 +203,19 @@ async def test_a_list_computed_by_a_call_without_semantic_answers_is_none_for_ot
     # The same list, but now nobody knows of which query.
     await sidecar.search(ASKED, mode=common_pb2.CACHE_MODE_REFRESH)
     assert await matched(sidecar, REWORDED) == ""
+
+
+async def test_a_verifier_that_hangs_costs_one_timeout_and_has_refused_nothing(
+    begin: Start, judge: tuple[Judge, str]
+) -> None:
+    verifier, address = judge
+    sidecar = await begin(semantic={"verifier": address, "verifier_timeout": 1})
+    candidates = (ASKED, "How do I count words in a text?", "How can I count the words in a text?")
+    for text in candidates:
+        await sidecar.search(text, semantic=ON)
+    before = (await sidecar.stats()).semantic
+    verifier.asked.clear()
+    verifier.hangs = True
+    assert await matched(sidecar, REWORDED) == ""
+    assert len(verifier.asked) == 1
+    assert (await sidecar.stats()).semantic == before
