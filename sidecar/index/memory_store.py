@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import sqlite3
 import zlib
 from functools import partial
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
-CREATE TABLE about (identity TEXT NOT NULL);
+CREATE TABLE about (identity TEXT NOT NULL, file TEXT NOT NULL);
 CREATE TABLE collections (
     id INTEGER PRIMARY KEY,
     namespace TEXT NOT NULL,
@@ -84,7 +85,7 @@ class IndexFile:
                     f"the index file {self._path} is of format {version}, and this version of the "
                     f"sidecar reads format {_SCHEMA_VERSION}; use the version that wrote it"
                 )
-            [self.identity] = connection.execute("SELECT identity FROM about").fetchone()
+            [self.identity, of_file] = connection.execute("SELECT * FROM about").fetchone()
             # Only now, for this changes the file.
             for pragma in (
                 "journal_mode = WAL",
@@ -93,6 +94,13 @@ class IndexFile:
                 "secure_delete = FAST",
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
+            status = self._path.stat()
+            this_file = f"{status.st_dev}:{status.st_ino}"
+            if of_file != this_file:
+                # It is new, or a copy: from now on, its documents are not those of the other.
+                self.identity = secrets.token_hex(16)
+                row = (self.identity, this_file)
+                connection.execute("UPDATE about SET identity = ?, file = ?", row)
 
     def documents(self) -> Iterator[tuple[Collection, Packed]]:
         """All that is in the file. Raises `IndexSetupError` if something in it is damaged."""
@@ -189,7 +197,7 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
     connection.executescript(
         f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION};"  # noqa: S608 - ours
-        "INSERT INTO about VALUES (lower(hex(randomblob(16)))); COMMIT;"
+        "INSERT INTO about VALUES ('', ''); COMMIT;"
     )
 
 

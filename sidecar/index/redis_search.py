@@ -19,7 +19,7 @@ from sidecar.index.redis_layout import (
     unit,
 )
 from sidecar.index.redis_scripts import READ, STATE
-from sidecar.index.types import Hit
+from sidecar.index.types import MAX_TIES, Hit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -82,9 +82,32 @@ class RedisSearch:
                 scan = True
             elif unseen is None or (len(hits) == self._count and hits[-1].score > unseen):
                 return hits
+            elif len(hits) == self._count:
+                tied = await self._tied(hits[-1].score, scan=scan)
+                if tied is None:
+                    return hits
+                asked = max(tied, asked) + 1
             else:
                 asked *= _GROWTH
                 scan = scan or self._where is not None
+
+    async def _tied(self, score: float, *, scan: bool) -> int | None:
+        """How many at most have this score or a higher one, for one expression; None if they are
+        too many to be put in order.
+
+        Many a collection has the same words again and again, so their texts are not read yet.
+        """
+        most = self._count + MAX_TIES
+        effort = most if scan else min(2 * most, _MAX_EFFORT)
+        replies = await self._commands.many(
+            [
+                self._command(one, most, effort, scan=scan, attributes=False)
+                for one in self._expressions
+            ],
+            READ_SECONDS,
+        )
+        tied = max(sum(_cosine(other) >= score for other in reply[1::2]) for reply in replies)
+        return tied if tied < most else None
 
     async def _look(self, asked: int, *, scan: bool) -> tuple[list[Hit], float | None, bool]:
         """The best hits; the highest score that others may have, None if there are no others; and
@@ -114,11 +137,21 @@ class RedisSearch:
         hits.sort(key=lambda hit: (-hit.score, hit.document, hit.chunk))
         return hits[: self._count], max(unseen, default=None), short
 
-    def _command(self, expression: str | None, asked: int, effort: int, *, scan: bool) -> Command:
+    def _command(
+        self,
+        expression: str | None,
+        asked: int,
+        effort: int,
+        *,
+        scan: bool,
+        attributes: bool = True,
+    ) -> Command:
         command: Command = (
-            *("VSIM", self._keys.vectors, "FP32", self._unit, "WITHSCORES", "WITHATTRIBS"),
+            *("VSIM", self._keys.vectors, "FP32", self._unit, "WITHSCORES"),
             *("COUNT", asked, "EF", effort),
         )
+        if attributes:
+            command += ("WITHATTRIBS",)
         if expression is not None:
             command += ("FILTER", expression, "FILTER-EF", self._followed)
         return (*command, "TRUTH") if scan else command

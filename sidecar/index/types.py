@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Vector: TypeAlias = NDArray[np.float32]
 Scalar: TypeAlias = str | float | bool
 
+MAX_TIES = 1000
+"""So many chunks with the score of the last hit are put in order, at least."""
+
 
 class IndexUnavailableError(Exception):
     """The index is down or refuses; try again later. The message is fit for the caller."""
@@ -132,7 +135,8 @@ class Index(Protocol):
     ) -> list[Hit]:
         """The ``count`` chunks of highest score whose document's metadata match.
 
-        Descending by score; equal scores by document and chunk.
+        Descending by score; equal scores by document and chunk. If more than `MAX_TIES` chunks
+        have the score of the last, it may be any of them that are hits.
         """
         ...
 
