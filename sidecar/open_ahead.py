@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from sidecar.cache.lease import Leases
 from sidecar.cache.model_moves import LocalMoves, RedisMoves
 from sidecar.open_tiers import keep_running
-from sidecar.services.model_migration import SETTLE_SECONDS, ModelMigration
+from sidecar.services.model_migration import ModelMigration
 from sidecar.services.model_moves import ModelMoves
+from sidecar.services.move_completion import SETTLE_SECONDS, MoveCompletion
 from sidecar.services.warming_schedule import WarmingSchedule, Window
 
 if TYPE_CHECKING:
@@ -42,19 +43,26 @@ async def open_migration(
     )
     await moves.start()
     keep_running(moves.run(), exits)
-    migration = ModelMigration(
+    leases = Leases(tiers.warm, settings.cache.prefix)
+    completion = MoveCompletion(
+        router=models,
+        moves=moves,
+        index=index,
+        documents=documents,
+        leases=leases,
+        settle_seconds=SETTLE_SECONDS if tiers.warm is not None else 0,
+    )
+    keep_running(completion.run(), exits)
+    return ModelMigration(
         router=models,
         moves=moves,
         index=index,
         documents=documents,
         warmer=warmer,
         popular=popular,
-        leases=Leases(tiers.warm, settings.cache.prefix),
-        settle_seconds=SETTLE_SECONDS if tiers.warm is not None else 0,
+        leases=leases,
+        completion=completion,
     )
-    exits.push_async_callback(migration.close)
-    keep_running(migration.run(), exits)
-    return migration
 
 
 def schedule_warming(

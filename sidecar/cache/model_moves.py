@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from sidecar.cache.generations import StoreUnavailableError
 from sidecar.cache.redis_link import WarmUnavailableError
@@ -22,44 +22,89 @@ if TYPE_CHECKING:
 
 _SECONDS = 2.0
 
+# The field of the generation is never removed: without it, the hash was lost.
 _REPLACE = """
-if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+local there = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if there == ARGV[3] then return 1 end
+if there ~= ARGV[2] then return 0 end
 if ARGV[3] == '' then
     redis.call('HDEL', KEYS[1], ARGV[1])
 else
     redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 end
-redis.call('HSET', KEYS[1], ARGV[4], 1)
+local last = tonumber(redis.call('HGET', KEYS[1], ARGV[4]) or 0)
+redis.call('HSET', KEYS[1], ARGV[4], math.max(last, ARGV[5]) + 1)
 return 1
 """
-# A field that is never removed: without it, the hash was lost. No model has such a name.
-_MARK = b"(all)"
+_SAVE = """
+if tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0) >= tonumber(ARGV[2]) then return end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], unpack(ARGV))
+"""
+# No model has such a name.
+_GENERATION = b"(generation)"
+
+ModelVersion: TypeAlias = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What was copied in one index for a move: from ``source`` to ``target``, model and version.
+
+    ``first`` is the model to which the documents of the name's own model were copied, which may
+    have gone on to another since. Until it is ``finished``, documents that somebody wrote to the
+    source after the last look are still to be brought over. Once it has ``ended``, those that came
+    to the target are still to be brought back. ``left`` counts documents that could not be brought
+    over because the target cannot embed them.
+    """
+
+    source: ModelVersion
+    target: ModelVersion
+    first: ModelVersion
+    finished: bool = False
+    ended: bool = False
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A name that means another model, or did until a moment ago.
+    """A name that means another model, ``to``, or again its own, if that is empty.
 
-    ``version`` is that of the other model, under which it has the documents. ``indexes`` are the
-    identities of the indexes whose documents were copied for it. With ``ended`` the name means its
-    own model again, and documents that came meanwhile are still to be copied back in these indexes.
+    ``copies`` are those of its documents, by the identity of the index. A move that has ended is
+    forgotten when there are none any more.
     """
 
     to: str
-    version: str
-    indexes: tuple[str, ...]
-    ended: bool = False
+    copies: Mapping[str, Copy]
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """All moves, by name. Each change makes the next generation."""
+
+    generation: int
+    moves: Mapping[str, Move]
 
 
 class MoveStore(Protocol):
     """Where moves are kept. Raises `StoreUnavailableError`."""
 
-    async def load(self) -> dict[str, Move] | None:
-        """All moves, by name; None if there never were any, or the store has lost its state."""
+    async def load(self) -> Moves | None:
+        """All moves; None if there never were any, or the store has lost its state."""
         ...
 
-    async def replace(self, name: str, old: Move | None, new: Move | None) -> bool:
-        """Puts ``new`` in the place of ``old``; False, and nothing done, if that is not there."""
+    async def replace(
+        self, name: str, old: Move | None, new: Move | None, generation: int = 0
+    ) -> bool:
+        """Puts ``new`` in the place of ``old``; False, and nothing done, if that is not there.
+
+        True as well if ``new`` is there already, so that a call whose answer was lost can be
+        repeated. ``generation`` is the last one that the caller knows of.
+        """
+        ...
+
+    async def save(self, moves: Moves) -> None:
+        """Puts these moves in the place of all that are there, if they are newer."""
         ...
 
 
@@ -70,24 +115,29 @@ class RedisMoves:
         self._warm = warm
         self._key = f"{prefix}:{{state}}:models".encode()
 
-    async def load(self) -> dict[str, Move] | None:
+    async def load(self) -> Moves | None:
         """See `MoveStore.load`."""
-        moves = {}
         fields: dict[bytes, bytes] = await self._run("HGETALL", self._key)
-        if fields.pop(_MARK, None) is None:
+        generation = fields.pop(_GENERATION, None)
+        if generation is None:
             return None
-        for name, data in fields.items():
-            try:
-                moves[name.decode()] = _read(data)
-            except (ValueError, TypeError, KeyError) as error:
-                raise StoreUnavailableError("Redis has something else under models") from error
-        return moves
+        try:
+            moves = {name.decode(): _read(json.loads(data)) for name, data in fields.items()}
+            return Moves(int(generation), moves)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreUnavailableError("Redis has something else under models") from error
 
-    async def replace(self, name: str, old: Move | None, new: Move | None) -> bool:
+    async def replace(
+        self, name: str, old: Move | None, new: Move | None, generation: int = 0
+    ) -> bool:
         """See `MoveStore.replace`."""
-        return bool(
-            await self._run("EVAL", _REPLACE, 1, self._key, name, _write(old), _write(new), _MARK)
-        )
+        change = (name, _write(old), _write(new), _GENERATION, generation)
+        return bool(await self._run("EVAL", _REPLACE, 1, self._key, *change))
+
+    async def save(self, moves: Moves) -> None:
+        """See `MoveStore.save`."""
+        fields = [part for name, move in moves.moves.items() for part in (name, _write(move))]
+        await self._run("EVAL", _SAVE, 1, self._key, _GENERATION, moves.generation, *fields)
 
     async def _run(self, *command: Any) -> Any:
         async def execute(client: Any) -> Any:
@@ -104,61 +154,75 @@ class LocalMoves:
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._moves: dict[str, Move] | None = None
+        self._held: Moves | None = None
 
-    async def load(self) -> dict[str, Move]:
+    async def load(self) -> Moves:
         """As `MoveStore.load`."""
-        if self._moves is None:
+        if self._held is None:
             file = self._file
-            self._moves = {} if file is None else await asyncio.to_thread(_read_file, file)
-        return dict(self._moves)
+            self._held = Moves(0, {}) if file is None else await asyncio.to_thread(_read_file, file)
+        return self._held
 
-    async def replace(self, name: str, old: Move | None, new: Move | None) -> bool:
+    async def replace(
+        self, name: str, old: Move | None, new: Move | None, generation: int = 0
+    ) -> bool:
         """See `MoveStore.replace`."""
-        moves = await self.load()
-        if moves.get(name) != old:
+        held = await self.load()
+        moves = dict(held.moves)
+        there = moves.pop(name, None)
+        if there == new:
+            return True
+        if there != old:
             return False
-        if new is None:
-            moves.pop(name, None)
-        else:
+        if new is not None:
             moves[name] = new
-        await self.save(moves)
+        await self.save(Moves(max(held.generation, generation) + 1, moves))
         return True
 
-    async def save(self, moves: Mapping[str, Move]) -> None:
-        """Puts these moves in the place of all that are there."""
-        if self._moves == moves:
+    async def save(self, moves: Moves) -> None:
+        """As `MoveStore.save`, but also if they are older: nobody else keeps any here."""
+        if self._held == moves:
             return
         if self._file is not None:
             await asyncio.to_thread(_write_file, self._file, moves)
-        self._moves = dict(moves)
+        self._held = moves
 
 
-def _read(data: bytes) -> Move:
-    """Raises `ValueError`, `TypeError` or `KeyError` for what `_write` has not written."""
-    values = json.loads(data)
-    return Move(**values | {"indexes": tuple(values["indexes"])})
+def _read(values: dict[str, Any]) -> Move:
+    """Raises `ValueError`, `TypeError`, `KeyError` or `AttributeError` for what is no move."""
+    return Move(
+        values["to"], {index: _read_copy(**copy) for index, copy in values["copies"].items()}
+    )
+
+
+def _read_copy(source: Any, target: Any, first: Any, **state: Any) -> Copy:
+    return Copy(_read_model(*source), _read_model(*target), _read_model(*first), **state)
+
+
+def _read_model(name: str, version: str) -> ModelVersion:
+    return name, version
 
 
 def _write(move: Move | None) -> str:
     return "" if move is None else json.dumps(asdict(move), sort_keys=True)
 
 
-def _read_file(file: Path) -> dict[str, Move]:
+def _read_file(file: Path) -> Moves:
     try:
-        moves: dict[str, str] = json.loads(file.read_bytes())
-        return {name: _read(data.encode()) for name, data in moves.items()}
+        held = json.loads(file.read_bytes())
+        moves = {name: _read(values) for name, values in held["moves"].items()}
+        return Moves(int(held["generation"]), moves)
     except FileNotFoundError:
-        return {}
+        return Moves(0, {})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreUnavailableError(f"{file} cannot be read: {type(error).__name__}") from error
 
 
-def _write_file(file: Path, moves: Mapping[str, Move]) -> None:
+def _write_file(file: Path, moves: Moves) -> None:
     new = file.with_suffix(".new")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new.write_text(json.dumps({name: _write(move) for name, move in moves.items()}))
+        new.write_text(json.dumps(asdict(moves)))
         new.replace(file)
     except OSError as error:
         raise StoreUnavailableError(f"{file} cannot be written: {error.strerror}") from error

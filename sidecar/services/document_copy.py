@@ -1,9 +1,13 @@
 """Brings the documents of one model to another, and keeps them alike there until the name moves.
 
 Documents change meanwhile, so the copy is made in passes: each looks at every document and does
-what is to be done, until one finds nothing. What was alike is remembered, as in a three-way merge:
-so it can be told which side has changed a document, and whether one that is on one side only was
-removed from the other or is new.
+what is to be done, until one finds nothing. What was alike is kept in a `Ledger`, as in a three-way
+merge: so it can be told, also after a restart and on another sidecar, which side has changed a
+document, and whether one that is on one side only was removed from the other or is new.
+
+Two things it cannot tell, while the target already has writers of its own: that a document was
+written anew there exactly as it was when it was last alike; and that one was removed there which
+had not come there yet. Then the source counts.
 """
 
 from __future__ import annotations
@@ -16,16 +20,21 @@ import numpy as np
 
 from sidecar.index.types import Collection
 from sidecar.services.errors import RETRYABLE, CallError, as_call_error
-from sidecar.services.ledger import Ledger, revision_fingerprint
+from sidecar.services.ledger import MODEL as LEDGER
+from sidecar.services.ledger import Ledger, place, revision_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
-    from sidecar.index.types import Document, Index, Revision, Vector
+    from sidecar.cache.model_moves import ModelVersion
+    from sidecar.index.types import Document, Index, Vector
     from sidecar.models.types import Embedder
     from sidecar.services.pace import Pace
 
 _PAGE = 64
+_FIRST_PAGE = 4
+# Chunks of a page, about: with vectors and texts they come in one answer of the index.
+_CHUNKS = 1024
 _BATCH = 64
 
 
@@ -57,20 +66,20 @@ class CopyProgress:
 
 
 class DocumentCopy:
-    """Copies documents from ``source``, name and version of a model, to ``target``, in ``index``.
+    """Copies documents from ``source`` to ``target``, in ``index``.
 
-    ``alike`` is what an earlier copy that was cut short left there, by namespace and name of the
-    collection; this one goes on with it. Everything raises `CallError`, or what the index raises.
+    ``ledgers`` are names of ledgers, the one to go by first; the others are told as well.
+    Everything raises `CallError`, or what the index raises.
     """
 
     def __init__(
         self,
         index: Index,
         store: DocumentStore,
-        source: tuple[str, str],
+        source: ModelVersion,
         target: Embedder,
         pace: Pace,
-        alike: dict[tuple[str, str], Ledger],
+        ledgers: Sequence[str],
     ) -> None:
         self.progress = CopyProgress()
         self._index = index
@@ -79,22 +88,8 @@ class DocumentCopy:
         self._target = target
         self._info = target.info
         self._pace = pace
-        self._alike = alike
-
-    async def count(self) -> None:
-        """Counts the documents that there are, for ``progress``."""
-        for source in await self._collections():
-            async for page in self._pages(source):
-                self.progress.total += len(page)
-
-    async def remember_target(self) -> None:
-        """Takes the documents of the target as they are now for what was alike."""
-        for source in await self._collections():
-            ledger = self._alike[source.namespace, source.name] = Ledger()
-            async for page in self._pages(self._twin(source)):
-                for document in page:
-                    ledger.add(document.id, _fingerprint(document.revision))
-            ledger.close()
+        self._names = ledgers
+        self._ledgers: dict[tuple[str, str], _Ledgers] = {}
 
     async def run(self, *, target_wins: bool) -> int:
         """Makes a pass; returns how many documents were changed.
@@ -104,67 +99,75 @@ class DocumentCopy:
         """
         self.progress.done = self.progress.failed = 0
         changed = 0
-        places = {(source.namespace, source.name): source for source in await self._collections()}
-        for namespace, name in self._alike.keys() | places.keys():
-            source = places.get((namespace, name))
-            if source is None:
-                # All that was there was removed.
-                source = Collection(namespace, name, *self._source, self._info.dimensions)
-            ledger = self._alike.setdefault((namespace, name), Ledger())
-            try:
-                changed += await self._copy(source, ledger, target_wins)
-                ledger.close()
-                changed += await self._remove(source, ledger, target_wins)
-            finally:
-                ledger.close()
+        for source in await self._collections():
+            ledgers = await self._open(source)
+            copied, known = await self._copy(source, ledgers, target_wins)
+            changed += copied
+            if known < len(ledgers.base):
+                changed += await self._remove(source, ledgers, target_wins)
         self.progress.total = self.progress.done
         return changed
 
-    async def _copy(self, source: Collection, ledger: Ledger, target_wins: bool) -> int:
-        changed = 0
+    async def _open(self, source: Collection) -> _Ledgers:
+        key = (source.namespace, source.name)
+        if key not in self._ledgers:
+            opened = [Ledger(self._index, place(*key, name)) for name in self._names]
+            for ledger in opened:
+                await ledger.load()
+            self._ledgers[key] = _Ledgers(opened)
+        return self._ledgers[key]
+
+    async def _copy(
+        self, source: Collection, ledgers: _Ledgers, target_wins: bool
+    ) -> tuple[int, int]:
+        """Returns how many documents were copied, and how many the ledger knows of the source's."""
+        changed = known = 0
         target = self._twin(source)
         async for page in self._pages(source):
             there = await self._index.revisions(target, [document.id for document in page])
-            wanted = []
+            alike: list[Document] = []
+            wanted: list[Document] = []
             for document, revision in zip(page, there, strict=True):
-                if revision == document.revision:
-                    ledger.add(document.id, _fingerprint(document.revision))
-                else:
-                    wanted.append(document)
+                (alike if revision == document.revision else wanted).append(document)
             if target_wins:
-                wanted = await self._untouched(target, wanted, ledger)
+                wanted = await self._untouched(target, wanted, ledgers.base)
             ready = await self._with_vectors(target, wanted)
             if target_wins:
                 # Embedding takes its time.
-                ready = await self._untouched(target, ready, ledger)
-            if ready:
-                await self._store.store(target, ready)
-            for document in ready:
-                ledger.add(document.id, _fingerprint(document.revision))
+                ready = await self._untouched(target, ready, ledgers.base)
+                await self._put(target, ready)
+                await ledgers.note([*alike, *ready])
+            else:
+                # First, so that nothing is there of which it is not known who has brought it.
+                await ledgers.note([*alike, *ready])
+                await self._put(target, ready)
             changed += len(ready)
             self.progress.done += len(page)
-        return changed
+            entries = ledgers.base.find([document.id for document in page])
+            known += sum(entry is not None for entry in entries)
+        return changed, known
 
-    async def _remove(self, source: Collection, ledger: Ledger, target_wins: bool) -> int:
+    async def _put(self, target: Collection, documents: Sequence[Document]) -> None:
+        if documents:
+            await self._store.store(target, documents)
+
+    async def _remove(self, source: Collection, ledgers: _Ledgers, target_wins: bool) -> int:
         """Removes from the target what was alike and is gone from the source."""
         changed = 0
         target = self._twin(source)
-        if not len(ledger):
-            return 0
         async for page in self._pages(target):
             here = await self._index.revisions(source, [document.id for document in page])
             gone = [document for document, it in zip(page, here, strict=True) if it is None]
-            known = ledger.find([document.id for document in gone])
+            known = ledgers.base.find([document.id for document in gone])
             doomed = [
                 document.id
                 for document, before in zip(gone, known, strict=True)
                 if before is not None
-                and (not target_wins or before == _fingerprint(document.revision))
+                and (not target_wins or before == revision_fingerprint(document.revision))
             ]
             if doomed:
                 await self._store.remove(target, doomed)
-            for name in doomed:
-                ledger.add(name, None)
+                await ledgers.forget(doomed)
             changed += len(doomed)
         return changed
 
@@ -179,7 +182,7 @@ class DocumentCopy:
         return [
             document
             for document, revision, before in zip(documents, there, ledger.find(names), strict=True)
-            if before == (None if revision is None else _fingerprint(revision))
+            if before == (None if revision is None else revision_fingerprint(revision))
         ]
 
     async def _with_vectors(
@@ -239,12 +242,16 @@ class DocumentCopy:
             return [as_call_error(error)] * len(texts)
 
     async def _collections(self) -> list[Collection]:
-        """Those of the source."""
-        return [
-            collection
-            for collection in await self._index.collections()
-            if (collection.model, collection.version) == self._source
-        ]
+        """Those of the source, and those that it had when something was copied from them."""
+        model, version = self._source
+        found = {}
+        for one in await self._index.collections():
+            if (one.model, one.version) == self._source:
+                found[one.namespace, one.name] = one
+            elif (one.model, one.version) == (LEDGER, self._names[0]):
+                empty = replace(one, model=model, version=version)
+                found.setdefault((one.namespace, one.name), empty)
+        return list(found.values())
 
     def _twin(self, source: Collection) -> Collection:
         info = self._info
@@ -253,19 +260,39 @@ class DocumentCopy:
     async def _pages(self, collection: Collection) -> AsyncIterator[list[Document]]:
         after = ""
         # Small, if it takes long, so that progress is seen.
-        count = self._pace.batch(_PAGE)
+        most = self._pace.batch(_PAGE)
+        count = min(most, _FIRST_PAGE)
         while page := await self._index.documents(collection, after, count):
             yield page
             after = page[-1].id
+            # The next ones are about as large.
+            chunks = sum(len(document.chunks) for document in page)
+            count = max(1, min(most, _CHUNKS * len(page) // chunks))
+
+
+class _Ledgers:
+    """Ledgers that are told the same; ``base`` is the one to go by."""
+
+    def __init__(self, ledgers: Sequence[Ledger]) -> None:
+        self.base = ledgers[0]
+        self._all = ledgers
+
+    async def note(self, documents: Sequence[Document]) -> None:
+        """These are alike."""
+        for ledger in self._all:
+            ledger.add([one.id for one in documents], [one.revision for one in documents])
+            await ledger.save()
+
+    async def forget(self, names: Sequence[str]) -> None:
+        """These are gone."""
+        for ledger in self._all:
+            ledger.add(names, [None] * len(names))
+            await ledger.save()
 
 
 def _is_usable(vector: Vector | Exception) -> bool:
     # An index finds nothing by a vector without direction.
     return not isinstance(vector, Exception) and bool(np.any(vector))
-
-
-def _fingerprint(revision: Revision) -> int:
-    return revision_fingerprint(revision.whole)
 
 
 def _batches(numbers: Sequence[int], most: int) -> Iterable[Sequence[int]]:

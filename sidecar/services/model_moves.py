@@ -10,6 +10,7 @@ import grpc
 import structlog
 
 from sidecar.cache.generations import StoreUnavailableError
+from sidecar.cache.model_moves import Moves
 from sidecar.index.types import IndexUnavailableError
 from sidecar.models.types import ModelUnavailableError
 from sidecar.services.errors import CallError
@@ -53,7 +54,10 @@ class ModelMoves:
         self._generations = generations
         self._index = index
         self._backup = backup
-        self._refused: set[tuple[str, Move, str]] = set()
+        self._generation = 0
+        # Whether the store has told or been told of that generation since the start.
+        self._is_shared = False
+        self._refused: set[tuple[str, str, str]] = set()
         # Moves that were obeyed when the index could be asked, by name and model.
         self._agreed: set[tuple[str, str]] = set()
 
@@ -61,7 +65,9 @@ class ModelMoves:
         """Reads what was agreed on. A store that is down is no error."""
         if self._backup is not None:
             with contextlib.suppress(StoreUnavailableError):
-                await self._obey(await self._backup.load())
+                kept = await self._backup.load()
+                self._generation = kept.generation
+                await self._obey(kept.moves)
         try:
             await self._load()
         except StoreUnavailableError as error:
@@ -83,38 +89,51 @@ class ModelMoves:
         return self.known
 
     async def replace(self, name: str, old: Move | None, new: Move | None) -> None:
-        """Moves a name, for all sidecars. Raises `CallError` if somebody else has just done so."""
+        """Moves a name, for all sidecars. Raises `CallError` if somebody else has just done so, or
+        if the store is down: it may have been done all the same, and can be asked for again.
+        """
         try:
-            if not await self._store.replace(name, old, new):
+            if not await self._store.replace(name, old, new, self._generation):
                 raise CallError(
                     grpc.StatusCode.ABORTED,
                     f"somebody else has just moved {name}: look, then retry",
                 )
-            await self._load()
         except StoreUnavailableError as error:
             raise _unavailable(error) from error
+        try:
+            await self._load()
+        except StoreUnavailableError:
+            # It was done. What others have done besides is heard of later.
+            moves = {other: move for other, move in self.known.items() if other != name}
+            await self._obey(moves if new is None else moves | {name: new})
 
     async def _load(self) -> None:
-        moves = await self._store.load()
-        if moves is None:
-            # Redis has lost its state. Without this, the fleet would go back to the old models.
-            for name, move in self.known.items():
-                await self._store.replace(name, None, move)
-            moves = dict(self.known)
-        elif self._backup is not None:
+        agreed = await self._store.load()
+        there = 0 if agreed is None else agreed.generation
+        # A store that has lost its state is told again: without this, the fleet would go back to
+        # the old models. It may have been told by one who missed the last moves. Nothing that was
+        # kept from before the start takes the place of what the store has.
+        if there < self._generation and (agreed is None or self._is_shared):
+            await self._store.save(Moves(self._generation, self.known))
+            agreed = await self._store.load()
+        if agreed is None:
+            return
+        self._is_shared = True
+        self._generation = agreed.generation
+        if self._backup is not None:
             try:
-                await self._backup.save(moves)
+                await self._backup.save(agreed)
             except StoreUnavailableError as error:
                 _log.warning("moves of models are not kept", reason=str(error))
-        await self._obey(moves)
+        await self._obey(agreed.moves)
 
     async def _obey(self, moves: Mapping[str, Move]) -> None:
         self.known = moves
         before = self._router.moved
         moved = {}
+        self._agreed &= {(name, move.to) for name, move in moves.items()}
         for name, move in moves.items():
-            if move.ended:
-                self._agreed.discard((name, move.to))
+            if not move.to:
                 continue
             reason = await self._refusal(name, move)
             if not reason:
@@ -122,8 +141,8 @@ class ModelMoves:
                 continue
             if name in before:
                 moved[name] = before[name]
-            if (name, move, reason) not in self._refused:
-                self._refused.add((name, move, reason))
+            if (name, move.to, reason) not in self._refused:
+                self._refused.add((name, move.to, reason))
                 _log.warning("a move is not obeyed", model=name, to=move.to, reason=reason)
         if moved == before:
             return
@@ -143,7 +162,9 @@ class ModelMoves:
             return ""
         present = {self._router.own(name), self._router.resolve(name)} - {target, None}
         try:
-            if self._index.identity not in move.indexes and await self._has_documents(present):
+            copy = move.copies.get(self._index.identity)
+            is_copied = copy is not None and not copy.ended and copy.target[0] == move.to
+            if not is_copied and await self._has_documents(present):
                 return "its index has documents that were not copied: ask it to migrate as well"
         except IndexUnavailableError:
             # Nothing can be searched now, and Embed must not give vectors of the old model.

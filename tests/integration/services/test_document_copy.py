@@ -17,6 +17,7 @@ from sidecar.index.types import Chunk, Collection, Document, Revision
 from sidecar.models.types import InputRejectedError, ModelInfo, QueueFullError
 from sidecar.services.document_copy import DocumentCopy
 from sidecar.services.errors import CallError
+from sidecar.services.ledger import pair
 from sidecar.services.pace import Pace
 
 if TYPE_CHECKING:
@@ -59,17 +60,18 @@ class World:
     def __init__(self) -> None:
         self.index = MemoryIndex()
         self.model = Model()
-        self.alike: dict[Any, Any] = {}
         self.meanwhile: list[Callable[[], Awaitable[None]]] = []
         self.embedded: list[str] = []
         self.bad: dict[str, list[Exception]] = {}
         self.slept: list[float] = []
         self.copy = self.new_copy()
 
-    def new_copy(self, source: tuple[str, str] = ("old", "1")) -> DocumentCopy:
-        pace = Pace(0, sleep=self.sleep)
+    def new_copy(self) -> DocumentCopy:
+        """A copy that knows no more than what is in the index."""
+        source, pace = ("old", "1"), Pace(0, sleep=self.sleep)
         target: Any = self.model
-        return DocumentCopy(self.index, self, source, target, pace, self.alike)
+        ledger = pair(source, ("new", "2"))
+        return DocumentCopy(self.index, self, source, target, pace, [ledger])
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -109,6 +111,16 @@ class World:
         while await self.copy.run(target_wins=target_wins):
             pass
 
+    async def bring_back(self) -> None:
+        """Copies from the new model to the old one, after a restart."""
+        self.model = Model(replace(self.model.info, name="old", version="1"))
+        target: Any = self.model
+        pace = Pace(0, sleep=self.sleep)
+        ledger = pair(("old", "1"), ("new", "2"))
+        copy = DocumentCopy(self.index, self, ("new", "2"), target, pace, [ledger])
+        while await copy.run(target_wins=True):
+            pass
+
 
 @pytest.fixture
 def world() -> World:
@@ -128,7 +140,7 @@ async def test_what_is_there_already_is_not_embedded_again(world: World) -> None
         await world.put(OLD, name, name)
     await world.settle()
     world.embedded.clear()
-    world.copy, world.alike = world.new_copy(), {}
+    world.copy = world.new_copy()
     await world.put(OLD, "b", "changed")
     await world.settle()
     assert world.embedded == ["changed", "changed2"]
@@ -266,8 +278,6 @@ async def test_a_model_that_becomes_another_version_ends_the_copy(world: World) 
 async def test_progress_is_told(world: World) -> None:
     for name in "abc":
         await world.put(OLD, name, name)
-    await world.copy.count()
-    assert (world.copy.progress.done, world.copy.progress.total) == (0, 3)
     await world.settle()
     assert (world.copy.progress.done, world.copy.progress.total) == (3, 3)
 
@@ -306,32 +316,70 @@ async def test_what_is_written_there_while_a_straggler_is_embedded_is_not_touche
     assert await world.contents(NEW) == {"a": ("newer", "")}
 
 
-async def test_bringing_back_takes_the_target_as_it_is_for_what_was_alike(world: World) -> None:
-    for name in ("same", "changed there", "gone there", "changed here since"):
-        await world.put(OLD, name, "text")  # which is the source of another copy: see below
-        await world.put(NEW, name, "text")
-    # Of the two, NEW is the one that is brought up to date.
-    await world.put(OLD, "changed there", "newer")
-    await world.put(OLD, "new there", "newer")
-    await world.take(OLD, "gone there")
-    await world.copy.remember_target()
-    await world.put(NEW, "changed here since", "newest")
-    await world.put(NEW, "new here since", "newest")
-    await world.settle(target_wins=True)
-    assert {name: text for name, (text, _) in (await world.contents(NEW)).items()} == {
+async def test_a_copy_in_the_other_direction_goes_by_the_same_ledger(world: World) -> None:
+    for name in ("same", "changed there", "gone there", "changed here since", "gone here since"):
+        await world.put(OLD, name, "text")
+    await world.settle()
+    await world.put(NEW, "changed there", "newer")
+    await world.put(NEW, "new there", "newer")
+    await world.take(NEW, "gone there")
+    await world.put(NEW, "both", "newer")
+    # By now the old model has writers of its own again.
+    await world.put(OLD, "changed here since", "newest")
+    await world.take(OLD, "gone here since")
+    await world.put(OLD, "new here since", "newest")
+    await world.put(OLD, "both", "newest")
+    await world.bring_back()
+    assert {name: text for name, (text, _) in (await world.contents(OLD)).items()} == {
         "same": "text",
         "changed there": "newer",
         "new there": "newer",
         "changed here since": "newest",
         "new here since": "newest",
+        "both": "newest",
     }
 
 
-async def test_a_source_that_was_lost_as_a_whole_empties_nothing(world: World) -> None:
-    await world.put(NEW, "a", "text")
-    await world.copy.remember_target()
-    await world.settle(target_wins=True)
-    assert set(await world.contents(NEW)) == {"a"}
+async def test_when_all_was_removed_there_nothing_comes_back(world: World) -> None:
+    await world.put(OLD, "a", "text")
+    await world.settle()
+    await world.take(NEW, "a")
+    await world.bring_back()
+    assert await world.contents(OLD) == {}
+
+
+async def test_what_was_removed_after_it_was_brought_back_is_not_brought_back_again(
+    world: World,
+) -> None:
+    await world.put(OLD, "a", "text")
+    await world.settle()
+    await world.put(NEW, "b", "text")
+    await world.bring_back()
+    await world.take(OLD, "b")
+    await world.bring_back()
+    assert set(await world.contents(OLD)) == {"a"}
+
+
+async def test_pages_become_smaller_when_documents_have_many_chunks(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    read = world.index.documents
+
+    async def documents(collection: Collection, after: str, count: int) -> list[Document]:
+        page = await read(collection, after, count)
+        if collection == OLD:
+            sizes.append(sum(len(one.chunks) for one in page))
+        return page
+
+    monkeypatch.setattr(world.index, "documents", documents)
+    for number in range(80):
+        large = document(f"{number:03}", "text")
+        chunks = tuple(replace(large.chunks[0], id=str(part)) for part in range(100))
+        await world.index.upsert(OLD, [replace(large, chunks=chunks)])
+    await world.settle()
+    assert max(sizes) <= 1024
+    assert len(await world.contents(NEW)) == 80
 
 
 names = st.sampled_from("abcdef")
@@ -377,6 +425,7 @@ def test_whatever_changes_when_nothing_is_lost_and_nothing_comes_back(
             elif there:
                 written.discard(name)
         newer, late = await world.contents(NEW), await world.contents(OLD)
+        world.copy = world.new_copy()
         await world.settle(target_wins=True)
         expected = {
             name: content

@@ -14,7 +14,8 @@ from embercache.v1 import cache_pb2
 import sidecar.open_ahead
 import sidecar.services.model_migration
 import sidecar.services.model_moves
-from sidecar.services.model_migration import ModelMigration
+import sidecar.services.move_completion
+from sidecar.services.move_completion import MoveCompletion
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,6 +38,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sidecars hear of moves at once, so that nobody has to wait for seconds."""
     monkeypatch.setattr(sidecar.services.model_moves, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(sidecar.services.model_migration, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(sidecar.services.move_completion, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(sidecar.services.move_completion, "_RETRY_SECONDS", 0.02)
     monkeypatch.setattr(sidecar.open_ahead, "SETTLE_SECONDS", 0)
 
 
@@ -48,8 +51,8 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     async def wait(seconds: float) -> None:
         await settled.wait()
 
-    waiting = partial(ModelMigration, sleep=wait)
-    monkeypatch.setattr(sidecar.open_ahead, "ModelMigration", waiting)
+    waiting = partial(MoveCompletion, sleep=wait)
+    monkeypatch.setattr(sidecar.open_ahead, "MoveCompletion", waiting)
     return settled
 
 
