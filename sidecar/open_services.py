@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from sidecar.cache.semantic import SemanticIndex
 from sidecar.cache.semantic_follower import SemanticFollower
 from sidecar.cache.semantic_report import SemanticReport
 from sidecar.index.open import open_index
-from sidecar.index.types import IndexUnavailableError
+from sidecar.index.types import IndexSetupError, IndexUnavailableError
 from sidecar.models.verifier import Verifier
 from sidecar.open_ahead import open_migration, schedule_warming
 from sidecar.open_tiers import keep_running
@@ -39,10 +38,12 @@ from sidecar.services.warming import Warmer
 from sidecar.transport.handlers import server_stream, service, stream, unary
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Mapping, Sequence
 
     import grpc
 
+    from sidecar.cache.generations import Generations
     from sidecar.config import Settings
     from sidecar.index.types import Index
     from sidecar.models.router import ModelRouter
@@ -51,7 +52,10 @@ if TYPE_CHECKING:
     from sidecar.services.model_migration import ModelMigration
     from sidecar.telemetry.metrics import CallMetrics
 
-_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.2, 5.0
+_FIRST_RETRY_SECONDS = 0.2
+_LOOK_EVERY_SECONDS = 5.0
+# What somebody has to change first.
+_SETUP_RETRY_SECONDS = 30.0
 
 _log = structlog.get_logger()
 
@@ -80,7 +84,7 @@ async def open_services(
     exits: contextlib.AsyncExitStack,
 ) -> Services:
     """The services, ready to answer. Raises `IndexUrlError` or `IndexSetupError`."""
-    index = await _open_index(settings, exits)
+    index = await _open_index(settings, tiers.generations, exits)
     popular = _open_popular(settings, tiers, exits)
     note = popular.note if popular is not None else _ignore
     embed_responses = StoredResponses("Embed", tiers.hot, note)
@@ -198,31 +202,54 @@ def handlers(services: Services, metrics: CallMetrics) -> list[grpc.GenericRpcHa
     ]
 
 
-async def _open_index(settings: Settings, exits: contextlib.AsyncExitStack) -> Index:
+async def _open_index(
+    settings: Settings, generations: Generations, exits: contextlib.AsyncExitStack
+) -> Index:
     url, password_file = settings.index.url.get_secret_value(), settings.index.password_file
-    if not url:
+    is_default = not url
+    if is_default:
         url = settings.redis.url.get_secret_value() or "memory://"
         password_file = settings.redis.password_file
-    index = open_index(url, redis_password_file=password_file)
+    index = open_index(url, prefix=settings.cache.prefix, redis_password_file=password_file)
     exits.push_async_callback(index.close)
+    reason = ""
     try:
         await index.start()
     except IndexUnavailableError as error:
+        if isinstance(error, IndexSetupError) and not is_default:
+            raise
         # Embed does without it, and so must the start of the sidecar.
-        _log.warning("the index cannot be reached", reason=str(error))
-        keep_running(_start_later(index), exits)
+        reason = str(error)
+        _log.warning("the index cannot be used", reason=reason)
+    keep_running(_look_after(index, generations, reason), exits)
     return index
 
 
-async def _start_later(index: Index) -> None:
-    delay = _FIRST_RETRY_SECONDS
+async def _look_after(index: Index, generations: Generations, reason: str) -> None:
+    """Starts the index if there is a ``reason`` why that failed, and sees whether it is the same.
+
+    Whole responses that are stored are given without a word with the index, so that nobody else
+    would find out that its documents are gone.
+    """
+    identity = "" if reason else index.identity
+    delay = _FIRST_RETRY_SECONDS if reason else _LOOK_EVERY_SECONDS
     while True:
         await asyncio.sleep(delay)
-        with contextlib.suppress(IndexUnavailableError):
+        try:
             await index.start()
-            _log.info("the index is there")
-            return
-        delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
+        except IndexSetupError as error:
+            delay = _SETUP_RETRY_SECONDS
+            if str(error) != reason:
+                reason = str(error)
+                _log.error("the index cannot be used", reason=reason)
+        except IndexUnavailableError:
+            delay = min(2 * delay, _LOOK_EVERY_SECONDS)
+        else:
+            delay, reason = _LOOK_EVERY_SECONDS, ""
+            if index.identity != identity:
+                _log.info("the index has other documents" if identity else "the index is there")
+                identity = index.identity
+                generations.restamp()
 
 
 def _open_popular(
