@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 from sidecar.cache.guard_text import Reading, plain, read
 from sidecar.cache.guard_words import (
     ALTERNATIVES,
+    ASKING_FOR_OBJECT,
+    ASKING_WORDS,
     DENIALS,
     DENYING_PREFIXES,
     DENYING_SUFFIXES,
     OPPOSITE_PREFIXES,
+    PERSONS,
     RELATIONS,
     STOPWORDS,
     stem,
@@ -45,7 +48,7 @@ def contradiction(a: str, b: str) -> str | None:
     - ``names``: other names, abbreviations, identifiers, paths or options;
     - ``negation``: one denies more than the other;
     - ``opposites``: words in the same place that exclude each other, as "before" and "after";
-    - ``order``: the same words, in other places;
+    - ``order``: the same words, in other places, or the question who against whom;
     - ``words``: long texts that are alike but for a few words.
 
     Symmetric. Never a reason for a text and itself, also in upper or lower case.
@@ -146,9 +149,28 @@ def _alternatives(reading: Reading) -> Counter[tuple[int, int]]:
 
 def _order(one: Reading, two: Reading) -> bool:
     is_long = max(len(one.words), len(two.words)) > _MAX_WORDS_TO_RELATE
-    return _are_shuffled(one.words, two.words) or (
-        not is_long and _are_swapped(one.words, two.words)
+    return (
+        _are_shuffled(one.words, two.words)
+        or _ask_for_other_sides(one.words, two.words)
+        or _ask_for_other_sides(two.words, one.words)
+        or (not is_long and _are_swapped(one.words, two.words))
     )
+
+
+def _ask_for_other_sides(one: Sequence[str], two: Sequence[str]) -> bool:
+    """Whether one asks who did it ("who sued Apple") and two to whom ("who did Apple sue")."""
+    for word in ASKING_WORDS.intersection(one, two):
+        verb, (auxiliary, subject) = _after(one, word, 1)[0], _after(two, word, 2)
+        is_about_another = verb not in STOPWORDS and stem(verb) != stem(subject)
+        if verb and auxiliary in ASKING_FOR_OBJECT and is_about_another:
+            return True
+    return False
+
+
+def _after(words: Sequence[str], word: str, count: int) -> list[str]:
+    """So many words behind one, empty where there are none."""
+    place = words.index(word) + 1
+    return [*words[place : place + count], *[""] * count][:count]
 
 
 def _are_swapped(one: Sequence[str], two: Sequence[str]) -> bool:
@@ -186,14 +208,21 @@ def _are_shuffled(one: Sequence[str], two: Sequence[str]) -> bool:
     if len(one) != len(two) or STOPWORDS.isdisjoint(one):
         return False
     one, two = _normal_order(one), _normal_order(two)
-    a, b = list(map(stem, one)), list(map(stem, two))
+    a, b = ([stem(PERSONS.get(word, word)) for word in words] for words in (one, two))
     if Counter(a) != Counter(b) or _joined(a) in _joined([*b, *b]):
         return False
-    return [*filter(None, _content(one))] != [*filter(None, _content(two))]
+    return _content_and_persons(one) != _content_and_persons(two)
+
+
+def _content_and_persons(words: Sequence[str]) -> list[str]:
+    named = [
+        PERSONS.get(word, content) for word, content in zip(words, _content(words), strict=True)
+    ]
+    return [*filter(None, named)]
 
 
 def _joined(words: Sequence[str]) -> str:
-    return "".join(f"{word}\n" for word in words)
+    return "\n" + "".join(f"{word}\n" for word in words)
 
 
 def _normal_order(words: Sequence[str]) -> list[str]:

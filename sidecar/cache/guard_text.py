@@ -41,9 +41,9 @@ _TOKEN = re.compile(
     )
   | (?P<code>
         [a-z][a-z0-9+.-]{0,20}://\S*\w           # the address of a page
-      | [\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+        # of a mailbox
+      | (?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+   # of a mailbox
       | (?<![\w.])(?:~|\.{1,2})?(?:/[\w.-]*\w)+  # /etc/hosts
-      | [\w.-]{0,64}\w(?:/\w[\w.-]*){2,}(?<=\w)  # a/b/c
+      | (?<![\w.-])[\w.-]{0,64}\w(?:/\w[\w.-]*){2,}(?<=\w)  # a/b/c
       | (?<![\w-])--?[^\W\d_][\w-]*(?<=\w)      # --option
       | [^\W\d_](?:\+\+|\#)(?!\w)               # C++, C#
       | (?<!\w)\.[^\W\d_]\w+                    # .NET
@@ -62,7 +62,7 @@ _TOKEN = re.compile(
 )
 _QUOTATION = re.compile(
     r"""
-    "([^"]{1,500})" | “([^”]{1,500})” | „([^“”]{1,500})[“”] | «([^»]{1,500})» | `([^`]{1,500})`
+    "([^"]{1,500})" | “([^“”]{1,500})” | „([^„“”]{1,500})[“”] | «([^«»]{1,500})» | `([^`]{1,500})`
   | (?<!\w)'([^']{1,500})'(?!\w)
     """,
     re.VERBOSE,
@@ -76,7 +76,8 @@ _PLAIN_CHARACTERS = str.maketrans(
 _PLAIN_WORD = re.compile(r"[^\W_]+")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _SENTENCE_END = re.compile(r"[.!?:\n]")
-_ENDING = re.compile(r"[\s.?!…,;:]+\Z")
+# Not a pattern, which would try a long run in vain from each of its characters.
+_ENDING = ".?!…,;:" + "".join(filter(str.isspace, map(chr, range(0x3001))))
 
 _WHOLE_BEFORE_NOT = {"ca": "can", "wo": "will", "sha": "shall"}
 _SHORTENED = {"m": "am", "re": "are", "ve": "have", "ll": "will"}
@@ -113,7 +114,7 @@ class Reading:
 def read(text: str) -> Reading:
     """Reads a text. Case, and blanks and punctuation at its ends, make no difference to words."""
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN_CHARACTERS).strip()
-    text = _ENDING.sub("", text)
+    text = text.rstrip(_ENDING)
     reading = Reading(plain=plain(text))
     for groups in _QUOTATION.findall(text):
         reading.quotations.add(" ".join("".join(groups).casefold().split()).rstrip(".?!,;: "))

@@ -49,6 +49,15 @@ RELATIONS = word_set(
     """
 )
 
+# Who does it and to whom, in one form for both.
+PERSONS = {
+    "i": "i", "me": "i", "you": "you", "he": "he", "him": "he", "she": "she", "her": "she",
+    "we": "we", "us": "we", "they": "they", "them": "they",
+}  # fmt: skip
+# "who sued" asks for the one that did, "who did Apple sue" for the other.
+ASKING_WORDS = word_set("who whom what which")
+ASKING_FOR_OBJECT = word_set("do does did")
+
 # With words such as "fail", which deny as "does not work" does. Then German, French, Spanish.
 # French "ne" is left out: it comes with one of the others, and is left out in speech.
 DENIALS = word_set(
@@ -171,6 +180,8 @@ _OPPOSITES = """
     income revenue | expense cost
     arrive arrival | depart departure leave
     win won | lose lost
+    gain gained | lose lost
+    thin thinner | thick thicken thicker
     pass | fail
     success succeed | failure fail
     true | false

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.cache.guard import MAX_CHARACTERS, contradiction
+from sidecar.cache.guard_text import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +92,12 @@ Is it safe? | is it SAFE
 What's the e-mail of support? | What is the email of support?
 sort list python | python sort list
 Is X unsafe? | Is X not safe?
+what redis uses for storage | What does Redis use for storage?
+Who do I contact? | Who should I contact?
+Can you tell me how I sort a list? | How do I sort a list?
+Can you tell me where I park? | Where do I park, can you tell me?
+She lost her keys, what can she do? | What can she do, she lost her keys?
+How do I lose weight? | How can I lose weight?
 The meeting is at 10 a.m. | The meeting is at 10 am
 """
 REASONS = {
@@ -174,6 +181,9 @@ How do I zoom in? | How do I zoom out?
 Are refunds possible within 14 days? | Are refunds possible after 14 days?
 Total sales since 2020 | Total sales until 2020
 What is the upper limit? | What is the lower limit?
+How do I gain weight? | How do I lose weight?
+Does aspirin thin blood? | Does aspirin thicken blood?
+Is the ice thin? | Is the ice thick?
 hyperthyroidism diet | hypothyroidism diet
 How do I upload a file? | How do I download a file?
 I am underestimating it | I overestimate it
@@ -209,6 +219,13 @@ Is every dog an animal? | Is every animal a dog?
 How do I use Java from Python? | How do I use Python from Java?
 Sort from high to low | Sort from low to high
 Wie komme ich von Köln nach Bonn? | Wie komme ich von Bonn nach Köln?
+he beat her | she beat him
+Do I owe you money? | Do you owe me money?
+Did they invite us? | Did we invite them?
+who sued apple | who did apple sue
+Who bought Instagram? | Who did Instagram buy?
+What causes inflation? | What does inflation cause?
+Who has Apple sued? | Who has sued Apple?
 """,
 }
 
@@ -295,6 +312,14 @@ def test_blanks_and_punctuation_at_the_ends_make_no_difference(
     a: str, b: str, before: str, after: str
 ) -> None:
     assert contradiction(before + a + after, b) == contradiction(a, b)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("unit", [".", ":", " ?", "…", "-", "-_", "@", "a@", "“a", "«", "„", "/-"])
+def test_the_time_to_read_a_text_grows_as_its_length_does(unit: str) -> None:
+    """Otherwise one that is 100 times as long as it may be takes a minute."""
+    text = (unit * 400_000)[:400_000]
+    assert read(text + "z").plain.endswith("z ")
 
 
 @pytest.mark.timeout(20)
