@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
+from embercache.v1 import search_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.index.filters import And, In, Not, Or, Range, matches
+from sidecar.services.search_request import read_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +100,32 @@ async def test_a_filter_lets_through_what_it_describes_and_nothing_else(
         for where, _ in MEANINGS
     ]
     assert found == MEANINGS
+
+
+@pytest.mark.parametrize("bound", ["gt", "gte", "lt", "lte"])
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+async def test_an_infinite_bound_lets_every_number_through_or_none(
+    index: Index, new_collection: NewCollection, document: MakeDocument, bound: str, value: float
+) -> None:
+    collection = new_collection()
+    await index.upsert(
+        collection,
+        [document(name, [1, i, 0, 0], metadata=SHELF[name]) for i, name in enumerate(SHELF)],
+    )
+    lets_through = (value > 0) == (bound in ("lt", "lte"))
+    another = {"lt": 1999.0} if bound in ("gt", "gte") else {"gt": -3.5}
+    of_another = (
+        {"numbers", "negative"} if bound in ("gt", "gte") else {"english", "german", "numbers"}
+    )
+    for bounds, wanted in (
+        ({bound: value}, {"english", "german", "numbers", "negative"}),
+        ({bound: value} | another, of_another),
+    ):
+        where = read_filter(search_pb2.Filter(range={"key": "year", **bounds}))
+        passing = wanted if lets_through else set()
+        for condition, names in ((where, passing), (Not(where), set(SHELF) - passing)):
+            hits = await index.search(collection, QUERY, ALL, condition)
+            assert {hit.document for hit in hits} == names
 
 
 async def test_a_filter_applies_to_every_chunk_of_a_document(

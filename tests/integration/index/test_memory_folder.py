@@ -135,6 +135,55 @@ async def test_every_index_has_an_identity_of_its_own(tmp_path: Path) -> None:
         await index.close()
 
 
+async def test_a_copied_folder_is_another_index_and_the_original_the_same(
+    folder: Path, collection: Collection, document: MakeDocument, tmp_path: Path
+) -> None:
+    index = MemoryIndex(folder)
+    await index.start()
+    await index.upsert(collection, [document("d", QUERY)])
+    identity = index.identity
+    await index.close()
+    subprocess.run(["cp", "-r", folder, tmp_path / "copy"], check=True)
+
+    copy, index = MemoryIndex(tmp_path / "copy"), MemoryIndex(folder)
+    for one in (copy, index):
+        await one.start()
+        assert [hit.document for hit in await one.search(collection, QUERY, 1, None)] == ["d"]
+    assert index.identity == identity
+    assert copy.identity != identity
+    for one in (copy, index):
+        await one.close()
+
+    again = MemoryIndex(tmp_path / "copy")
+    await again.start()
+    assert again.identity == copy.identity
+    await again.close()
+
+
+async def test_a_folder_that_is_moved_is_the_same_index(folder: Path, tmp_path: Path) -> None:
+    index = MemoryIndex(folder)
+    await index.start()
+    identity = index.identity
+    await index.close()
+    moved = MemoryIndex(folder.rename(tmp_path / "moved"))
+    await moved.start()
+    assert moved.identity == identity
+    await moved.close()
+
+
+async def test_an_index_that_is_started_again_stays_as_it_is(
+    folder: Path, collection: Collection, document: MakeDocument
+) -> None:
+    for index in (MemoryIndex(), MemoryIndex(folder)):
+        await index.start()
+        identity = index.identity
+        await index.upsert(collection, [document("d", QUERY)])
+        await index.start()
+        assert index.identity == identity
+        assert await index.collections() == [collection]
+        await index.close()
+
+
 async def test_files_are_for_this_user_only(
     folder: Path, collection: Collection, document: MakeDocument
 ) -> None:
