@@ -204,8 +204,11 @@ class Generations:
         Raises `InvalidationNotSharedError` if it is in force on this sidecar alone; the change is
         then forgotten.
         """
-        fits = len(change) <= MAX_CHANGE_BYTES
-        await self._invalidate_tags(namespace, [tag], change if fits else b"")
+        state = await self.state(namespace)
+        if len(change) > MAX_CHANGE_BYTES or tag in state.unshared:
+            # Others were not told of an earlier one, so this one alone would not be the truth.
+            change = b""
+        await self._invalidate_tags(namespace, [tag], change)
 
     async def _invalidate_tags(self, namespace: str, tags: Sequence[bytes], change: bytes) -> None:
         state = await self.state(namespace)

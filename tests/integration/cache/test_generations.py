@@ -247,6 +247,24 @@ async def test_a_namespace_with_something_to_share_does_not_fall_out_of_memory(
     assert (await Generations(store).state("a")).epoch > before
 
 
+async def test_a_change_does_not_hide_an_earlier_one_that_others_were_not_told_of(
+    store: Breakable,
+) -> None:
+    generations, others = Generations(store), Generations(store)
+    for each in (generations, others):
+        state = await each.state("n")
+        await each.resolve(state, [TAG])
+    before = state.generation(TAG)
+    assert before is not None
+    store.down = True
+    with pytest.raises(InvalidationNotSharedError):
+        await generations.announce("n", TAG, b"first")
+    store.down = False
+    await generations.announce("n", TAG, b"second")
+    mine = await generations.state("n")
+    assert mine.changes_since(TAG, before) is None
+
+
 async def test_the_memory_for_tags_is_bounded(
     store: Breakable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
