@@ -152,6 +152,17 @@ def test_a_queue_that_the_largest_batch_does_not_fit_is_refused() -> None:
     assert "encoder.queue_inputs" in complaint(encoder__queue_inputs="9999")
 
 
+@pytest.mark.parametrize("url", ["redis://h", "RedisS://h", "unix:///s", "postgresql://u@h/d"])
+def test_a_shared_index_needs_the_redis_that_tells_others_of_changes(url: str) -> None:
+    assert "set redis.url too" in complaint(index__url=url)
+    assert load_settings(None, {}, {"index.url": url, "redis.url": "redis://h"}).index.url
+
+
+@pytest.mark.parametrize("url", ["", "memory://", "memory:///folder", "Memory://"])
+def test_an_index_of_its_own_needs_none(url: str) -> None:
+    assert load_settings(None, {}, {"index.url": url}).index.url.get_secret_value() == url
+
+
 def test_secrets_are_not_in_the_settings_representation() -> None:
     settings = load_settings(
         None,
