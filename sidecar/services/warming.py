@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import grpc
+import structlog
 from embercache.v1 import cache_pb2, common_pb2, embed_pb2, search_pb2
 from google.protobuf.message import DecodeError
 
@@ -30,18 +32,22 @@ Request: TypeAlias = embed_pb2.EmbedRequest | search_pb2.SearchRequest
 _BATCHES_AT_ONCE = 2
 _BATCH_ITEMS = 64
 _BATCH_BYTES = 256 * 1024
-_RETRYABLE_NUMBERS = {code.value[0] for code in RETRYABLE}
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _COMPUTED = (common_pb2.TIER_COMPUTED, common_pb2.TIER_COALESCED)
+
+_log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Warmed:
-    """Items of a warming, by what came of them."""
+    """Items of a warming, by what came of them; those that failed also by their status."""
 
     total: int = 0
     cached: int = 0
     computed: int = 0
     failed: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    first_error: CallError | None = None
 
     def count(self, tier: int) -> None:
         """Counts an item that a tier answered."""
@@ -49,6 +55,12 @@ class Warmed:
             self.computed += 1
         else:
             self.cached += 1
+
+    def fail(self, error: CallError, items: int = 1) -> None:
+        """Counts items that failed."""
+        self.failed += items
+        self.statuses[error.code.name] += items
+        self.first_error = self.first_error or error
 
     def serialized(self) -> bytes:
         """As a WarmProgress."""
@@ -61,7 +73,9 @@ class Warmer:
     """Answers Warm of cache.proto.
 
     At most two batches of 64 inputs are under way for each warming; one that finds the model's
-    queue full waits. Raises what `sidecar.services.errors.as_call_error` turns into a status.
+    queue full waits. What cannot be done for half a minute, because the model is down or has no
+    room, ends the warming; so does, at its end, that every item has failed. Raises what
+    `sidecar.services.errors.as_call_error` turns into a status.
 
     Args:
         embed: `EmbedService.embed`: bytes in, bytes out.
@@ -100,6 +114,10 @@ class Warmer:
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+            if warmed.failed:
+                _log.warning("items could not be warmed", statuses=dict(warmed.statuses))
+        if warmed.first_error is not None and warmed.failed == warmed.total:
+            raise warmed.first_error
 
     def pace(self, per_second: float) -> Pace:
         """A limit of so many items a second. Raises `CallError`."""
@@ -116,7 +134,7 @@ class Warmer:
         """Makes the calls, and counts in ``warmed``.
 
         A call that fails as a whole raises its `CallError` or, without ``ends_at_error``, counts
-        as so many failed items.
+        as so many failed items. What may succeed later is tried for half a minute, then raises.
         """
         warmed.total += sum(map(_items, requests))
         batches = _batches(requests, pace.batch(_BATCH_ITEMS))
@@ -162,40 +180,49 @@ class Warmer:
         self, request: Request, pace: Pace, warmed: Warmed, *, ends_at_error: bool
     ) -> None:
         """Makes one call; what failed for want of room is asked for again."""
-        failures = 0
-        rest: Request | None = request
-        while rest is not None:
-            try:
-                rest = await self._call_once(rest, warmed)
-            except Exception as error:
-                failure = as_call_error(error)
-                if failure.code not in RETRYABLE:
-                    if ends_at_error:
-                        raise failure from error
-                    break
-            failures += 1
-            if rest is not None and not await pace.back_off(failures):
-                break
-        if rest is not None:
-            warmed.failed += _items(rest)
+        attempts = 0
+        failure = await self._call_once(request, warmed)
+        while failure is not None:
+            rest, error = failure
+            attempts += 1
+            may_succeed_later = error.code in RETRYABLE
+            if may_succeed_later and await pace.back_off(attempts):
+                failure = await self._call_once(rest, warmed)
+                continue
+            warmed.fail(error, _items(rest))
+            if may_succeed_later or ends_at_error:
+                raise error
+            return
 
-    async def _call_once(self, request: Request, warmed: Warmed) -> Request | None:
-        """Makes one call; returns what of it may succeed later."""
+    async def _call_once(
+        self, request: Request, warmed: Warmed
+    ) -> tuple[Request, CallError] | None:
+        """Makes one call; returns what of it is not done, and why."""
+        try:
+            return await self._ask(request, warmed)
+        except Exception as error:
+            return request, as_call_error(error)
+
+    async def _ask(self, request: Request, warmed: Warmed) -> tuple[Request, CallError] | None:
+        """Makes one call; returns what of it may succeed later, and why it has not. Raises."""
         raw = request.SerializeToString()
         if isinstance(request, search_pb2.SearchRequest):
             answer = search_pb2.SearchResponse.FromString(await self._search(raw))
             warmed.count(answer.tier)
             return None
         response = embed_pb2.EmbedResponse.FromString(await self._embed(raw))
-        again = _without_inputs(request)
+        again, reason = _without_inputs(request), None
         for item, embedding in zip(request.inputs, response.embeddings, strict=True):
-            if embedding.error.code in _RETRYABLE_NUMBERS:
-                again.inputs.append(item)
-            elif embedding.error.code:
-                warmed.failed += 1
-            else:
+            if not embedding.error.code:
                 warmed.count(embedding.tier)
-        return again if again.inputs else None
+                continue
+            error = CallError(_CODES[embedding.error.code], embedding.error.message)
+            if error.code in RETRYABLE:
+                again.inputs.append(item)
+                reason = error
+            else:
+                warmed.fail(error)
+        return None if reason is None else (again, reason)
 
 
 def popular_request(query: PopularQuery) -> Request | None:

@@ -11,6 +11,7 @@ import structlog
 
 from sidecar.cache.lease import LeaseLostError, LeaseTakenError
 from sidecar.cache.redis_link import WarmUnavailableError
+from sidecar.services.errors import CallError
 from sidecar.services.warming import Warmed
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class WarmingSchedule:
         while True:
             try:
                 await self.look()
+            except CallError as error:
+                _log.warning("scheduled warming failed: it is tried again", reason=error.message)
             except Exception:
                 # The next window may have better luck.
                 _log.exception("scheduled warming failed")
@@ -121,9 +124,11 @@ class WarmingSchedule:
                     await self._warmer.repeat(requests, pace, total)
         except TimeoutError:
             _log.warning("the window closed before all was warm: set warming.per_second higher")
-        _log.info(
-            "scheduled warming ends",
-            cached=total.cached,
-            computed=total.computed,
-            failed=total.failed,
-        )
+        finally:
+            _log.info(
+                "scheduled warming ends",
+                cached=total.cached,
+                computed=total.computed,
+                failed=total.failed,
+                statuses=dict(total.statuses),
+            )

@@ -6,13 +6,16 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
+import structlog
 from embercache.v1 import embed_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.cache.lease import Leases
 from sidecar.cache.popular import PopularQueries
+from sidecar.services.errors import CallError
 from sidecar.services.warming import Warmer
 from sidecar.services.warming_schedule import WarmingSchedule, Window
 
@@ -42,10 +45,16 @@ class Fleet:
         self.texts: list[str] = []
         self.begun = asyncio.Event()
         self.waits: asyncio.Event | None = None
+        self.error: CallError | None = None
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
     async def embed(self, raw: bytes) -> bytes:
         request = embed_pb2.EmbedRequest.FromString(raw)
         self.begun.set()
+        if self.error is not None:
+            raise self.error
         if self.waits is not None:
             await self.waits.wait()
         self.texts += [item.text for item in request.inputs]
@@ -57,7 +66,7 @@ class Fleet:
     def schedule(self, popular: PopularQueries, leases: Leases, window: str) -> WarmingSchedule:
         return WarmingSchedule(
             Window.parse(window),
-            Warmer(self.embed, self.embed, popular),
+            Warmer(self.embed, self.embed, popular, sleep=self.sleep),
             popular,
             leases,
             queries=2,
@@ -170,6 +179,21 @@ async def test_another_goes_on_when_the_one_that_did_it_ends(
     await asyncio.gather(first, return_exceptions=True)
     fleet.waits.set()
     await other.look()
+    assert sorted(fleet.texts) == ["m a", "m b", "n a", "n b"]
+
+
+async def test_it_is_tried_again_while_the_model_is_away(
+    fleet: Fleet, popular: PopularQueries
+) -> None:
+    schedule = fleet.schedule(popular, Leases(None, "test"), "02:00-05:00")
+    fleet.error = CallError(grpc.StatusCode.UNAVAILABLE, "the model is away")
+    fleet.now = at("02:00")
+    with pytest.raises(CallError), structlog.testing.capture_logs() as logs:
+        await schedule.look()
+    assert logs[-1]["event"] == "scheduled warming ends"
+    assert logs[-1]["statuses"] == {"UNAVAILABLE": 2}
+    fleet.error = None
+    await schedule.look()
     assert sorted(fleet.texts) == ["m a", "m b", "n a", "n b"]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+import structlog
 from embercache.v1 import cache_pb2, common_pb2, embed_pb2, search_pb2
 
 from sidecar.cache.popular import PopularQueries
@@ -22,6 +23,8 @@ HOT, COMPUTED, COALESCED = (
     common_pb2.TIER_COMPUTED,
     common_pb2.TIER_COALESCED,
 )
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
+INTERNAL = grpc.StatusCode.INTERNAL.value[0]
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 INVALID = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
@@ -56,7 +59,9 @@ class Service:
         response = embed_pb2.EmbedResponse()
         for item in request.inputs:
             tier, code = self.answer(item.text)
-            response.embeddings.add(tier=tier).error.code = code  # type: ignore[arg-type]
+            embedding = response.embeddings.add(tier=tier)  # type: ignore[arg-type]
+            embedding.error.code = code
+            embedding.error.message = f"status {code}" if code else ""
         return response.SerializeToString()
 
     async def search(self, raw: bytes) -> bytes:
@@ -192,9 +197,65 @@ async def test_a_call_that_is_refused_for_want_of_room_is_made_again(
     assert len(service.slept) == 2
 
 
-async def test_what_stays_refused_is_given_up_and_counted(warmer: Warmer, service: Service) -> None:
-    service.answer = lambda text: (0, EXHAUSTED) if text == "b" else (COMPUTED, 0)
-    assert counts(await warm(warmer, texts("a", "b"))) == (2, 0, 1, 1)
+async def test_a_model_that_stays_away_ends_the_warming_after_one_back_off(
+    warmer: Warmer, service: Service
+) -> None:
+    service.answer = lambda text: (0, UNAVAILABLE) if int(text) >= 64 else (COMPUTED, 0)
+    ended = await status(warmer, texts(*map(str, range(1000))))
+    assert ended == ("UNAVAILABLE", f"status {UNAVAILABLE}")
+    # What is begun beside it, at most, backs off too.
+    assert len(service.slept) <= 2 * 12
+    assert len(service.batches) <= 1 + 2 * 12
+
+
+async def test_a_call_that_stays_refused_ends_a_warming_of_searches_too(
+    warmer: Warmer, service: Service
+) -> None:
+    def refuse(text: str) -> tuple[int, int]:
+        raise QueueFullError("the queue is full: ask later")
+
+    service.answer = refuse
+    ended = await status(warmer, searches("a", "b", "c"))
+    assert ended == ("RESOURCE_EXHAUSTED", "the queue is full: ask later")
+
+
+async def test_the_log_says_once_why_items_failed_and_names_none_of_them(
+    warmer: Warmer, service: Service
+) -> None:
+    outcomes = {"good": 0, "wrong": INVALID, "wrong too": INVALID, "broken": INTERNAL}
+    service.answer = lambda text: (COMPUTED, outcomes[text])
+    with structlog.testing.capture_logs() as logs:
+        assert counts(await warm(warmer, texts(*outcomes))) == (4, 0, 1, 3)
+    assert logs == [
+        {
+            "event": "items could not be warmed",
+            "statuses": {"INVALID_ARGUMENT": 2, "INTERNAL": 1},
+            "log_level": "warning",
+        }
+    ]
+
+
+async def test_nothing_is_logged_of_a_warming_that_went_well(warmer: Warmer) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await warm(warmer, texts("a"))
+    assert logs == []
+
+
+@pytest.mark.parametrize("request_", [texts("a", "b"), searches("a", "b")], ids=["texts", "search"])
+async def test_a_warming_of_which_all_fails_ends_with_the_first_error(
+    request_: cache_pb2.WarmRequest, warmer: Warmer, service: Service
+) -> None:
+    service.answer = lambda text: (0, INVALID)
+    messages = warmer.warm(request_.SerializeToString())
+    # All of it was tried, and is counted, before.
+    assert counts(cache_pb2.WarmProgress.FromString(await anext(messages))) == (2, 0, 0, 2)
+    with pytest.raises(CallError) as error:
+        await anext(messages)
+    assert error.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_warming_of_nothing_is_no_error(warmer: Warmer) -> None:
+    assert counts(await warm(warmer, popular_queries(5))) == (0, 0, 0, 0)
 
 
 async def test_an_error_of_the_call_as_a_whole_ends_a_warming_of_texts(
