@@ -55,13 +55,14 @@ _Progress = cache_pb2.MigrateModelProgress
 
 @dataclass(slots=True)
 class _Migration:
-    """A migration in progress. ``old`` is the move that it replaces, if there is one."""
+    """A migration in progress. ``old_to`` and ``old_copy`` are of the move that it replaces."""
 
     name: str
     source: Embedder
     target: Embedder
-    old: Move | None
-    new: Move
+    old_to: str
+    old_copy: Copy | None
+    new_copy: Copy
     popular: int
     pace: Pace
     copy: DocumentCopy
@@ -134,13 +135,17 @@ class ModelMigration:
     async def rollback(self, raw: bytes) -> bytes:
         """RollbackModel."""
         name = decode(cache_pb2.RollbackModelRequest, raw).model or self._router.names()[0]
-        move = (await self._moves.refresh()).get(name)
         if self._router.own(name) is None:
             raise self._not_served()
-        if move is not None and move.to:
+
+        def end(move: Move | None) -> Move | None:
+            if move is None or not move.to:
+                return move
             copies = {index: replace(copy, ended=True) for index, copy in move.copies.items()}
-            await self._moves.replace(name, move, Move("", copies) if copies else None)
-            self._completion.wake()
+            return Move("", copies) if copies else None
+
+        await self._moves.change(name, end)
+        self._completion.wake()
         return cache_pb2.RollbackModelResponse().SerializeToString()
 
     def _plan(
@@ -166,10 +171,18 @@ class ModelMigration:
         here, there = _version(source), _version(target)
         old = moves.get(name)
         copied = Copy(here, there, there if before is None else before.first)
-        copies = {} if old is None else dict(old.copies)
-        new = Move(request.to, copies | {self._index.identity: copied})
         copy = DocumentCopy(self._index, self._documents, here, target, pace, [pair(here, there)])
-        return _Migration(name, source, target, old, new, request.popular, pace, copy)
+        return _Migration(
+            name,
+            source,
+            target,
+            "" if old is None else old.to,
+            before,
+            copied,
+            request.popular,
+            pace,
+            copy,
+        )
 
     def _not_served(self) -> CallError:
         return CallError(
@@ -225,17 +238,30 @@ class ModelMigration:
             await self._warmer.repeat(requests, job.pace, job.warmed)
 
     async def _switch(self, job: _Migration) -> None:
+        index = self._index.identity
+
+        def switch(move: Move | None) -> Move:
+            to, copies = ("", {}) if move is None else (move.to, dict(move.copies))
+            copy = copies.get(index)
+            if move is not None and to == job.target.info.name and _is_same(copy, job.new_copy):
+                # It was done before, but the answer was lost. It may be complete by now.
+                return move
+            if (to, copy) != (job.old_to, job.old_copy):
+                raise CallError(
+                    grpc.StatusCode.ABORTED,
+                    f"somebody else has just moved {job.name}: look, then retry",
+                )
+            return Move(job.target.info.name, copies | {index: job.new_copy})
+
         self._completion.failures.pop(job.name, None)
         for attempt in range(_ATTEMPTS):
             try:
-                await self._moves.replace(job.name, job.old, job.new)
+                await self._moves.change(job.name, switch)
+                break
             except CallError as error:
-                # It may have been done all the same, unless it was refused.
                 if error.code is not grpc.StatusCode.UNAVAILABLE or attempt == _ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(POLL_SECONDS)
-            else:
-                break
         self._completion.wake()
 
     async def _wait_until_complete(self, job: _Migration) -> None:
@@ -252,15 +278,20 @@ class ModelMigration:
             if reason := self._completion.failures.get(job.name):
                 raise CallError(
                     grpc.StatusCode.UNAVAILABLE,
-                    f"{job.name} means {job.new.to} now, but what other sidecars wrote until they"
-                    f" heard of it could not be brought over yet ({reason}): it is tried again by"
-                    " itself",
+                    f"{job.name} means {job.target.info.name} now, but what other sidecars wrote"
+                    f" until they heard of it could not be brought over yet ({reason}): it is"
+                    " tried again by itself",
                 )
             await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _version(model: Embedder) -> ModelVersion:
     return model.info.name, model.info.version
+
+
+def _is_same(copy: Copy | None, other: Copy) -> bool:
+    """Whether it is the same copy, at whatever stage."""
+    return copy is not None and replace(copy, finished=False, left=0) == other
 
 
 def _refused(message: str) -> CallError:

@@ -16,7 +16,7 @@ from sidecar.models.types import ModelUnavailableError
 from sidecar.services.errors import CallError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from sidecar.cache.generations import Generations
     from sidecar.cache.model_moves import LocalMoves, Move, MoveStore
@@ -88,16 +88,23 @@ class ModelMoves:
             raise _unavailable(error) from error
         return self.known
 
-    async def replace(self, name: str, old: Move | None, new: Move | None) -> None:
-        """Moves a name, for all sidecars. Raises `CallError` if somebody else has just done so, or
-        if the store is down: it may have been done all the same, and can be asked for again.
+    async def change(self, name: str, change: Callable[[Move | None], Move | None]) -> None:
+        """Makes of the move of a name what ``change`` makes of it, for all sidecars.
+
+        ``change`` is asked again if somebody else has just moved the name; what it raises ends
+        this. Raises `CallError` if the store is down: it may have been done all the same, and can
+        be asked for again.
         """
+        is_done = False
+        while not is_done:
+            old = (await self.refresh()).get(name)
+            new = change(old)
+            is_done = new == old or await self._replace(name, old, new)
+
+    async def _replace(self, name: str, old: Move | None, new: Move | None) -> bool:
         try:
             if not await self._store.replace(name, old, new, self._generation):
-                raise CallError(
-                    grpc.StatusCode.ABORTED,
-                    f"somebody else has just moved {name}: look, then retry",
-                )
+                return False
         except StoreUnavailableError as error:
             raise _unavailable(error) from error
         try:
@@ -106,6 +113,7 @@ class ModelMoves:
             # It was done. What others have done besides is heard of later.
             moves = {other: move for other, move in self.known.items() if other != name}
             await self._obey(moves if new is None else moves | {name: new})
+        return True
 
     async def _load(self) -> None:
         agreed = await self._store.load()

@@ -155,23 +155,17 @@ class MoveCompletion:
 
     async def _record(self, name: str, before: Copy, after: Copy | None) -> None:
         """Puts ``after`` in the place of ``before``, if that is still what is known."""
-        while True:
-            move = (await self._moves.refresh()).get(name)
-            if move is None or self.copy(name) != before:
-                return
-            copies = dict(move.copies)
-            del copies[self._index.identity]
+        index = self._index.identity
+
+        def change(move: Move | None) -> Move | None:
+            if move is None or move.copies.get(index) != before:
+                return move
+            copies = {other: copy for other, copy in move.copies.items() if other != index}
             if after is not None:
-                copies[self._index.identity] = after
-            new = Move(move.to, copies) if move.to or copies else None
-            try:
-                await self._moves.replace(name, move, new)
-            except CallError as error:
-                # Sidecars with other indexes have theirs to say.
-                if error.code is not grpc.StatusCode.ABORTED:
-                    raise
-            else:
-                return
+                copies[index] = after
+            return Move(move.to, copies) if move.to or copies else None
+
+        await self._moves.change(name, change)
 
 
 def is_incomplete(copy: Copy) -> bool:
