@@ -262,7 +262,7 @@ class WarmingSettings(_Section):
 
     window: str = Field("", description="hours in UTC, like 02:00-05:00; empty for never")
     queries: int = Field(1000, ge=1, description="popular queries of each namespace")
-    per_second: float = Field(20.0, gt=0, description="most queries a second")
+    per_second: float = Field(20.0, gt=0, allow_inf_nan=False, description="most queries a second")
 
     @field_validator("window")
     @classmethod

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sidecar.cli.connection import address_option, connected
+from sidecar.cli.parameters import NumberType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ _WHAT = {"documents": "documents", "queries": "popular queries"}
 )
 @click.option(
     "--per-second",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberType(min=0, min_open=True),
     help="most items a second  [default: no limit]",
 )
 @address_option

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import operator
 import re
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,21 @@ _COMPARISONS = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+
+
+class NumberType(click.FloatRange):
+    """A number within a range, which "nan" and "inf" are not."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """As click asks for it."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number to reckon with", param, ctx)
+        return number
 
 
 class DurationType(click.ParamType[float]):

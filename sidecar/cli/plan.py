@@ -11,6 +11,7 @@ from rich.filesize import decimal
 
 from sidecar.cache.codec import Codec
 from sidecar.cache.hot import ENTRY_OVERHEAD_BYTES
+from sidecar.cli.parameters import NumberType
 from sidecar.cli.words import counted
 from sidecar.plan import DAYS_A_MONTH, REDIS_OVERHEAD_BYTES, Plan, Workload
 from sidecar.plan import plan as make_plan
@@ -18,8 +19,8 @@ from sidecar.plan import plan as make_plan
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
-_NOT_NEGATIVE = click.FloatRange(min=0)
+_POSITIVE = NumberType(min=0, min_open=True)
+_NOT_NEGATIVE = NumberType(min=0)
 
 
 @click.command()
@@ -42,7 +43,7 @@ _NOT_NEGATIVE = click.FloatRange(min=0)
 )
 @click.option(
     "--hit-rate",
-    type=click.FloatRange(0, 1),
+    type=NumberType(0, 1),
     required=True,
     help="share of calls that the cache answers, 0 to 1",
 )

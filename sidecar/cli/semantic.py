@@ -17,6 +17,8 @@ from sidecar.cache.guard import contradiction
 from sidecar.cli.calibration import Judged, answers_needed, calibrate, recommend
 from sidecar.cli.connection import address_option, connected
 from sidecar.cli.pairs import read_pairs
+from sidecar.cli.parameters import NumberType
+from sidecar.cli.words import band_edges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +44,7 @@ def semantic() -> None:
 @click.option("--model", default="", help="a model's name  [default: the sidecar's first]")
 @click.option(
     "--max-wrong",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=NumberType(0, 1, min_open=True, max_open=True),
     default=0.01,
     show_default=True,
     help="largest share of the answers that may be wrong",
@@ -191,9 +193,8 @@ def _bands_table(bands: Sequence[SemanticBand]) -> Table:
         near += band.looked_up
         if not band.looked_up:
             continue
-        edges = f"{band.start:g} to {band.end:g}" if band.start > 0 else f"below {band.end:g}"
         table.add_row(
-            edges,
+            band_edges(band.start, band.end),
             f"{band.looked_up:,}",
             _share(near / total),
             f"{band.answered:,}",

@@ -9,6 +9,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from sidecar.cli.words import band_edges
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -180,9 +182,11 @@ def _semantic(semantic: Sequence[SemanticStats]) -> Table:
     table = _table("namespace", "similarity", "looked up", "answered", "guard", "verifier", "below")
     for each in semantic:
         for band in each.bands:
+            if not band.looked_up:
+                continue
             table.add_row(
                 Text(each.namespace),
-                f"{band.start:.2f}-{band.end:.2f}",
+                band_edges(band.start, band.end),
                 _count(band.looked_up),
                 _count(band.answered),
                 _count(band.refused_by_guard),

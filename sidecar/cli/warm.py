@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import sys
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-from embercache import EmbercacheError, WarmProgress
+from embercache import EmbercacheError, InvalidArgumentError, WarmProgress
 
 from sidecar.cli.connection import address_option, connected
 from sidecar.cli.embed_inputs import is_json_lines
+from sidecar.cli.parameters import NumberType
 from sidecar.cli.progress import count_lines, progress_bar
 from sidecar.cli.warm_inputs import Part, parts
 from sidecar.cli.words import counted
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--per-second",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberType(min=0, min_open=True),
     help="most items a second  [default: no limit]",
 )
 @click.option(
@@ -160,8 +163,16 @@ def _warm_part(
         steps = client.warm_embed(part.items, per_second=per_second, **options)  # type: ignore[arg-type]
     else:
         steps = iter(())
-    for last in steps:
-        show(part.first_line - 1 + last.done)
+    try:
+        for last in steps:
+            show(part.first_line - 1 + last.done)
+    except InvalidArgumentError as error:
+        if not last.failed or last.failed < len(part.items):
+            raise
+        # Each of them is wrong, and the lines behind them need not be.
+        end = part.first_line + part.lines - 1
+        where = f"lines {part.first_line} to {end}" if part.lines > 1 else f"line {end}"
+        click.echo(f"{where}: {error.message}", err=True)
     return WarmProgress(last.total, last.cached, last.computed, last.failed + len(part.bad))
 
 
@@ -171,9 +182,12 @@ def _resumable(file: BinaryIO, line: int) -> Iterator[None]:
     try:
         yield
     except (EmbercacheError, KeyboardInterrupt):
+        is_piped = file is sys.stdin.buffer
+        name = "-" if is_piped else shlex.quote(file.name)
         click.echo(
-            f"stopped at line {line:,}; to go on: embercache warm {file.name} --from-line {line}"
-            " and the options that were given",
+            f"stopped at line {line:,}; to go on: embercache warm {name} --from-line {line}"
+            " and the options that were given"
+            + (", with the same input from its beginning" if is_piped else ""),
             err=True,
         )
         raise

@@ -8,3 +8,8 @@ def counted(count: int, noun: str) -> str:
     if count == 1:
         return f"1 {noun}"
     return f"{count:,} {noun}{'es' if noun.endswith('ch') else 's'}"
+
+
+def band_edges(start: float, end: float) -> str:
+    """A band of similarities; the lowest begins where no threshold would."""
+    return f"{start:g} to {end:g}" if start > 0 else f"below {end:g}"

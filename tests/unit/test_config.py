@@ -249,3 +249,10 @@ def test_config_check_warns_of_variables_that_have_no_effect() -> None:
     assert result.exit_code == 0
     assert "EMBERCACHE_HOT_MAXBYTES" in result.output
     assert "EMBERCACHE_SERVICE_HOST" not in result.output
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "0"])
+def test_a_pace_of_warming_that_makes_no_sense_is_refused(number: str) -> None:
+    result = CliRunner().invoke(main, ["config", "check", "--warming-per-second", number])
+    assert result.exit_code != 0
+    assert "warming.per_second (--warming-per-second)" in result.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -88,6 +89,42 @@ def test_an_option_that_is_wrong_ends_the_command_and_says_how_to_go_on(
     assert result.exit_code == 1
     assert f"to go on: embercache warm {file} --from-line 2" in result.stderr
     assert "Error: no such model here" in result.stderr
+
+
+def test_how_to_go_on_is_a_command_that_can_be_run(
+    warm: Run, run: Run, namespace: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "what's asked; often.txt"
+    file.write_text("one\ntwo\n")
+    command = warm(str(file), "--model", "nobody").stderr.partition("to go on: embercache ")[2]
+    *arguments, _, _, _, _, _, _ = shlex.split(command.partition("\n")[0])
+    result = run(*arguments, "--namespace", namespace)
+    assert summary(result) == "2 items: 0 cached already, 2 computed, 0 failed"
+
+
+def test_of_standard_input_it_says_that_it_is_to_be_given_again(warm: Run) -> None:
+    result = warm("-", "--model", "nobody", input=b"one\n")
+    assert "embercache warm - --from-line 1 and the options that were given" in result.stderr
+    assert "with the same input from its beginning" in result.stderr
+
+
+def test_lines_that_all_fail_are_named_with_the_reason_and_the_rest_is_warmed(warm: Run) -> None:
+    wrong = b'{"query": "secret", "namespace": "a b"}\n'
+    result = warm("-", "--jsonl", input=wrong + b'{"text": "a"}\n' + 2 * wrong)
+    assert result.exit_code == 1
+    assert "line 1: a namespace has" in result.stderr
+    assert "lines 3 to 4: a namespace has" in result.stderr
+    assert "secret" not in result.stderr
+    assert summary(result) == "4 items: 0 cached already, 1 computed, 3 failed"
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "0"])
+def test_a_pace_that_makes_no_sense_is_refused(warm: Run, run: Run, number: str) -> None:
+    for command in (warm, run):
+        arguments = ("-",) if command is warm else ("models", "migrate", "minilm", "--to", "other")
+        result = command(*arguments, "--per-second", number, input=b"a\n")
+        assert result.exit_code == 2
+        assert "--per-second" in result.stderr
 
 
 def test_an_interrupted_warming_says_how_to_go_on(

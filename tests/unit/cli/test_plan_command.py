@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+import pytest
 from click.testing import CliRunner, Result
 
 from sidecar.cache.codec import Codec
@@ -45,3 +46,15 @@ def test_load_and_money_are_shown_if_they_are_known() -> None:
     assert lines["load"] == "50.0 calls a second, instead of 200.0"
     # 200 calls a second for 30 days, of 120 tokens each: 62,208,000,000 tokens.
     assert lines["saved"] == "4,665.60"
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "option",
+    ["hit-rate", "hit-ms", "miss-ms", "calls-per-second", "tokens", "price-per-1000-tokens"],
+)
+def test_what_is_no_number_to_reckon_with_is_refused(option: str, number: str) -> None:
+    arguments = ["plan", *ARGUMENTS.split(), *PAID.split(), f"--{option}={number}"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert f"--{option}" in result.stderr

@@ -117,9 +117,19 @@ def test_without_usage_or_semantic_answers_their_tables_are_left_out() -> None:
 
 
 def test_semantic_answers_are_shown_by_similarity() -> None:
-    band = SemanticBand(0.95, 1.0, 9, 5, 1, 2, 0)
-    lines = shown(replace(stats(), semantic=[SemanticStats("shop", [band])]), "a:1")
-    assert row(lines, "shop") == ["shop", "0.95-1.00", "9", "5", "1", "2", "-"]
+    bands = [
+        SemanticBand(-1.0, 0.7, 1, 0, 0, 0, 1),
+        SemanticBand(0.9, 0.925, 0, 0, 0, 0, 0),
+        SemanticBand(0.925, 0.95, 9, 5, 1, 2, 0),
+        SemanticBand(0.995, 1.0, 1200, 1200, 0, 0, 0),
+    ]
+    lines = shown(replace(stats(), semantic=[SemanticStats("shop", bands)]), "a:1")
+    # Those with lookups.
+    assert [line.split() for line in lines if line.startswith("shop")] == [
+        ["shop", "below", "0.7", "1", "-", "-", "-", "1"],
+        ["shop", "0.925", "to", "0.95", "9", "5", "1", "2", "-"],
+        ["shop", "0.995", "to", "1", "1,200", "1,200", "-", "-", "-"],
+    ]
 
 
 @pytest.mark.parametrize(
