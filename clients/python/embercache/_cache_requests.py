@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeVar
 
 from embercache._batches import Load
@@ -161,8 +162,8 @@ def _rate(per_second: float | None) -> float:
 
 
 def _positive(name: str, value: _Number) -> _Number:
-    if not value > 0:
-        raise InvalidArgumentError(f"{name} is {value}; it must be positive")
+    if not 0 < value < math.inf:
+        raise InvalidArgumentError(f"{name} is {value}; it must be a positive number")
     return value
 
 

@@ -151,7 +151,11 @@ class Client:
         model: str = "",
         timeout: float | None = None,
     ) -> list[bool]:
-        """Removes documents; returns for each id whether there was such a document."""
+        """Removes documents; returns for each id whether there was such a document.
+
+        That is as the last attempt found it: when a call is retried whose answer was lost, the
+        documents it had just removed are not there any more, and it is False.
+        """
         template = search_pb2.DeleteRequest(collection=collection, namespace=namespace, model=model)
         requests = _batches.requests(DELETE, template, list(several("ids", ids)), "ids")
         method = self._connection.stubs.search.Delete
@@ -285,7 +289,8 @@ class Client:
     def flush(self, tiers: Sequence[FlushableTier] = (), *, timeout: float | None = None) -> int:
         """Empties tiers of this sidecar alone, all if none is named; returns how many entries.
 
-        Nothing becomes invalid: what Redis holds is served again.
+        Nothing becomes invalid: what Redis holds is served again. The count is of the last attempt:
+        after a retry it may lack what the first one has removed.
         """
         request = _cache_requests.flush_request(tiers)
         method = self._connection.stubs.cache.Flush

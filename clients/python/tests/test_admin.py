@@ -203,6 +203,8 @@ def test_what_is_not_set_up_is_told_from_a_wrong_version(client, sidecar):
     [
         lambda client: client.warm_embed(["a"], per_second=0),
         lambda client: client.warm_search(["a"], per_second=-1),
+        lambda client: client.warm_search(["a"], per_second=float("nan")),
+        lambda client: client.warm_popular(1, per_second=float("inf")),
         lambda client: client.warm_popular(0),
         lambda client: client.migrate_model("a", "b", popular=-1),
     ],
