@@ -78,6 +78,11 @@ async def test_a_collection_that_lost_a_part_is_no_empty_one_until_all_is_stored
         assert await found(index, collection) == set(NAMES)
         assert await index.documents(collection, "", 10)
         assert None not in await index.revisions(collection, NAMES)
+        with Redis.from_url(redis_server.url) as client:
+            keys = Layout("embercache").keys(collection)
+            # Nothing is left of what nobody could find any more.
+            assert client.execute_command("VCARD", keys.vectors) == client.hlen(keys.raw) == 6
+            assert client.zcard(keys.garbage) == 0
 
 
 async def test_documents_that_are_gone_for_good_need_not_be_stored_again(

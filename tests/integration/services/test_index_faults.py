@@ -101,6 +101,9 @@ async def test_what_is_found_out_later_is_told_to_callers_and_comes_right_when_i
         assert [e["log_level"] for e in logs if e["event"] == refused[1]] == ["warning", "error"]
         monkeypatch.setattr("sidecar.index.redis.IDENTIFY", redis_scripts.IDENTIFY)
         await eventually(lambda: "the index is there" in [e["event"] for e in logs])
+        # The cache has a connection of its own.
+        back = "circuit breaker closed", "redis"
+        await eventually(lambda: back in [(e["event"], e.get("service")) for e in logs])
     await one.upsert(TEXTS)
     assert (await one.found("aaaa", top_k=1))[1] == ["a"]
 
