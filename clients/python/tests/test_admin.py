@@ -208,7 +208,14 @@ def test_what_is_not_set_up_is_told_from_a_wrong_version(client, sidecar):
         lambda client: client.warm_popular(0),
         lambda client: client.migrate_model("a", "b", popular=-1),
     ],
-    ids=["no inputs a second", "fewer than none", "no queries", "fewer than no queries"],
+    ids=[
+        "no inputs a second",
+        "fewer than none",
+        "no number",
+        "infinitely many",
+        "no queries",
+        "fewer than no queries",
+    ],
 )
 def test_a_job_that_makes_no_sense_is_refused_before_it_is_read(client, job):
     with pytest.raises(InvalidArgumentError, match="must"):
