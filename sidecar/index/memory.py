@@ -97,6 +97,10 @@ class MemoryIndex:
         """As `Index.collections`."""
         return list(self._tables)
 
+    async def count(self, collection: Collection) -> int:
+        """As `Index.count`."""
+        return len(self._tables.get(collection, ()))
+
     async def documents(self, collection: Collection, after: str, count: int) -> list[Document]:
         """As `Index.documents`."""
         table = self._tables.get(collection)

@@ -96,6 +96,10 @@ class PgvectorIndex:
         """As `Index.collections`."""
         return await self._run(statements.collections, _READ_SECONDS)
 
+    async def count(self, collection: Collection) -> int:
+        """As `Index.count`."""
+        return await self._run(partial(statements.count, collection), _READ_SECONDS)
+
     async def documents(self, collection: Collection, after: str, count: int) -> list[Document]:
         """As `Index.documents`."""
         return await self._run(

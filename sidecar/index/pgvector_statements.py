@@ -164,6 +164,16 @@ async def collections(connection: Connection) -> list[Collection]:
     ]
 
 
+async def count(collection: Collection, connection: Connection) -> int:
+    """As `Index.count`."""
+    found = await connection.execute(
+        "SELECT count(*) FROM embercache.documents WHERE collection = %s",
+        [collection_key(collection)],
+    )
+    ((number,),) = await found.fetchall()
+    return int(number)
+
+
 async def documents(
     collection: Collection, after: str, count: int, connection: Connection
 ) -> list[Document]:

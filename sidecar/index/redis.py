@@ -143,6 +143,13 @@ class RedisIndex:
         )
         return [one for one, (_, stored, _) in zip(found, states, strict=True) if stored]
 
+    async def count(self, collection: Collection) -> int:
+        """As `Index.count`."""
+        await self._make_sure()
+        length = ("HLEN", self._layout.keys(collection).documents)
+        count: int = await self._commands.one(length, READ_SECONDS)
+        return count
+
     async def documents(self, collection: Collection, after: str, count: int) -> list[Document]:
         """As `Index.documents`."""
         await self._make_sure()

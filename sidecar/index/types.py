@@ -144,6 +144,10 @@ class Index(Protocol):
         """Every collection that has documents."""
         ...
 
+    async def count(self, collection: Collection) -> int:
+        """How many documents a collection has."""
+        ...
+
     async def documents(self, collection: Collection, after: str, count: int) -> list[Document]:
         """Documents in order of id, from the first whose id is greater than ``after``.
 

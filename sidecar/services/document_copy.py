@@ -91,6 +91,11 @@ class DocumentCopy:
         self._names = ledgers
         self._ledgers: dict[tuple[str, str], _Ledgers] = {}
 
+    async def count(self) -> None:
+        """Counts the documents that there are, for ``progress``."""
+        for source in await self._collections():
+            self.progress.total += await self._index.count(source)
+
     async def run(self, *, target_wins: bool) -> int:
         """Makes a pass; returns how many documents were changed.
 

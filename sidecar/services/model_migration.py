@@ -207,6 +207,7 @@ class ModelMigration:
 
     async def _prepare_and_switch(self, job: _Migration) -> None:
         version = job.target.info.version
+        await job.copy.count()
         await copy_all(job.copy, target_wins=False)
         if failed := job.copy.progress.failed:
             raise CallError(

@@ -184,7 +184,9 @@ async def test_an_empty_collection_is_one_whose_documents_were_all_deleted(
 ) -> None:
     await index.upsert(collection, [document("a", [1, 0, 0, 0]), document("b", [0, 1, 0, 0])])
     assert await index.collections() == [collection]
+    assert await index.count(collection) == 2
     await index.delete(collection, ["a", "b"])
+    assert await index.count(collection) == 0
     assert await index.search(collection, QUERY, 10, None) == []
     assert await index.collections() == []
     await index.upsert(collection, [document("a", [0, 1, 0, 0])])

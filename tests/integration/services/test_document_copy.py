@@ -278,6 +278,8 @@ async def test_a_model_that_becomes_another_version_ends_the_copy(world: World) 
 async def test_progress_is_told(world: World) -> None:
     for name in "abc":
         await world.put(OLD, name, name)
+    await world.copy.count()
+    assert (world.copy.progress.done, world.copy.progress.total) == (0, 3)
     await world.settle()
     assert (world.copy.progress.done, world.copy.progress.total) == (3, 3)
 
