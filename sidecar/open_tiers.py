@@ -52,7 +52,7 @@ class Tiers:
 
 def keep_running(work: Coroutine[Any, Any, None], exits: contextlib.AsyncExitStack) -> None:
     """Runs something beside all else until the context is left. If it fails, the log says so."""
-    task = asyncio.create_task(work, name=work.__qualname__)
+    task = asyncio.create_task(work, name=getattr(work, "__qualname__", None))
     task.add_done_callback(_tell_of_failure)
     exits.push_async_callback(_end_task, task)
 
