@@ -317,21 +317,21 @@ async def test_who_missed_a_rollback_does_not_undo_it_when_redis_loses_its_state
     redis_server: DevRedis,
     tmp_path: Path,
     view: Callable[[DevRedis], Any],
-    until: Until,
+    refusal: Refusal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    absent = {"packs": packs, "redis": redis_server, "disk": tmp_path / "disk"}
-    client = await start(**absent)
-    await client.migrate()
-    await client.stop()
-    other = await start(packs=packs, redis=redis_server)
-    await other.rollback()
-    redis = view(redis_server).client
-    redis.flushall()
-    client = await start(**absent)
-
-    async def is_told_again() -> object:
-        return redis.exists("embercache:{state}:models")
-
-    await until(is_told_again)
-    await client.until_model("tiny")
-    assert await other.model() == "tiny"
+    # Nobody looks unless asked.
+    monkeypatch.setattr(sidecar.services.model_moves, "POLL_SECONDS", 3600)
+    options = {"packs": packs, "redis": redis_server, "disk": tmp_path / "disk"}
+    absent = await start(**options)
+    await absent.migrate()
+    await absent.stop()
+    present = await start(packs=packs, redis=redis_server)
+    await present.rollback()
+    view(redis_server).client.flushall()
+    # It tells Redis what it knows.
+    absent = await start(**options)
+    assert await absent.model() == "other"
+    for client in (present, absent):
+        await refusal(client.migrate("whatever makes it look"))
+        assert await client.model() == "tiny"
