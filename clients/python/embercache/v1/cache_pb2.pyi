@@ -891,6 +891,7 @@ class MigrateModelProgress(_message.Message):
     total: _builtins.int
     """Zero if not known."""
     failed: _builtins.int
+    """Once switched: documents that came in between and could not be embedded."""
     def __init__(
         self,
         *,
