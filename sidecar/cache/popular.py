@@ -151,11 +151,5 @@ class PopularQueries:
                 del self._namespaces[namespace]
 
 
-async def forget(warm: WarmTier, prefix: str) -> None:
-    """Removes all that was counted in Redis; what stays while it is down is gone within a week."""
-    with contextlib.suppress(WarmUnavailableError):
-        await RedisPopular(warm, prefix, 0).forget()
-
-
 def _size(query: _Query) -> int:
     return len(query[1]) + QUERY_OVERHEAD_BYTES

@@ -180,18 +180,8 @@ class RedisPopular:
 
     async def namespaces(self) -> list[str]:
         """The namespaces that were counted in of late."""
-        return [name.decode(errors="replace") for name in await self._registered()]
-
-    async def forget(self) -> None:
-        """Removes all counts and requests of all namespaces."""
-        names = await self._registered()
-        await self._run(lambda redis: redis.unlink(self._registry, self._sizes))
-        for name in names:
-            await self._drop(name)
-
-    async def _registered(self) -> list[bytes]:
-        names: list[bytes] = await self._run(lambda redis: redis.zrange(self._registry, 0, -1))
-        return names
+        names = await self._run(lambda redis: redis.zrange(self._registry, 0, -1))
+        return [name.decode(errors="replace") for name in names]
 
     async def _drop(self, name: bytes) -> None:
         """Removes the keys of a namespace that is not registered any more."""

@@ -11,7 +11,7 @@ import redis
 
 from sidecar.cache import popular as popular_module
 from sidecar.cache import redis_popular
-from sidecar.cache.popular import MAX_REQUEST_BYTES, PopularQueries, forget
+from sidecar.cache.popular import MAX_REQUEST_BYTES, PopularQueries
 from sidecar.cache.redis_popular import HALF_LIFE_SECONDS, MAX_NAMESPACES, RedisPopular
 
 if TYPE_CHECKING:
@@ -306,20 +306,6 @@ async def test_what_waits_in_a_sidecar_is_bounded_in_bytes(
     found = [query for n in range(3) for query in await popular.top(f"n{n}", 1000)]
     assert 0 < sum(len(query.request) for query in found) <= small
     assert await best(popular) == [b"common"]
-
-
-async def test_all_of_it_can_be_removed(
-    redis_server: DevRedis, open_warm: OpenWarm, client: redis.Redis
-) -> None:
-    warm = await open_warm(redis_server.url)
-    popular = PopularQueries(20, warm, PREFIX)
-    note(popular, a=1)
-    popular.note("search", "m", b"b")
-    await popular.share()
-    client.set("another", "key")
-    await forget(warm, PREFIX)
-    assert client.keys("*") == [b"another"]
-    assert await popular.namespaces() == []
 
 
 async def test_counts_wait_while_redis_is_down(

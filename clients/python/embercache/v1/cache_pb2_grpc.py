@@ -105,7 +105,10 @@ class CacheServiceServicer(object):
         """Fills the cache before it is needed, and tells how far it is about once a
         second. What is cached already is skipped, so a warming that was cut short is
         simply asked for again. Ends when the caller goes away.
+        If every item failed, the call ends with the status of the first.
         FAILED_PRECONDITION  popular queries are asked for but not tracked
+        UNAVAILABLE, RESOURCE_EXHAUSTED  the model or the index stayed away for half
+        a minute
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

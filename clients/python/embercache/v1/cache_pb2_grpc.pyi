@@ -49,7 +49,10 @@ class CacheServiceStub:
     """Fills the cache before it is needed, and tells how far it is about once a
     second. What is cached already is skipped, so a warming that was cut short is
     simply asked for again. Ends when the caller goes away.
+    If every item failed, the call ends with the status of the first.
       FAILED_PRECONDITION  popular queries are asked for but not tracked
+      UNAVAILABLE, RESOURCE_EXHAUSTED  the model or the index stayed away for half
+                           a minute
     """
     MigrateModel: _grpc.UnaryStreamMultiCallable[_cache_pb2.MigrateModelRequest, _cache_pb2.MigrateModelProgress]
     """Moves a name to another model without a cold start: embeds the documents of
@@ -90,7 +93,10 @@ class CacheServiceAsyncStub(CacheServiceStub):
     """Fills the cache before it is needed, and tells how far it is about once a
     second. What is cached already is skipped, so a warming that was cut short is
     simply asked for again. Ends when the caller goes away.
+    If every item failed, the call ends with the status of the first.
       FAILED_PRECONDITION  popular queries are asked for but not tracked
+      UNAVAILABLE, RESOURCE_EXHAUSTED  the model or the index stayed away for half
+                           a minute
     """
     MigrateModel: _aio.UnaryStreamMultiCallable[_cache_pb2.MigrateModelRequest, _cache_pb2.MigrateModelProgress]  # type: ignore[assignment]
     """Moves a name to another model without a cold start: embeds the documents of
@@ -152,7 +158,10 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         """Fills the cache before it is needed, and tells how far it is about once a
         second. What is cached already is skipped, so a warming that was cut short is
         simply asked for again. Ends when the caller goes away.
+        If every item failed, the call ends with the status of the first.
           FAILED_PRECONDITION  popular queries are asked for but not tracked
+          UNAVAILABLE, RESOURCE_EXHAUSTED  the model or the index stayed away for half
+                               a minute
         """
 
     @_abc_1.abstractmethod
