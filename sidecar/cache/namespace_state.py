@@ -47,7 +47,7 @@ def model_scope(model: str, version: str) -> bytes:
 
 
 class KnownTags:
-    """The generations of tags that this sidecar knows, those used least of late forgotten."""
+    """The generations of tags that this sidecar knows; those learnt longest ago are forgotten."""
 
     def __init__(self) -> None:
         self._generations: OrderedDict[tuple[int, bytes], int] = OrderedDict()
