@@ -174,7 +174,9 @@ class SearchService:
             self._responses.note(KIND, state.name, raw, 1)
         response = _write(plan, answer)
         now_ms = time.time_ns() // 1_000_000
-        if answer.tier is Tier.HOT and parsed.cache.mode is not CacheMode.NO_STORE:
+        # The answer to another query is looked for, and judged, each time.
+        is_own = not isinstance(answer.entry.value, SemanticValue)
+        if answer.tier is Tier.HOT and is_own and parsed.cache.mode is not CacheMode.NO_STORE:
             self._keep_response(raw, plan, answer.entry, response, stamp, now_ms)
         return response.at(now_ms)
 

@@ -219,3 +219,18 @@ async def test_a_verifier_that_hangs_costs_one_timeout_and_has_refused_nothing(
     assert await matched(sidecar, REWORDED) == ""
     assert len(verifier.asked) == 1
     assert (await sidecar.stats()).semantic == before
+
+
+async def test_an_answer_of_another_query_is_judged_each_time(
+    begin: Start, judge: tuple[Judge, str]
+) -> None:
+    verifier, address = judge
+    verifier.accepts = True
+    sidecar = await begin(semantic={"verifier": address, "verifier_timeout": 10})
+    await sidecar.search(ASKED, semantic=ON)
+    for _ in range(3):
+        assert await matched(sidecar, REWORDED) == ASKED
+    assert len(verifier.asked) == 3
+    assert (await sidecar.stats()).response_hits == 0
+    verifier.accepts = False
+    assert await matched(sidecar, REWORDED) == ""
