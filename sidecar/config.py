@@ -318,6 +318,15 @@ class Settings(_Section):
         return self
 
     @model_validator(mode="after")
+    def _has_something_to_warm(self) -> Settings:
+        if self.warming.window and not self.popular.queries:
+            raise ValueError(
+                "warming.window warms popular queries, which are not tracked: set popular.queries,"
+                " or leave the window empty"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _hears_of_changes(self) -> Settings:
         index = self.index.url.get_secret_value().lower()
         if index and not index.startswith("memory:") and not self.redis.url.get_secret_value():

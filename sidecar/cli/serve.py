@@ -13,6 +13,8 @@ from sidecar.cache.disk import DiskLockedError
 from sidecar.cache.redis_connect import RedisUrlError
 from sidecar.cli.options import settings_options
 from sidecar.dev_redis import DevRedis, DevRedisError
+from sidecar.index.open import IndexUrlError
+from sidecar.index.types import IndexSetupError
 from sidecar.models.errors import SetupError
 from sidecar.telemetry.logging import configure_logging
 from sidecar.transport.server import ListenError
@@ -20,7 +22,16 @@ from sidecar.transport.server import ListenError
 if TYPE_CHECKING:
     from sidecar.config import Settings
 
-CANNOT_START = (SetupError, RedisUrlError, DiskLockedError, ListenError, DevRedisError, OSError)
+CANNOT_START = (
+    SetupError,
+    RedisUrlError,
+    IndexUrlError,
+    IndexSetupError,
+    DiskLockedError,
+    ListenError,
+    DevRedisError,
+    OSError,
+)
 
 
 @click.command()

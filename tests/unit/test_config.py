@@ -152,6 +152,12 @@ def test_a_queue_that_the_largest_batch_does_not_fit_is_refused() -> None:
     assert "encoder.queue_inputs" in complaint(encoder__queue_inputs="9999")
 
 
+def test_a_window_without_anything_to_warm_in_it_is_refused() -> None:
+    assert "set popular.queries" in complaint(warming__window="02:00-05:00")
+    flags = {"warming.window": "02:00-05:00", "popular.queries": "100"}
+    assert load_settings(None, {}, flags).warming.window
+
+
 @pytest.mark.parametrize("url", ["redis://h", "RedisS://h", "unix:///s", "postgresql://u@h/d"])
 def test_a_shared_index_needs_the_redis_that_tells_others_of_changes(url: str) -> None:
     assert "set redis.url too" in complaint(index__url=url)
