@@ -30,7 +30,9 @@ from bench.report import add_json_option, print_table, write_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SIDECAR = "127.0.0.1:50761"
+SIDECAR, ECHO, SEARCH_ECHO = (f"127.0.0.1:{port}" for port in (50761, 50762, 50763))
+METHOD = "/embercache.v1.EmbedService/Embed"
+SEARCH_METHOD = "/embercache.v1.SearchService/Search"
 DOCUMENTS = 200
 
 
@@ -87,21 +89,8 @@ def _hot_calls() -> Iterator[Call]:
             found = searches.Search(search)
     if {vector.embeddings[0].tier, found.tier} != {common_pb2.TIER_HOT}:
         raise RuntimeError("the calls are not answered from memory")
-    service = "/embercache.v1."
-    yield Call(
-        "Embed",
-        f"{service}EmbedService/Embed",
-        embed.SerializeToString(),
-        vector.ByteSize(),
-        "127.0.0.1:50762",
-    )
-    yield Call(
-        "Search",
-        f"{service}SearchService/Search",
-        search.SerializeToString(),
-        found.ByteSize(),
-        "127.0.0.1:50763",
-    )
+    yield Call("Embed", METHOD, embed.SerializeToString(), vector.ByteSize(), ECHO)
+    yield Call("Search", SEARCH_METHOD, search.SerializeToString(), found.ByteSize(), SEARCH_ECHO)
 
 
 def _compare(
