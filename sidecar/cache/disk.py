@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import sqlite3
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sidecar.cache.breaker import Breaker
 from sidecar.cache.disk_store import MIN_BYTES, DiskStore, is_corrupt
 from sidecar.cache.write_queue import Delete, Put, Write, WriteQueue
+from sidecar.folder_lock import lock_folder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -331,14 +331,10 @@ class DiskTier:
 
 
 def _lock(folder: Path) -> int:
-    """Holds the folder until the descriptor is closed, by us or by the end of the process."""
-    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_folder(folder)
     except BlockingIOError:
-        os.close(descriptor)
         raise DiskLockedError(
             f"the disk cache folder {folder} is used by another process; "
             "give every sidecar a folder of its own"
         ) from None
-    return descriptor

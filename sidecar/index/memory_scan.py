@@ -17,12 +17,6 @@ _BLOCK = 1024
 _GATHER_BELOW = 0.25
 
 
-def unit(vector: Vector) -> NDArray[np.float64]:
-    """The vector with length one."""
-    exact = vector.astype(np.float64)
-    return exact / np.linalg.norm(exact)
-
-
 def nearest(
     vectors: Vector,
     inverse_lengths: Vector,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import sqlite3
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sidecar.cache.keys import canonical
+from sidecar.folder_lock import lock_folder
 from sidecar.index.memory_documents import Packed
 from sidecar.index.types import Collection, IndexSetupError, Revision
 
@@ -226,14 +226,10 @@ def _checksum(one: str, content: bytes, whole: bytes, body: bytes, vectors: byte
 
 
 def _lock(folder: Path) -> int:
-    """Holds the folder until the descriptor is closed, by us or by the end of the process."""
-    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_folder(folder)
     except BlockingIOError:
-        os.close(descriptor)
         raise IndexSetupError(
             f"the index folder {folder} is used by another process; "
             "give every sidecar a folder of its own"
         ) from None
-    return descriptor

@@ -12,8 +12,9 @@ import numpy as np
 from sidecar.index.memory_columns import Columns
 from sidecar.index.memory_documents import Packed, read_body
 from sidecar.index.memory_order import OrderedIds
-from sidecar.index.memory_scan import nearest, unit
+from sidecar.index.memory_scan import nearest
 from sidecar.index.types import Hit, Revision
+from sidecar.index.vectors import unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

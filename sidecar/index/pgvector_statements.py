@@ -6,7 +6,6 @@ from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from psycopg.sql import SQL, Composable
 
 from sidecar.index.pgvector_filters import condition
@@ -22,6 +21,7 @@ from sidecar.index.pgvector_rows import (
     vector_text,
 )
 from sidecar.index.types import Collection, Document, Hit, Revision
+from sidecar.index.vectors import unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +72,7 @@ async def search(
     if where is not None:
         passing, parameters = condition(where)
         passing, parameters = _PASSING.format(passing), [key, *parameters]
-    # Of length 1, or its square might be too large for float32.
-    query = vector_text(vector / np.linalg.norm(vector.astype(np.float64)))
+    query = vector_text(unit(vector))
     found = await connection.execute(
         _SEARCH.format(passing), [query, key, *parameters, count, key, key]
     )

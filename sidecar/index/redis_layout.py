@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sidecar.index.types import Scalar, Vector
+    from sidecar.index.types import Scalar
 
 
 class Layout:
@@ -171,12 +171,6 @@ def decode_document(stored: Sequence[bytes]) -> Document:
 def float32_bytes(vector: NDArray[np.floating[Any]]) -> bytes:
     """A vector as Redis is given it."""
     return vector.astype("<f4").tobytes()
-
-
-def unit(vector: Vector) -> NDArray[np.float64]:
-    """The vector with length 1. Redis would do it in float32, where squares soon overflow."""
-    wide = vector.astype(np.float64)
-    return wide / np.linalg.norm(wide)
 
 
 def lost() -> IndexUnavailableError:

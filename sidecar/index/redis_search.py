@@ -16,10 +16,10 @@ from sidecar.index.redis_layout import (
     decode_header,
     float32_bytes,
     lost,
-    unit,
 )
 from sidecar.index.redis_scripts import READ, STATE
 from sidecar.index.types import MAX_TIES, Hit
+from sidecar.index.vectors import unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -18,10 +18,10 @@ from sidecar.index.redis_layout import (
     decode_document,
     encode_attributes,
     float32_bytes,
-    unit,
 )
 from sidecar.index.redis_scripts import ANNOUNCE, CLAIM_GARBAGE, COMMIT, DELETE, READ
 from sidecar.index.types import IndexUnavailableError
+from sidecar.index.vectors import unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

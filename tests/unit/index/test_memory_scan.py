@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sidecar.index.memory_scan import nearest, unit
+from sidecar.index.memory_scan import nearest
+from sidecar.index.vectors import unit
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6, 0.1, 0.001, 0.0])
