@@ -23,7 +23,7 @@ from pydantic import (
 
 from sidecar.cache.disk_store import MIN_BYTES
 from sidecar.models.packs import default_folder
-from sidecar.units import NAME_PATTERN, Bytes, Lifetime, Seconds, Words
+from sidecar.units import NAME_PATTERN, Bytes, Lifetime, OptionalPath, Seconds, Words
 
 
 def _is_loopback(address: str) -> bool:
@@ -182,13 +182,8 @@ class HotSettings(_Section):
 class DiskSettings(_Section):
     """The disk tier: a folder of this sidecar alone."""
 
-    folder: Path | None = Field(None, description="where it is; empty for no disk tier")
+    folder: OptionalPath = Field(None, description="where it is; empty for no disk tier")
     max_bytes: Bytes = Field(4 * 2**30, ge=MIN_BYTES, description="capacity; at least 16 MiB")
-
-    @field_validator("folder", mode="before")
-    @classmethod
-    def _is_off(cls, value: object) -> object:
-        return None if value == "" else value
 
 
 class RedisSettings(_Section):
@@ -199,18 +194,13 @@ class RedisSettings(_Section):
         description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://;"
         " empty for no warm tier",
     )
-    password_file: Path | None = Field(None, description="file that holds the password")
+    password_file: OptionalPath = Field(None, description="file that holds the password")
     timeout: Seconds = Field(
         0.1, gt=0, description="longest wait for Redis before the model answers instead"
     )
     queue_bytes: Bytes = Field(
         64 * 2**20, ge=2**20, description="most bytes waiting to be written; more are dropped"
     )
-
-    @field_validator("password_file", mode="before")
-    @classmethod
-    def _is_none(cls, value: object) -> object:
-        return None if value == "" else value
 
 
 class IndexSettings(_Section):
@@ -221,12 +211,7 @@ class IndexSettings(_Section):
         description="memory://, memory:///FOLDER, redis:// (Redis 8) or postgresql:// (pgvector);"
         " empty for redis.url, or without that for memory://",
     )
-    password_file: Path | None = Field(None, description="file that holds the password, of Redis")
-
-    @field_validator("password_file", mode="before")
-    @classmethod
-    def _is_none(cls, value: object) -> object:
-        return None if value == "" else value
+    password_file: OptionalPath = Field(None, description="file that holds the password, of Redis")
 
 
 class SemanticSettings(_Section):

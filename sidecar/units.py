@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -55,3 +56,6 @@ Lifetime = Annotated[Annotated[float, Field(gt=0, le=_LONGEST)] | None, BeforeVa
 """Seconds, or ``never``, which is None."""
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 """A list; in a flag or variable, words with commas between."""
+
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
+"""A path; empty for none."""
