@@ -51,6 +51,9 @@ class ServerSettings(_Section):
     metrics_address: str = Field(
         "", description="HTTP address HOST:PORT of Prometheus metrics; empty for none"
     )
+    openai_address: str = Field(
+        "", description="HTTP address HOST:PORT of the OpenAI-compatible API; empty for none"
+    )
     max_message_bytes: Bytes = Field(16 * 2**20, ge=1024, description="largest request")
     max_batch_items: int = Field(10_000, ge=1, description="most inputs in one request")
     max_text_bytes: Bytes = Field(2**20, ge=1, description="longest text, in UTF-8")
@@ -61,7 +64,7 @@ class ServerSettings(_Section):
         30.0, description="then, how long calls in progress may take to end"
     )
 
-    @field_validator("address", "metrics_address")
+    @field_validator("address", "metrics_address", "openai_address")
     @classmethod
     def _is_address(cls, value: str) -> str:
         host, _, port = value.rpartition(":")
@@ -73,11 +76,12 @@ class ServerSettings(_Section):
     def _is_private(self) -> ServerSettings:
         if not self.address and not self.socket:
             raise ValueError("set server.address, server.socket or both: there is no listener")
-        if not self.insecure and self.address and not _is_loopback(self.address):
-            raise ValueError(
-                f"server.address {self.address} can be reached by other machines and is not"
-                " encrypted; listen on 127.0.0.1 or a socket, or set server.insecure"
-            )
+        for name, address in (("address", self.address), ("openai_address", self.openai_address)):
+            if not self.insecure and address and not _is_loopback(address):
+                raise ValueError(
+                    f"server.{name} {address} can be reached by other machines and is not"
+                    " encrypted; listen on 127.0.0.1 or a socket, or set server.insecure"
+                )
         return self
 
 
@@ -124,7 +128,8 @@ class EncoderSettings(_Section):
 
     target: str = Field(
         "local",
-        description="'local', or addresses of other sidecars that encode, with commas between",
+        description="'local'; addresses of other sidecars that encode, with commas between; or an"
+        " OpenAI-compatible service: openai://HOST/v1, or openai+http:// without encryption",
     )
     batch_tokens: int = Field(
         0,
@@ -135,6 +140,51 @@ class EncoderSettings(_Section):
         20_000, ge=1, description="most inputs waiting for a model; more are refused"
     )
     timeout: Seconds = Field(30.0, gt=0, description="longest wait for a remote encoder")
+
+
+class GeneratorSettings(_Section):
+    """What generates text."""
+
+    packs: Words = Field(
+        (),
+        description="names of packs or paths of folders; with another target names of its models,"
+        " or OURS=THEIRS; the first is the default; empty for no generation",
+    )
+    target: str = Field(
+        "local",
+        description="'local', or an OpenAI-compatible service: openai://HOST/v1, or openai+http://"
+        " without encryption",
+    )
+    parallel: int = Field(4, ge=1, description="most generations at work at once")
+    queue: int = Field(256, ge=1, description="most generations that wait; more are refused")
+    max_tokens: int = Field(
+        256, ge=1, description="most tokens of an answer, unless a call says otherwise"
+    )
+
+
+class PrefixSettings(_Section):
+    """Keys and values of prompts, so that the beginning of a prompt is read only once."""
+
+    max_bytes: Bytes = Field(
+        512 * 2**20, description="memory of generations at work and of what is kept of prompts"
+    )
+    block_tokens: int = Field(16, ge=1, le=1024, description="tokens of a block")
+    shared: bool = Field(False, description="keep blocks on disk and in Redis too")
+    codec: Literal["exact", "float16", "int8"] = Field(
+        "exact",
+        description="how blocks are kept there: exact is float16 where that loses nothing, else"
+        " float32",
+    )
+    ttl: Lifetime = Field(3600.0, description="lifetime of blocks there; or 'never'")
+
+
+class OpenAISettings(_Section):
+    """OpenAI-compatible services that compute the misses."""
+
+    key: SecretStr = Field(SecretStr(""), description="key that is sent to them")
+    key_file: OptionalPath = Field(None, description="file that holds the key, in place of it")
+    timeout: Seconds = Field(60.0, gt=0, description="longest wait for the next byte")
+    retries: int = Field(2, ge=0, description="most repetitions of a call that may succeed later")
 
 
 class CacheSettings(_Section):
@@ -152,6 +202,7 @@ class CacheSettings(_Section):
     search_ttl: Lifetime = Field(600.0, description="lifetime of lists of search results")
     empty_search_ttl: Seconds = Field(60.0, gt=0, description="lifetime of those that are empty")
     rerank_ttl: Lifetime = Field(600.0, description="lifetime of a reranker's scores")
+    generate_ttl: Lifetime = Field(3600.0, description="lifetime of generated answers")
     ttl_jitter: float = Field(
         0.1, ge=0, lt=1, description="largest share by which a lifetime is shortened at random"
     )
@@ -282,6 +333,9 @@ class Settings(_Section):
     server: ServerSettings = Field(default_factory=ServerSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)
+    generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
+    prefix: PrefixSettings = Field(default_factory=PrefixSettings)
+    openai: OpenAISettings = Field(default_factory=OpenAISettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     hot: HotSettings = Field(default_factory=HotSettings)
     disk: DiskSettings = Field(default_factory=DiskSettings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from sidecar.cache.accounts import Account
     from sidecar.cache.codec import Entry, Value
@@ -84,6 +84,8 @@ class Want:
 
     ``content`` is the digest of what the key does not cover, else empty; ``source`` is what the
     model needs to compute it; ``ttl`` its lifetime in seconds if it is stored, None for ever.
+    ``watch`` is given the future of the computation that will answer, if there is to be one, as
+    soon as that has begun.
     """
 
     key: bytes
@@ -91,6 +93,7 @@ class Want:
     source: Any
     ttl: float | None
     check: Check | None = None
+    watch: Callable[[asyncio.Future[Any]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

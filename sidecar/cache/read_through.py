@@ -42,7 +42,7 @@ class _Flight:
 
     __slots__ = (
         *("done", "name", "removed", "replace", "stores", "submitted", "ttl", "waiters"),
-        *("want", "work"),
+        *("want", "watchers", "work"),
     )
 
     def __init__(self, name: object, want: Want, mode: CacheMode) -> None:
@@ -55,7 +55,21 @@ class _Flight:
         self.submitted = 0.0
         self.waiters = 0
         self.done: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
+        self.watchers: list[Callable[[asyncio.Future[Any]], None]] = []
         self.work: asyncio.Future[Any] | None = None
+
+    def watch(self, watcher: Callable[[asyncio.Future[Any]], None]) -> None:
+        """Has the computation shown to a caller, now or when it begins."""
+        if self.work is None:
+            self.watchers.append(watcher)
+        else:
+            watcher(self.work)
+
+    def begin(self, work: asyncio.Future[Any]) -> None:
+        """Takes note that the item is being computed."""
+        self.work, self.submitted = work, perf_counter()
+        for watcher in self.watchers:
+            watcher(work)
 
     def store_for(self, ttl: float | None) -> None:
         """Has the result stored: of all that ask for it, for the shortest lifetime."""
@@ -170,6 +184,8 @@ class ReadThrough:
                 flight = flights[name] = _Flight(name, want, mode)
                 started.append(flight)
             flight.waiters += 1
+            if want.watch is not None:
+                flight.watch(want.watch)
             if mode.stores:
                 flight.store_for(want.ttl)
             joined.append((flight, first))
@@ -225,7 +241,7 @@ class ReadThrough:
                 works = loader.submit([flight.want.source for flight in wanted])
                 policy.account.lookup_seconds += (submitted - began) * len(wanted)
                 for flight, work in zip(wanted, works, strict=True):
-                    flight.work, flight.submitted = work, submitted
+                    flight.begin(work)
                     work.add_done_callback(
                         partial(self._computed, state, flight, tags, loader, policy.account)
                     )

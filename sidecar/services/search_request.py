@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
-from embercache.v1 import search_pb2
+from embercache.v1 import common_pb2, search_pb2
 
 from sidecar.index.filters import And, Filter, In, Not, Or, Range, canonical_filter
 from sidecar.index.types import Collection
@@ -40,9 +40,9 @@ _MAX_VALUE_BYTES = 4096
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _FLOAT = struct.Struct("<f")
 _MODES: dict[int, bool | None] = {
-    search_pb2.SemanticOptions.MODE_UNSPECIFIED: None,
-    search_pb2.SemanticOptions.MODE_ON: True,
-    search_pb2.SemanticOptions.MODE_OFF: False,
+    common_pb2.SemanticOptions.MODE_UNSPECIFIED: None,
+    common_pb2.SemanticOptions.MODE_ON: True,
+    common_pb2.SemanticOptions.MODE_OFF: False,
 }
 
 

@@ -199,15 +199,15 @@ def _rerank(rerank: Rerank) -> search_pb2.Rerank:
     return message
 
 
-def _semantic(semantic: bool | float) -> search_pb2.SemanticOptions:
+def _semantic(semantic: bool | float) -> common_pb2.SemanticOptions:
     if isinstance(semantic, bool):
-        modes = search_pb2.SemanticOptions
+        modes = common_pb2.SemanticOptions
         return modes(mode=modes.MODE_ON if semantic else modes.MODE_OFF)
     if not 0 < semantic <= 1:
         raise InvalidArgumentError(
             f"semantic is {semantic}; give True, False, or the least cosine: above 0, at most 1"
         )
-    return search_pb2.SemanticOptions(mode=search_pb2.SemanticOptions.MODE_ON, threshold=semantic)
+    return common_pb2.SemanticOptions(mode=common_pb2.SemanticOptions.MODE_ON, threshold=semantic)
 
 
 def _count(name: str, value: int) -> int:

@@ -100,7 +100,7 @@ def test_reranking_is_asked_for_by_true_or_in_detail():
 
 
 def test_semantic_answers_are_on_off_on_above_a_threshold_or_as_the_sidecar_is_set():
-    options = search_pb2.SemanticOptions
+    options = common_pb2.SemanticOptions
     assert not search_request("q").HasField("semantic")
     assert search_request("q", semantic=True).semantic == options(mode=options.MODE_ON)
     assert search_request("q", semantic=False).semantic == options(mode=options.MODE_OFF)

@@ -101,7 +101,7 @@ async def use_documents(sidecar: Sidecar) -> None:
 async def use_search(sidecar: Sidecar) -> None:
     value = search_pb2.MetadataValue(text=MARKER)
     equal, other = search_pb2.Filter.Equal, search_pb2.Filter.Range
-    on = search_pb2.SemanticOptions(mode=search_pb2.SemanticOptions.MODE_ON, threshold=0.1)
+    on = common_pb2.SemanticOptions(mode=common_pb2.SemanticOptions.MODE_ON, threshold=0.1)
     wrong: list[dict[str, Any]] = [
         {},
         {"namespace": NAMESPACE, "semantic": on, "tags": [MARKER]},

@@ -204,7 +204,7 @@ async def test_reranking_orders_the_nearest_anew_and_keeps_each_score(start: Sta
             "at least top_k",
         ),
         (
-            search_pb2.SearchRequest(text="a", semantic=search_pb2.SemanticOptions(threshold=1.5)),
+            search_pb2.SearchRequest(text="a", semantic=common_pb2.SemanticOptions(threshold=1.5)),
             "semantic.threshold",
         ),
     ],

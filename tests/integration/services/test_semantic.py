@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 ASKED, REWORDED = "How can I count words in a text?", "How do I count the words in a text?"
 NEGATED = "How can I not count words in a text?"
-ON = search_pb2.SemanticOptions(mode=search_pb2.SemanticOptions.MODE_ON)
-OFF = search_pb2.SemanticOptions(mode=search_pb2.SemanticOptions.MODE_OFF)
+ON = common_pb2.SemanticOptions(mode=common_pb2.SemanticOptions.MODE_ON)
+OFF = common_pb2.SemanticOptions(mode=common_pb2.SemanticOptions.MODE_OFF)
 DOCUMENTS = {"count": "str.split cuts a text into words", "mail": "smtplib sends email"}
 
 
@@ -88,7 +88,7 @@ async def test_an_answer_stays_in_its_scope(begin: Start, fields: dict[str, Any]
 async def test_a_query_that_means_the_opposite_is_computed(begin: Start) -> None:
     sidecar = await begin()
     await sidecar.search(ASKED, semantic=ON)
-    options = search_pb2.SemanticOptions(mode=ON.mode, threshold=0.5)
+    options = common_pb2.SemanticOptions(mode=ON.mode, threshold=0.5)
     assert await matched(sidecar, NEGATED, semantic=options) == ""
     (report,) = (await sidecar.stats()).semantic
     assert sum(band.refused_by_guard for band in report.bands) == 1
@@ -97,7 +97,7 @@ async def test_a_query_that_means_the_opposite_is_computed(begin: Start) -> None
 async def test_the_threshold_is_the_calls_own_if_it_has_one(begin: Start) -> None:
     sidecar = await begin()
     await sidecar.search(ASKED, semantic=ON)
-    strict = search_pb2.SemanticOptions(mode=ON.mode, threshold=0.9999)
+    strict = common_pb2.SemanticOptions(mode=ON.mode, threshold=0.9999)
     assert await matched(sidecar, REWORDED, semantic=strict) == ""
     (report,) = (await sidecar.stats()).semantic
     assert sum(band.below_threshold for band in report.bands) == 1

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from embercache.v1 import common_pb2 as _common_pb2
 from embercache.v1 import embed_pb2 as _embed_pb2
+from embercache.v1 import generate_pb2 as _generate_pb2
 from embercache.v1 import search_pb2 as _search_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -51,6 +52,7 @@ class StatsResponse(_message.Message):
     DISK_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     SEMANTIC_FIELD_NUMBER: _builtins.int
+    GENERATORS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     uptime_seconds: _builtins.float
     response_hits: _builtins.int
@@ -78,6 +80,8 @@ class StatsResponse(_message.Message):
     def semantic(self) -> _containers.RepeatedCompositeFieldContainer[Global___SemanticStats]:
         """By namespace; only where semantic answers were asked for."""
 
+    @_builtins.property
+    def generators(self) -> _containers.RepeatedCompositeFieldContainer[Global___GeneratorStats]: ...
     def __init__(
         self,
         *,
@@ -91,10 +95,11 @@ class StatsResponse(_message.Message):
         disk: Global___DiskState | None = ...,
         usage: _abc.Iterable[Global___UsageStats] | None = ...,
         semantic: _abc.Iterable[Global___SemanticStats] | None = ...,
+        generators: _abc.Iterable[Global___GeneratorStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "warm", b"warm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "items_failed", b"items_failed", "models", b"models", "response_hits", b"response_hits", "semantic", b"semantic", "tiers", b"tiers", "uptime_seconds", b"uptime_seconds", "usage", b"usage", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "generators", b"generators", "items_failed", b"items_failed", "models", b"models", "response_hits", b"response_hits", "semantic", b"semantic", "tiers", b"tiers", "uptime_seconds", b"uptime_seconds", "usage", b"usage", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -122,7 +127,7 @@ class UsageStats(_message.Message):
     HIT_MS_FIELD_NUMBER: _builtins.int
     BREAK_EVEN_HIT_RATE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"embed", "search", "rerank"."""
+    """"embed", "search", "rerank", "generate"."""
     namespace: _builtins.str
     model: _builtins.str
     """Model or reranker."""
@@ -425,6 +430,144 @@ class ModelStats(_message.Message):
 Global___ModelStats: _TypeAlias = ModelStats  # noqa: Y015
 
 @_typing.final
+class GeneratorStats(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    GENERATED_FIELD_NUMBER: _builtins.int
+    SHED_FIELD_NUMBER: _builtins.int
+    ABANDONED_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKENS_FIELD_NUMBER: _builtins.int
+    PREFILL_SECONDS_FIELD_NUMBER: _builtins.int
+    DECODE_TOKENS_FIELD_NUMBER: _builtins.int
+    DECODE_SECONDS_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.str
+    generated: _builtins.int
+    """Generations that ended, were refused because the queue was full, and were given
+    up because nobody waited for them any more.
+    """
+    shed: _builtins.int
+    abandoned: _builtins.int
+    queued: _builtins.int
+    """Waiting for a place, and at work now."""
+    active: _builtins.int
+    prefill_tokens: _builtins.int
+    """Tokens of prompts that the model read, tokens that it generated, and the time
+    that each took.
+    """
+    prefill_seconds: _builtins.float
+    decode_tokens: _builtins.int
+    decode_seconds: _builtins.float
+    @_builtins.property
+    def prefix(self) -> Global___PrefixStats:
+        """Absent for a generator that runs elsewhere."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        generated: _builtins.int = ...,
+        shed: _builtins.int = ...,
+        abandoned: _builtins.int = ...,
+        queued: _builtins.int = ...,
+        active: _builtins.int = ...,
+        prefill_tokens: _builtins.int = ...,
+        prefill_seconds: _builtins.float = ...,
+        decode_tokens: _builtins.int = ...,
+        decode_seconds: _builtins.float = ...,
+        prefix: Global___PrefixStats | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandoned", b"abandoned", "active", b"active", "decode_seconds", b"decode_seconds", "decode_tokens", b"decode_tokens", "generated", b"generated", "name", b"name", "prefill_seconds", b"prefill_seconds", "prefill_tokens", b"prefill_tokens", "prefix", b"prefix", "queued", b"queued", "shed", b"shed", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeneratorStats: _TypeAlias = GeneratorStats  # noqa: Y015
+
+@_typing.final
+class PrefixStats(_message.Message):
+    """The keys and values of prompts that a generator keeps, in blocks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TierBandwidth(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TIER_FIELD_NUMBER: _builtins.int
+        BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+        tier: _common_pb2.Tier.ValueType
+        bytes_per_second: _builtins.float
+        def __init__(
+            self,
+            *,
+            tier: _common_pb2.Tier.ValueType = ...,
+            bytes_per_second: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "tier", b"tier"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REUSED_TOKENS_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    PINNED_BLOCKS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
+    BANDWIDTHS_FIELD_NUMBER: _builtins.int
+    NOT_WORTH_LOADING_FIELD_NUMBER: _builtins.int
+    blocks: _builtins.int
+    """In memory: blocks, those in use, their bytes together with those of the
+    generations at work, and the bound on that.
+    """
+    pinned_blocks: _builtins.int
+    bytes: _builtins.int
+    capacity_bytes: _builtins.int
+    evictions: _builtins.int
+    not_worth_loading: _builtins.int
+    """Prompts whose blocks were in a lower tier but would have taken longer to load
+    than to compute.
+    """
+    @_builtins.property
+    def reused_tokens(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.TierCount]:
+        """Tokens of prompts that did not have to be read, by where their blocks came from."""
+
+    @_builtins.property
+    def bandwidths(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrefixStats.TierBandwidth]:
+        """Bytes a second at which blocks came from each lower tier of late; absent if
+        not known yet.
+        """
+
+    def __init__(
+        self,
+        *,
+        reused_tokens: _abc.Iterable[_common_pb2.TierCount] | None = ...,
+        blocks: _builtins.int = ...,
+        pinned_blocks: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        capacity_bytes: _builtins.int = ...,
+        evictions: _builtins.int = ...,
+        bandwidths: _abc.Iterable[Global___PrefixStats.TierBandwidth] | None = ...,
+        not_worth_loading: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidths", b"bandwidths", "blocks", b"blocks", "bytes", b"bytes", "capacity_bytes", b"capacity_bytes", "evictions", b"evictions", "not_worth_loading", b"not_worth_loading", "pinned_blocks", b"pinned_blocks", "reused_tokens", b"reused_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixStats: _TypeAlias = PrefixStats  # noqa: Y015
+
+@_typing.final
 class InvalidateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -541,6 +684,26 @@ class InvalidateRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class Generations(_message.Message):
+        """The answers to these requests. Their namespaces are not looked at."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        REQUESTS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def requests(self) -> _containers.RepeatedCompositeFieldContainer[_generate_pb2.GenerateRequest]: ...
+        def __init__(
+            self,
+            *,
+            requests: _abc.Iterable[_generate_pb2.GenerateRequest] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class ModelVersion(_message.Message):
         """Every entry that was made with a version of a model or reranker."""
 
@@ -572,10 +735,13 @@ class InvalidateRequest(_message.Message):
     SEARCHES_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    GENERATIONS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty for the default namespace."""
     kind: _builtins.str
-    """Every entry of a kind: "embed", "search" or "rerank"."""
+    """Every entry of a kind: "embed", "search", "rerank", "generate", or "prefix"
+    for the keys and values that generators keep of prompts.
+    """
     @_builtins.property
     def tags(self) -> Global___InvalidateRequest.Tags: ...
     @_builtins.property
@@ -588,6 +754,8 @@ class InvalidateRequest(_message.Message):
     def searches(self) -> Global___InvalidateRequest.Searches: ...
     @_builtins.property
     def model_version(self) -> Global___InvalidateRequest.ModelVersion: ...
+    @_builtins.property
+    def generations(self) -> Global___InvalidateRequest.Generations: ...
     def __init__(
         self,
         *,
@@ -599,12 +767,13 @@ class InvalidateRequest(_message.Message):
         searches: Global___InvalidateRequest.Searches | None = ...,
         kind: _builtins.str = ...,
         model_version: Global___InvalidateRequest.ModelVersion | None = ...,
+        generations: Global___InvalidateRequest.Generations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "searches", b"searches", "tags", b"tags", "target", b"target", "whole_namespace", b"whole_namespace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "generations", b"generations", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "searches", b"searches", "tags", b"tags", "target", b"target", "whole_namespace", b"whole_namespace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "namespace", b"namespace", "searches", b"searches", "tags", b"tags", "target", b"target", "whole_namespace", b"whole_namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "generations", b"generations", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "namespace", b"namespace", "searches", b"searches", "tags", b"tags", "target", b"target", "whole_namespace", b"whole_namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["tags", "inputs", "whole_namespace", "documents", "searches", "kind", "model_version"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["tags", "inputs", "whole_namespace", "documents", "searches", "kind", "model_version", "generations"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 

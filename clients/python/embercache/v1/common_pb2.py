@@ -25,21 +25,25 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65mbercache/v1/common.proto\x12\rembercache.v1\x1a\x1egoogle/protobuf/duration.proto\"l\n\x0c\x43\x61\x63heOptions\x12&\n\x04mode\x18\x01 \x01(\x0e\x32\x18.embercache.v1.CacheMode\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04tags\x18\x03 \x03(\t\"=\n\tTierCount\x12!\n\x04tier\x18\x01 \x01(\x0e\x32\x13.embercache.v1.Tier\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"*\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t*\xa6\x01\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_MODE_DEFAULT\x10\x01\x12\x16\n\x12\x43\x41\x43HE_MODE_REFRESH\x10\x02\x12\x15\n\x11\x43\x41\x43HE_MODE_BYPASS\x10\x03\x12\x17\n\x13\x43\x41\x43HE_MODE_NO_STORE\x10\x04\x12\x1d\n\x19\x43\x41\x43HE_MODE_ONLY_IF_CACHED\x10\x05*o\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0c\n\x08TIER_HOT\x10\x01\x12\r\n\tTIER_DISK\x10\x02\x12\r\n\tTIER_WARM\x10\x03\x12\x11\n\rTIER_COMPUTED\x10\x04\x12\x12\n\x0eTIER_COALESCED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65mbercache/v1/common.proto\x12\rembercache.v1\x1a\x1egoogle/protobuf/duration.proto\"l\n\x0c\x43\x61\x63heOptions\x12&\n\x04mode\x18\x01 \x01(\x0e\x32\x18.embercache.v1.CacheMode\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04tags\x18\x03 \x03(\t\"=\n\tTierCount\x12!\n\x04tier\x18\x01 \x01(\x0e\x32\x13.embercache.v1.Tier\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"*\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xa3\x01\n\x0fSemanticOptions\x12\x31\n\x04mode\x18\x01 \x01(\x0e\x32#.embercache.v1.SemanticOptions.Mode\x12\x16\n\tthreshold\x18\x02 \x01(\x02H\x00\x88\x01\x01\"7\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0b\n\x07MODE_ON\x10\x01\x12\x0c\n\x08MODE_OFF\x10\x02\x42\x0c\n\n_threshold*\xa6\x01\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_MODE_DEFAULT\x10\x01\x12\x16\n\x12\x43\x41\x43HE_MODE_REFRESH\x10\x02\x12\x15\n\x11\x43\x41\x43HE_MODE_BYPASS\x10\x03\x12\x17\n\x13\x43\x41\x43HE_MODE_NO_STORE\x10\x04\x12\x1d\n\x19\x43\x41\x43HE_MODE_ONLY_IF_CACHED\x10\x05*o\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0c\n\x08TIER_HOT\x10\x01\x12\r\n\tTIER_DISK\x10\x02\x12\r\n\tTIER_WARM\x10\x03\x12\x11\n\rTIER_COMPUTED\x10\x04\x12\x12\n\x0eTIER_COALESCED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'embercache.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CACHEMODE']._serialized_start=295
-  _globals['_CACHEMODE']._serialized_end=461
-  _globals['_TIER']._serialized_start=463
-  _globals['_TIER']._serialized_end=574
+  _globals['_CACHEMODE']._serialized_start=461
+  _globals['_CACHEMODE']._serialized_end=627
+  _globals['_TIER']._serialized_start=629
+  _globals['_TIER']._serialized_end=740
   _globals['_CACHEOPTIONS']._serialized_start=77
   _globals['_CACHEOPTIONS']._serialized_end=185
   _globals['_TIERCOUNT']._serialized_start=187
   _globals['_TIERCOUNT']._serialized_end=248
   _globals['_ITEMERROR']._serialized_start=250
   _globals['_ITEMERROR']._serialized_end=292
+  _globals['_SEMANTICOPTIONS']._serialized_start=295
+  _globals['_SEMANTICOPTIONS']._serialized_end=458
+  _globals['_SEMANTICOPTIONS_MODE']._serialized_start=389
+  _globals['_SEMANTICOPTIONS_MODE']._serialized_end=444
 # @@protoc_insertion_point(module_scope)

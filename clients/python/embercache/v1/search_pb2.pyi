@@ -60,7 +60,7 @@ class SearchRequest(_message.Message):
     @_builtins.property
     def cache(self) -> _common_pb2.CacheOptions: ...
     @_builtins.property
-    def semantic(self) -> Global___SemanticOptions: ...
+    def semantic(self) -> _common_pb2.SemanticOptions: ...
     def __init__(
         self,
         *,
@@ -75,7 +75,7 @@ class SearchRequest(_message.Message):
         score_threshold: _builtins.float | None = ...,
         rerank: Global___Rerank | None = ...,
         cache: _common_pb2.CacheOptions | None = ...,
-        semantic: Global___SemanticOptions | None = ...,
+        semantic: _common_pb2.SemanticOptions | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "cache", b"cache", "filter", b"filter", "query", b"query", "rerank", b"rerank", "score_threshold", b"score_threshold", "semantic", b"semantic", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -119,52 +119,6 @@ class Rerank(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rerank: _TypeAlias = Rerank  # noqa: Y015
-
-@_typing.final
-class SemanticOptions(_message.Message):
-    """Whether the answer to another query may be given that means the same."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    class _Mode:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SemanticOptions._Mode.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        MODE_UNSPECIFIED: SemanticOptions._Mode.ValueType  # 0
-        """As the sidecar is set for the namespace; off unless it is."""
-        MODE_ON: SemanticOptions._Mode.ValueType  # 1
-        MODE_OFF: SemanticOptions._Mode.ValueType  # 2
-
-    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper): ...
-    MODE_UNSPECIFIED: SemanticOptions.Mode.ValueType  # 0
-    """As the sidecar is set for the namespace; off unless it is."""
-    MODE_ON: SemanticOptions.Mode.ValueType  # 1
-    MODE_OFF: SemanticOptions.Mode.ValueType  # 2
-
-    MODE_FIELD_NUMBER: _builtins.int
-    THRESHOLD_FIELD_NUMBER: _builtins.int
-    mode: Global___SemanticOptions.Mode.ValueType
-    threshold: _builtins.float
-    """Least cosine of the two queries, above 0 and at most 1. Without it, the
-    sidecar's setting applies.
-    """
-    def __init__(
-        self,
-        *,
-        mode: Global___SemanticOptions.Mode.ValueType = ...,
-        threshold: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "mode", b"mode", "threshold", b"threshold"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
-    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
-
-Global___SemanticOptions: _TypeAlias = SemanticOptions  # noqa: Y015
 
 @_typing.final
 class Filter(_message.Message):
