@@ -37,12 +37,12 @@ async def open_models(settings: Settings, exits: contextlib.AsyncExitStack) -> M
     for pack in settings.model.packs:
         if settings.encoder.target == "local":
             folder = resolve(pack, settings.model.folder)
-            _check_name(folder.name, models)
+            check_name(folder.name, models, "model.packs")
             local = await _load_local(settings, folder)
             exits.push_async_callback(local.close)
             models[local.info.name] = local
         else:
-            _check_name(pack, models)
+            check_name(pack, models, "model.packs")
             remote = RemoteEmbedder(
                 pack,
                 settings.encoder.target,
@@ -55,16 +55,17 @@ async def open_models(settings: Settings, exits: contextlib.AsyncExitStack) -> M
     return ModelRouter(models)
 
 
-def _check_name(name: str, taken: Container[str]) -> None:
+def check_name(name: str, taken: Container[str], setting: str) -> None:
+    """Raises `SetupError` for what cannot be the name of a model, or is that of another one."""
     if name in (".", "..") or not re.fullmatch(NAME_PATTERN, name):
         raise SetupError(
-            f"model.packs: {name!r} cannot be the name of a model, which is that of its folder and"
+            f"{setting}: {name!r} cannot be the name of a model, which is that of its folder and"
             " has 1 to 64 letters, digits, '.', '_' or '-': rename the folder, or link to it under"
             " another name"
         )
     if name in taken:
         raise SetupError(
-            f"model.packs: two models have the name {name}: leave one out, or rename its folder, or"
+            f"{setting}: two models have the name {name}: leave one out, or rename its folder, or"
             " link to it under another name"
         )
 

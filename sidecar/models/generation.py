@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -89,20 +90,30 @@ class Completion:
 class Generation(asyncio.Future[Any]):
     """A generation under way: a future of its `Completion` that tells its pieces before.
 
-    Cancelling it tells that nobody wants it: a generator stops at the next token. Used from one
-    event loop only, but for ``cancelled()``, which a generator's thread may read at any time.
+    Cancelling it tells that nobody wants it: a generator stops at the next token. ``first_at`` is
+    when the first piece came, or the end if there was none, in seconds of `perf_counter`. Used
+    from one event loop only, but for ``cancelled()``, which a generator's thread may read at any
+    time.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.pieces: list[Piece] = []
+        self.first_at = 0.0
         self._more = asyncio.Event()
-        self.add_done_callback(lambda _: self._more.set())
+        self.add_done_callback(lambda _: self._tell())
 
     def add(self, pieces: Sequence[Piece]) -> None:
         """Tells of pieces that came."""
         self.pieces.extend(pieces)
-        self._more.set()
+        self._tell()
+
+    async def begun(self) -> bool:
+        """Whether there is a piece, once there is one or it is clear that there will be none."""
+        if not self.pieces and not self.done():
+            self._more.clear()
+            await self._more.wait()
+        return bool(self.pieces)
 
     async def follow(self) -> AsyncIterator[Piece]:
         """The pieces from the first on, each as soon as it is there, until there are no more.
@@ -118,6 +129,10 @@ class Generation(asyncio.Future[Any]):
                 return
             self._more.clear()
             await self._more.wait()
+
+    def _tell(self) -> None:
+        self.first_at = self.first_at or perf_counter()
+        self._more.set()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sidecar.config import ServerSettings
+    from sidecar.models.generation import GeneratorInfo
     from sidecar.models.router import ModelRouter
     from sidecar.models.types import Embedder, ModelInfo, ModelInput, RerankerInfo
     from sidecar.services.requests import CacheChoices
@@ -190,7 +191,7 @@ class RequestReader:
         return prompt + (self._normalise(text) if self._normalise else text)
 
 
-def check_version(info: ModelInfo | RerankerInfo, wanted: str) -> None:
+def check_version(info: ModelInfo | RerankerInfo | GeneratorInfo, wanted: str) -> None:
     """Raises `CallError` if a model is not in the version that a call wants."""
     if wanted not in ("", info.version):
         raise CallError(

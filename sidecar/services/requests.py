@@ -17,6 +17,8 @@ from sidecar.units import NAME_PATTERN
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sidecar.config import SemanticSettings
+
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
@@ -34,6 +36,11 @@ _MODES: dict[int, CacheMode] = {
     common_pb2.CACHE_MODE_BYPASS: CacheMode.BYPASS,
     common_pb2.CACHE_MODE_NO_STORE: CacheMode.NO_STORE,
     common_pb2.CACHE_MODE_ONLY_IF_CACHED: CacheMode.ONLY_IF_CACHED,
+}
+_SEMANTIC_MODES: dict[int, bool | None] = {
+    common_pb2.SemanticOptions.MODE_UNSPECIFIED: None,
+    common_pb2.SemanticOptions.MODE_ON: True,
+    common_pb2.SemanticOptions.MODE_OFF: False,
 }
 
 
@@ -98,6 +105,24 @@ def cache_choices(options: common_pb2.CacheOptions) -> CacheChoices:
         ttl=_ttl(options),
         tags=tag_digests(options.tags, MAX_TAGS),
     )
+
+
+def semantic_threshold(
+    options: common_pb2.SemanticOptions, in_namespace: str, settings: SemanticSettings
+) -> float | None:
+    """The least similarity of another query whose answer may be given; None if none may.
+
+    Raises `CallError`.
+    """
+    chosen = enum_value(_SEMANTIC_MODES, options.mode, "semantic.mode")
+    threshold = settings.threshold
+    if options.HasField("threshold"):
+        threshold = options.threshold
+        if not 0 < threshold <= 1:
+            raise invalid("semantic.threshold must be above 0 and at most 1")
+    if chosen is None:
+        chosen = in_namespace in settings.namespaces
+    return threshold if chosen else None
 
 
 def _name(name: str, what: str) -> str:

@@ -37,6 +37,7 @@ from sidecar.services.result_list import ANY_SCORE, FORMAT, ListFacts, pack_list
 from sidecar.services.scores import score
 from sidecar.services.search_request import write_metadata
 from sidecar.services.search_wire import write_response
+from sidecar.services.semantic import SemanticValue
 from sidecar.services.stored import StoredResponse
 from sidecar.services.vectors import KeySpaces
 from sidecar.services.wire import length_delimited
@@ -62,15 +63,6 @@ if TYPE_CHECKING:
     from sidecar.services.wire import AgedBytes
 
 KIND = "search"
-
-
-@dataclass(frozen=True, slots=True)
-class SemanticValue(Value):
-    """The list of another query: which, and how near it is. Never stored."""
-
-    query: str
-    similarity: float
-    created_ms: int
 
 
 @dataclass(slots=True)
@@ -273,23 +265,9 @@ class SearchService:
             return read_facts(answer.entry.value.payload).query, answer
 
         scope = self._scope(plan)
-        match = await self._semantic.find(
+        return await self._semantic.find(
             KIND, plan.state.name, scope, vector, parsed.text, threshold, look_up
         )
-        if match is None:
-            return None
-        entry = match.answer.entry
-        value = SemanticValue(
-            payload=entry.value.payload,
-            codec=Codec.BYTES,
-            dimensions=entry.value.dimensions,
-            tokens=0,  # the query was embedded
-            truncated=False,
-            query=match.query,
-            similarity=match.similarity,
-            created_ms=entry.created_ms,
-        )
-        return Product(value, tier=match.answer.tier)
 
     # What comes of it
 

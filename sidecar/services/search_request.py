@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
-from embercache.v1 import common_pb2, search_pb2
 
 from sidecar.index.filters import And, Filter, In, Not, Or, Range, canonical_filter
 from sidecar.index.types import Collection
 from sidecar.services.embed_request import check_version
 from sidecar.services.errors import CallError, invalid
-from sidecar.services.requests import cache_choices, collection, enum_value, namespace
+from sidecar.services.requests import (
+    cache_choices,
+    collection,
+    namespace,
+    semantic_threshold,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from embercache.v1 import search_pb2
     from numpy.typing import NDArray
 
     from sidecar.config import SemanticSettings
@@ -39,11 +44,6 @@ _MAX_VALUES = 1000
 _MAX_VALUE_BYTES = 4096
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _FLOAT = struct.Struct("<f")
-_MODES: dict[int, bool | None] = {
-    common_pb2.SemanticOptions.MODE_UNSPECIFIED: None,
-    common_pb2.SemanticOptions.MODE_ON: True,
-    common_pb2.SemanticOptions.MODE_OFF: False,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,8 @@ class SearchReader:
             raise invalid(f"top_k is {request.top_k}: ask for at most {MAX_TOP_K}")
         top_k = request.top_k or DEFAULT_TOP_K
         item, vector = self._query(request, info)
+        name = namespace(request.namespace)
+        threshold = semantic_threshold(request.semantic, name, self._semantic)
         return ParsedSearch(
             embedder=embedder,
             info=info,
@@ -136,7 +138,7 @@ class SearchReader:
             threshold=_threshold(request),
             reranking=self._reranking(request, top_k),
             cache=cache_choices(request.cache),
-            semantic=self._semantic_threshold(request),
+            semantic=threshold if request.WhichOneof("query") == "text" else None,
         )
 
     def collection(self, info: ModelInfo, in_namespace: str, name: str) -> Collection:
@@ -187,18 +189,6 @@ class SearchReader:
                 f" most {MAX_TOP_K}"
             )
         return Reranking(reranker, reranker.info, candidates)
-
-    def _semantic_threshold(self, request: search_pb2.SearchRequest) -> float | None:
-        options = request.semantic
-        chosen = enum_value(_MODES, options.mode, "semantic.mode")
-        threshold = self._semantic.threshold
-        if options.HasField("threshold"):
-            threshold = options.threshold
-            if not 0 < threshold <= 1:
-                raise invalid("semantic.threshold must be above 0 and at most 1")
-        if chosen is None:
-            chosen = namespace(request.namespace) in self._semantic.namespaces
-        return threshold if chosen and request.WhichOneof("query") == "text" else None
 
 
 def read_filter(message: search_pb2.Filter) -> Filter:

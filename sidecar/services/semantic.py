@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sidecar.cache.codec import Value
 from sidecar.cache.guard import Guard
+from sidecar.cache.items import Product
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,12 +23,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class SemanticAnswer:
-    """An answer to another query, and the cosine of the two queries."""
+class SemanticValue(Value):
+    """The answer to another query: which, and how near it is. Never stored."""
 
-    answer: Answer
     query: str
     similarity: float
+    created_ms: int
 
 
 class SemanticAnswers:
@@ -65,8 +67,8 @@ class SemanticAnswers:
         query: str,
         threshold: float,
         look_up: Callable[[bytes], Awaitable[tuple[str, Answer] | None]],
-    ) -> SemanticAnswer | None:
-        """The answer to the nearest query that may stand for this one.
+    ) -> Product | None:
+        """The answer to the nearest query that may stand for this one, as a `SemanticValue`.
 
         ``look_up`` gives the query and the answer under a key, if that will do for this call. Where
         it does not, it may do for others.
@@ -87,11 +89,26 @@ class SemanticAnswers:
                 break
             if outcome == "answered":
                 self.report.count(namespace, match.similarity, outcome)
-                return SemanticAnswer(answer, text, match.similarity)
+                return _product(answer, text, match.similarity)
             refusal = refusal or (match.similarity, outcome)
         if refusal is not None:
             self.report.count(namespace, *refusal)
         return None
+
+
+def _product(answer: Answer, query: str, similarity: float) -> Product:
+    entry = answer.entry
+    value = SemanticValue(
+        payload=entry.value.payload,
+        codec=entry.value.codec,
+        dimensions=entry.value.dimensions,
+        tokens=0,  # the query was embedded
+        truncated=False,
+        query=query,
+        similarity=similarity,
+        created_ms=entry.created_ms,
+    )
+    return Product(value, tier=answer.tier)
 
 
 class _Judge:

@@ -1,0 +1,70 @@
+"""Opens what generates text: models of this sidecar, or a service elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from sidecar.cache.prefix_tiers import DiskBlocks, RedisBlocks
+from sidecar.models.local_generator import LocalGenerator
+from sidecar.models.packs import resolve
+from sidecar.models.prefixes import Prefixes
+from sidecar.open_models import check_name
+from sidecar.open_openai import open_openai_generators
+
+if TYPE_CHECKING:
+    import contextlib
+
+    from sidecar.config import Settings
+    from sidecar.models.generation import Generator, PrefixTier
+    from sidecar.models.prefixes import LowerBlocks
+    from sidecar.open_tiers import Tiers
+
+_log = structlog.get_logger()
+
+
+async def open_generators(
+    settings: Settings, tiers: Tiers, exits: contextlib.AsyncExitStack
+) -> dict[str, Generator]:
+    """The generators by their names. Raises `SetupError`."""
+    if settings.generator.target != "local":
+        return await open_openai_generators(settings, exits)
+    generators: dict[str, Generator] = {}
+    for pack in settings.generator.packs:
+        folder = resolve(pack, settings.model.folder)
+        check_name(folder.name, generators, "generator.packs")
+        prefixes = _open_prefixes(settings, tiers)
+        exits.push_async_callback(prefixes.close)
+        generator = await asyncio.to_thread(
+            LocalGenerator.load,
+            folder,
+            folder.name,
+            provider=settings.model.provider,
+            threads=settings.model.threads or None,
+            parallel=settings.generator.parallel,
+            queue=settings.generator.queue,
+            block_tokens=settings.prefix.block_tokens,
+            prefixes=prefixes,
+        )
+        exits.push_async_callback(generator.close)
+        info = generator.info
+        _log.info("generator loaded", model=info.name, version=info.version, runs_on=info.runs_on)
+        generators[info.name] = generator
+    return generators
+
+
+def _open_prefixes(settings: Settings, tiers: Tiers) -> Prefixes:
+    """Memory for the prompts of one generator: each has an equal share."""
+    lower: list[tuple[PrefixTier, LowerBlocks]] = []
+    if settings.prefix.shared and tiers.disk is not None:
+        lower.append(("disk", DiskBlocks(tiers.disk)))
+    if settings.prefix.shared and tiers.warm is not None:
+        lower.append(("warm", RedisBlocks(tiers.warm)))
+    return Prefixes(
+        settings.prefix.max_bytes // len(settings.generator.packs),
+        lower=lower,
+        codec=settings.prefix.codec,
+        ttl=settings.prefix.ttl,
+    )
