@@ -1,4 +1,4 @@
-"""Python client of Embercache: vectors from the sidecar next door, as numpy arrays.
+"""Python client of Embercache: vectors, search results and texts from the sidecar next door.
 
 ::
 
@@ -8,6 +8,7 @@
     vectors = client.embed(["a text", "another"]).vectors
 """
 
+from embercache._generate_requests import Generation
 from embercache._search_requests import Search
 from embercache.aio import AsyncClient
 from embercache.client import Client
@@ -28,6 +29,15 @@ from embercache.errors import (
     VersionMismatchError,
 )
 from embercache.filters import Field, Filter, field
+from embercache.generate import (
+    AsyncGenerateStream,
+    ChatMessage,
+    Generated,
+    GenerateOptions,
+    GenerateStream,
+    GenerateTimings,
+    GeneratorModel,
+)
 from embercache.results import EmbedResult
 from embercache.search import (
     Chunk,
@@ -44,7 +54,9 @@ from embercache.search import (
 )
 from embercache.stats import (
     DiskState,
+    GeneratorStats,
     ModelStats,
+    PrefixStats,
     SemanticBand,
     SemanticStats,
     Stats,
@@ -68,6 +80,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "AsyncGenerateStream",
+    "ChatMessage",
     "Chunk",
     "Client",
     "ClientClosedError",
@@ -83,6 +97,13 @@ __all__ = [
     "FailedPreconditionError",
     "Field",
     "Filter",
+    "GenerateOptions",
+    "GenerateStream",
+    "GenerateTimings",
+    "Generated",
+    "Generation",
+    "GeneratorModel",
+    "GeneratorStats",
     "InternalError",
     "InvalidArgumentError",
     "InvalidateTarget",
@@ -94,6 +115,7 @@ __all__ = [
     "OverloadedError",
     "PartialFailureError",
     "PermissionDeniedError",
+    "PrefixStats",
     "Rerank",
     "RerankOptions",
     "RerankResult",

@@ -6,10 +6,13 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from embercache._search_answers import tier_counts
+from embercache.generate import GeneratorModel
 from embercache.results import tier
 from embercache.stats import (
     DiskState,
+    GeneratorStats,
     ModelStats,
+    PrefixStats,
     SemanticBand,
     SemanticStats,
     Stats,
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
     from embercache.stats import WarmTierState
     from embercache.types import MigrationStage
-    from embercache.v1 import embed_pb2
+    from embercache.v1 import embed_pb2, generate_pb2
 
 _Plain = TypeVar("_Plain", bound="DataclassInstance")
 
@@ -54,6 +57,11 @@ def models(response: embed_pb2.ListModelsResponse) -> list[Model]:
     return [_plain(Model, model, prompts=dict(model.prompts)) for model in response.models]
 
 
+def generators(response: generate_pb2.ListGeneratorsResponse) -> list[GeneratorModel]:
+    """The generators, the default one first."""
+    return [_plain(GeneratorModel, generator) for generator in response.generators]
+
+
 def stats(response: cache_pb2.StatsResponse) -> Stats:
     """The counters."""
     return _plain(
@@ -73,6 +81,14 @@ def stats(response: cache_pb2.StatsResponse) -> Stats:
         semantic=[
             SemanticStats(each.namespace, [_band(band) for band in each.bands])
             for each in response.semantic
+        ],
+        generators=[
+            _plain(
+                GeneratorStats,
+                each,
+                prefix=_prefix(each.prefix) if each.HasField("prefix") else None,
+            )
+            for each in response.generators
         ],
     )
 
@@ -100,6 +116,15 @@ class WarmTotals:
             computed=sum(each.computed for each in parts),
             failed=sum(each.failed for each in parts),
         )
+
+
+def _prefix(prefix: cache_pb2.PrefixStats) -> PrefixStats:
+    return _plain(
+        PrefixStats,
+        prefix,
+        reused_tokens=tier_counts(prefix.reused_tokens),
+        bandwidths={tier(each.tier): each.bytes_per_second for each in prefix.bandwidths},
+    )
 
 
 def _band(band: cache_pb2.SemanticStats.Band) -> SemanticBand:

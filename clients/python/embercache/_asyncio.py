@@ -16,10 +16,11 @@ from embercache._stream import FINISH_SECONDS, StreamWindow, ended_error, no_ans
 from embercache.errors import CALL_CLASSES, JOB_CLASSES, EmbercacheError, closed_error, from_rpc
 from embercache.v1.cache_pb2_grpc import CacheServiceStub
 from embercache.v1.embed_pb2_grpc import EmbedServiceStub
+from embercache.v1.generate_pb2_grpc import GenerateServiceStub
 from embercache.v1.search_pb2_grpc import SearchServiceStub
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 
     from embercache._answers import Answer
     from embercache._batches import Bulk
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from embercache.v1 import embed_pb2
     from embercache.v1.cache_pb2_grpc import CacheServiceAsyncStub
     from embercache.v1.embed_pb2_grpc import EmbedServiceAsyncStub
+    from embercache.v1.generate_pb2_grpc import GenerateServiceAsyncStub
     from embercache.v1.search_pb2_grpc import SearchServiceAsyncStub
 
 _Request = TypeVar("_Request")
@@ -111,12 +113,13 @@ class Connection:
         requests: Sequence[_Sent],
         timeout: float,
         read: Callable[[int, _Received], _Plain],
-    ) -> AsyncIterator[_Plain]:
+        classes: Classes = JOB_CLASSES,
+    ) -> AsyncGenerator[_Plain, None]:
         """As there."""
         for number, request in enumerate(requests):
             call = method(self.stubs)(request)
             try:
-                while (message := await _receive(call, timeout, JOB_CLASSES)) is not None:
+                while (message := await _receive(call, timeout, classes)) is not None:
                     yield read(number, message)
             finally:
                 call.cancel()
@@ -169,6 +172,7 @@ class _Stubs:
         self.channel = grpc.aio.insecure_channel(target, options=_channel.OPTIONS)
         self.embed: EmbedServiceAsyncStub = EmbedServiceStub(self.channel)
         self.search: SearchServiceAsyncStub = SearchServiceStub(self.channel)
+        self.generate: GenerateServiceAsyncStub = GenerateServiceStub(self.channel)
         self.cache: CacheServiceAsyncStub = CacheServiceStub(self.channel)
         self.health: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
             _admin.HEALTH_METHOD

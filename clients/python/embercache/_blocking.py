@@ -16,10 +16,11 @@ from embercache._stream import FINISH_SECONDS, StreamWindow, ended_error, no_ans
 from embercache.errors import CALL_CLASSES, JOB_CLASSES, EmbercacheError, closed_error, from_rpc
 from embercache.v1.cache_pb2_grpc import CacheServiceStub
 from embercache.v1.embed_pb2_grpc import EmbedServiceStub
+from embercache.v1.generate_pb2_grpc import GenerateServiceStub
 from embercache.v1.search_pb2_grpc import SearchServiceStub
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from grpc import _CallIterator
 
@@ -102,13 +103,14 @@ class Connection:
         requests: Sequence[_Request],
         timeout: float,
         read: Callable[[int, _Response], _Plain],
-    ) -> Iterator[_Plain]:
+        classes: Classes = JOB_CLASSES,
+    ) -> Generator[_Plain, None, None]:
         """What is read from all messages that answer the requests, one after the other.
 
         ``method`` chooses the stub, ``read`` takes the place of a request and a message.
         """
         for number, request in enumerate(requests):
-            messages = _Messages(method(self.stubs)(request), JOB_CLASSES)
+            messages = _Messages(method(self.stubs)(request), classes)
             try:
                 while (message := messages.receive(timeout)) is not None:
                     yield read(number, message)
@@ -155,6 +157,7 @@ class _Stubs:
     def __init__(self, channel: grpc.Channel) -> None:
         self.embed = EmbedServiceStub(channel)
         self.search = SearchServiceStub(channel)
+        self.generate = GenerateServiceStub(channel)
         self.cache = CacheServiceStub(channel)
         self.health: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             _admin.HEALTH_METHOD

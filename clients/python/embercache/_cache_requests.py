@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING, TypeVar
 from embercache._batches import Load
 from embercache._embed_requests import INPUT_TYPES, fill_input, many, put_input
 from embercache._fields import choose, several, text, unicode_only
+from embercache._generate_requests import Generation, generate_request
 from embercache._search_requests import Search, search_request
 from embercache.errors import InvalidArgumentError
 from embercache.types import Event
-from embercache.v1 import cache_pb2, common_pb2
+from embercache.v1 import cache_pb2, common_pb2, generate_pb2, search_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from embercache.types import EmbedInput, EventType, FlushableTier, InputType, Kind
-    from embercache.v1 import embed_pb2, search_pb2
+    from embercache.v1 import embed_pb2
 
 _Number = TypeVar("_Number", int, float)
+_Asked = TypeVar("_Asked", search_pb2.SearchRequest, generate_pb2.GenerateRequest)
 
-_KINDS: Mapping[Kind, str] = {"embed": "embed", "search": "search", "rerank": "rerank"}
+_KINDS: Mapping[Kind, str] = {
+    "embed": "embed",
+    "search": "search",
+    "rerank": "rerank",
+    "generate": "generate",
+    "prefix": "prefix",
+}
 _FLUSHABLE: Mapping[FlushableTier, common_pb2.Tier.ValueType] = {
     "hot": common_pb2.TIER_HOT,
     "disk": common_pb2.TIER_DISK,
@@ -40,6 +48,7 @@ def invalidate_request(
     inputs: Iterable[EmbedInput] | None = None,
     documents: Iterable[str] | None = None,
     searches: Iterable[str | Search] | None = None,
+    generations: Iterable[str | Generation] | None = None,
     kind: Kind | None = None,
     model_version: str | None = None,
     whole_namespace: bool = False,
@@ -53,6 +62,7 @@ def invalidate_request(
         "inputs": inputs is not None,
         "documents": documents is not None,
         "searches": searches is not None,
+        "generations": generations is not None,
         "kind": kind is not None,
         "model_version": model_version is not None,
         "whole_namespace": whole_namespace,
@@ -81,6 +91,10 @@ def invalidate_request(
         request.searches.SetInParent()
         for search in several("searches", searches):
             _put_in(namespace, request.searches.requests.add(), _search_message(search))
+    elif generations is not None:
+        request.generations.SetInParent()
+        for generation in several("generations", generations):
+            _put_in(namespace, request.generations.requests.add(), _generation_message(generation))
     elif kind is not None:
         request.kind = choose("kind", kind, _KINDS)
     elif model_version is not None:
@@ -178,12 +192,17 @@ def _search_message(search: str | Search) -> search_pb2.SearchRequest:
     return search_request(text("a search", search))
 
 
-def _put_in(
-    namespace: str, message: search_pb2.SearchRequest, search: search_pb2.SearchRequest
-) -> None:
-    if search.namespace not in ("", namespace):
+def _generation_message(generation: str | Generation) -> generate_pb2.GenerateRequest:
+    if isinstance(generation, Generation):
+        return generation.message
+    return generate_request(text("a generation", generation))
+
+
+def _put_in(namespace: str, message: _Asked, asked: _Asked) -> None:
+    if asked.namespace not in ("", namespace):
         raise InvalidArgumentError(
-            "a search names another namespace; give it to invalidate, one namespace a call"
+            "a search or generation names another namespace; give it to invalidate, one namespace"
+            " a call"
         )
-    message.CopyFrom(search)
+    message.CopyFrom(asked)
     message.namespace = namespace

@@ -23,6 +23,7 @@ _RETRIED = [
     {"service": "embercache.v1.EmbedService", "method": "Embed"},
     {"service": "embercache.v1.EmbedService", "method": "ListModels"},
     {"service": "embercache.v1.SearchService"},
+    {"service": "embercache.v1.GenerateService"},  # a stream until its first message
     {"service": "embercache.v1.CacheService"},
 ]
 _SERVICE_CONFIG = {

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
-from embercache.errors import InvalidArgumentError
+from embercache.errors import CACHED_CLASSES, CALL_CLASSES, InvalidArgumentError
 from embercache.v1 import common_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from embercache.errors import Classes
     from embercache.types import CacheMode
 
 _Key = TypeVar("_Key")
@@ -41,6 +42,24 @@ def fill_cache_options(
         options.ttl.CopyFrom(_duration(ttl))
     if tags:
         options.tags.extend(several("tags", tags))
+
+
+def error_classes(options: common_pb2.CacheOptions) -> Classes:
+    """What the status of a call for one answer means, which depends on whether it may compute."""
+    cached_only = options.mode == common_pb2.CACHE_MODE_ONLY_IF_CACHED
+    return CACHED_CLASSES if cached_only else CALL_CLASSES
+
+
+def semantic_options(semantic: bool | float) -> common_pb2.SemanticOptions:
+    """On, off, or on from a similarity."""
+    if isinstance(semantic, bool):
+        modes = common_pb2.SemanticOptions
+        return modes(mode=modes.MODE_ON if semantic else modes.MODE_OFF)
+    if not 0 < semantic <= 1:
+        raise InvalidArgumentError(
+            f"semantic is {semantic}; give True, False, or the least cosine: above 0, at most 1"
+        )
+    return common_pb2.SemanticOptions(mode=common_pb2.SemanticOptions.MODE_ON, threshold=semantic)
 
 
 def choose(name: str, given: _Key, values: Mapping[_Key, _Value]) -> _Value:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embercache._batches import Bulk
-from embercache._fields import fill_cache_options, several, text, unicode_only
-from embercache.errors import CACHED_CLASSES, CALL_CLASSES, InvalidArgumentError
+from embercache._fields import fill_cache_options, semantic_options, several, text, unicode_only
+from embercache.errors import InvalidArgumentError
 from embercache.filters import metadata_value, where_message
 from embercache.search import Chunk, Document, Rerank
-from embercache.v1 import common_pb2, search_pb2
+from embercache.v1 import search_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    from embercache.errors import Classes
     from embercache.filters import Where
     from embercache.search import Query, SearchOptions
     from embercache.types import CacheMode
@@ -64,7 +63,7 @@ def search_request(
     if rerank:
         request.rerank.CopyFrom(_rerank(Rerank() if rerank is True else rerank))
     if semantic is not None:
-        request.semantic.CopyFrom(_semantic(semantic))
+        request.semantic.CopyFrom(semantic_options(semantic))
     fill_cache_options(request.cache, mode, ttl, tags)
     return request
 
@@ -76,12 +75,6 @@ class Search:
 
     def __init__(self, query: Query, **options: Unpack[SearchOptions]) -> None:
         self.message = search_request(query, **options)
-
-
-def error_classes(request: search_pb2.SearchRequest) -> Classes:
-    """What the status of a search means, which depends on whether it may compute."""
-    cached_only = request.cache.mode == common_pb2.CACHE_MODE_ONLY_IF_CACHED
-    return CACHED_CLASSES if cached_only else CALL_CLASSES
 
 
 def rerank_options(
@@ -197,17 +190,6 @@ def _rerank(rerank: Rerank) -> search_pb2.Rerank:
     if rerank.candidates is not None:
         message.candidates = _count("candidates", rerank.candidates)
     return message
-
-
-def _semantic(semantic: bool | float) -> common_pb2.SemanticOptions:
-    if isinstance(semantic, bool):
-        modes = common_pb2.SemanticOptions
-        return modes(mode=modes.MODE_ON if semantic else modes.MODE_OFF)
-    if not 0 < semantic <= 1:
-        raise InvalidArgumentError(
-            f"semantic is {semantic}; give True, False, or the least cosine: above 0, at most 1"
-        )
-    return common_pb2.SemanticOptions(mode=common_pb2.SemanticOptions.MODE_ON, threshold=semantic)
 
 
 def _count(name: str, value: int) -> int:

@@ -10,17 +10,21 @@ from embercache import (
     _cache_requests,
     _channel,
     _embed_requests,
+    _generate_answers,
+    _generate_requests,
     _search_answers,
     _search_requests,
 )
 from embercache._asyncio import Connection, batches
 from embercache._cache_requests import WARM_EMBED, WARM_SEARCH
 from embercache._embed_requests import EMBED
-from embercache._fields import several
+from embercache._fields import error_classes, several
+from embercache._generate_answers import StreamedAnswer
 from embercache._search_requests import DELETE, RERANK, UPSERT
 from embercache._stream import StreamWindow
+from embercache.generate import AsyncGenerateStream
 from embercache.results import decode, finish
-from embercache.v1 import cache_pb2, embed_pb2, search_pb2
+from embercache.v1 import cache_pb2, embed_pb2, generate_pb2, search_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from embercache._search_requests import Search
+    from embercache.generate import Generated, GenerateOptions, GeneratorModel, Prompt
     from embercache.results import EmbedResult
     from embercache.search import (
         Document,
@@ -97,7 +102,7 @@ class AsyncClient:
         """As `Client.search`."""
         request = _search_requests.search_request(query, **options)
         method = self._connection.stubs.search.Search
-        classes = _search_requests.error_classes(request)
+        classes = error_classes(request.cache)
         return _search_answers.search(
             await self._connection.call(method, request, timeout, classes)
         )
@@ -153,6 +158,37 @@ class AsyncClient:
         method = self._connection.stubs.search.Rerank
         answers = await self._connection.bulk(RERANK, method, requests, timeout)
         return finish(_search_answers.rerank(answers), on_error)
+
+    async def generate(
+        self, prompt: Prompt, *, timeout: float = 60.0, **options: Unpack[GenerateOptions]
+    ) -> Generated:
+        """As `Client.generate`."""
+        request = _generate_requests.generate_request(prompt, **options)
+        method = self._connection.stubs.generate.Generate
+        classes = error_classes(request.cache)
+        response = await self._connection.call(method, request, timeout, classes)
+        return _generate_answers.generated(response.text, response.tokens, response.summary)
+
+    def generate_stream(
+        self, prompt: Prompt, *, timeout: float = 60.0, **options: Unpack[GenerateOptions]
+    ) -> AsyncGenerateStream:
+        """As `Client.generate_stream`; not awaited itself."""
+        request = _generate_requests.generate_request(prompt, **options)
+        answer = StreamedAnswer()
+        pieces = self._connection.follow(
+            lambda stubs: stubs.generate.GenerateStream,
+            [request],
+            timeout,
+            answer.add,
+            error_classes(request.cache),
+        )
+        return AsyncGenerateStream(_generate_answers.async_texts(pieces, answer), answer)
+
+    async def generators(self, *, timeout: float | None = None) -> list[GeneratorModel]:
+        """As `Client.generators`."""
+        request = generate_pb2.ListGeneratorsRequest()
+        method = self._connection.stubs.generate.ListGenerators
+        return _admin.generators(await self._connection.call(method, request, timeout))
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """As `Client.models`."""

@@ -10,17 +10,21 @@ from embercache import (
     _cache_requests,
     _channel,
     _embed_requests,
+    _generate_answers,
+    _generate_requests,
     _search_answers,
     _search_requests,
 )
 from embercache._blocking import Connection
 from embercache._cache_requests import WARM_EMBED, WARM_SEARCH
 from embercache._embed_requests import EMBED
-from embercache._fields import several
+from embercache._fields import error_classes, several
+from embercache._generate_answers import StreamedAnswer
 from embercache._search_requests import DELETE, RERANK, UPSERT
 from embercache._stream import StreamWindow
+from embercache.generate import GenerateStream
 from embercache.results import decode, finish
-from embercache.v1 import cache_pb2, embed_pb2, search_pb2
+from embercache.v1 import cache_pb2, embed_pb2, generate_pb2, search_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from embercache._search_requests import Search
+    from embercache.generate import Generated, GenerateOptions, GeneratorModel, Prompt
     from embercache.results import EmbedResult
     from embercache.search import (
         Document,
@@ -116,7 +121,7 @@ class Client:
         """Finds the chunks nearest to a text or a vector; `SearchOptions` lists the options."""
         request = _search_requests.search_request(query, **options)
         method = self._connection.stubs.search.Search
-        classes = _search_requests.error_classes(request)
+        classes = error_classes(request.cache)
         response = self._connection.call(method, request, timeout, classes)
         return _search_answers.search(response)
 
@@ -181,6 +186,46 @@ class Client:
         method = self._connection.stubs.search.Rerank
         answers = self._connection.bulk(RERANK, method, requests, timeout)
         return finish(_search_answers.rerank(answers), on_error)
+
+    def generate(
+        self, prompt: Prompt, *, timeout: float = 60.0, **options: Unpack[GenerateOptions]
+    ) -> Generated:
+        """Generates the text that follows a prompt; `GenerateOptions` lists the options.
+
+        The prompt is a text that is taken as it is, or a list of messages (`ChatMessage`, or dicts
+        with ``role`` and ``content``) for the model's own template. ``timeout`` is the deadline in
+        seconds, its own because generating takes longer than other calls.
+        """
+        request = _generate_requests.generate_request(prompt, **options)
+        method = self._connection.stubs.generate.Generate
+        classes = error_classes(request.cache)
+        response = self._connection.call(method, request, timeout, classes)
+        return _generate_answers.generated(response.text, response.tokens, response.summary)
+
+    def generate_stream(
+        self, prompt: Prompt, *, timeout: float = 60.0, **options: Unpack[GenerateOptions]
+    ) -> GenerateStream:
+        """As `generate`, but gives the text piece by piece as it comes, and the rest at the end.
+
+        ``timeout`` is the longest wait, in seconds, for the next piece. A stream is not tried again
+        once a piece of it has come.
+        """
+        request = _generate_requests.generate_request(prompt, **options)
+        answer = StreamedAnswer()
+        pieces = self._connection.follow(
+            lambda stubs: stubs.generate.GenerateStream,
+            [request],
+            timeout,
+            answer.add,
+            error_classes(request.cache),
+        )
+        return GenerateStream(_generate_answers.texts(pieces, answer), answer)
+
+    def generators(self, *, timeout: float | None = None) -> list[GeneratorModel]:
+        """The models of the sidecar that generate, the default one first; perhaps none."""
+        request = generate_pb2.ListGeneratorsRequest()
+        method = self._connection.stubs.generate.ListGenerators
+        return _admin.generators(self._connection.call(method, request, timeout))
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """The models that the sidecar answers for, the default one first."""

@@ -69,10 +69,56 @@ class ModelStats:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixStats:
+    """What a generator keeps of prompts, in blocks.
+
+    - ``reused_tokens``: tokens of prompts that did not have to be read again, by the tier that had
+      kept them;
+    - ``blocks``, ``pinned_blocks``: those in memory, and of them those in use;
+    - ``bytes``: of the blocks and of the generations at work together; at most ``capacity_bytes``;
+    - ``bandwidths``: bytes a second at which blocks came from each lower tier of late, as far as
+      known;
+    - ``not_worth_loading``: prompts whose blocks would have taken longer to load than to compute.
+    """
+
+    reused_tokens: Mapping[Tier, int]
+    blocks: int
+    pinned_blocks: int
+    bytes: int
+    capacity_bytes: int
+    evictions: int
+    bandwidths: Mapping[Tier, float]
+    not_worth_loading: int
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorStats:
+    """One generator since the sidecar started; ``queued`` and ``active`` are as of now.
+
+    ``prefill_tokens`` of prompts were read in ``prefill_seconds``, ``decode_tokens`` of answers
+    generated in ``decode_seconds``. ``prefix`` is ``None`` for one that runs elsewhere.
+    """
+
+    name: str
+    version: str
+    generated: int
+    shed: int
+    abandoned: int
+    queued: int
+    active: int
+    prefill_tokens: int
+    prefill_seconds: float
+    decode_tokens: int
+    decode_seconds: float
+    prefix: PrefixStats | None
+
+
+@dataclass(frozen=True, slots=True)
 class UsageStats:
     """What the cache was worth to one kind of entries, in one namespace, of one model.
 
-    - ``kind``: ``"embed"``, ``"search"`` or ``"rerank"``; ``model`` is the reranker for the last;
+    - ``kind``: ``"embed"``, ``"search"``, ``"rerank"`` or ``"generate"``; ``model`` is the reranker
+      or generator where there is one;
     - ``answered``: items by what answered them; ``"computed"`` counts the misses;
     - ``hot_entries``, ``hot_bytes``, ``hot_age_seconds``: what memory holds, and its mean age;
     - ``compute_ms``, ``hit_ms``: mean milliseconds of a computation, and of an answer of the hot,
@@ -144,3 +190,4 @@ class Stats:
     models: Sequence[ModelStats]
     usage: Sequence[UsageStats]
     semantic: Sequence[SemanticStats]
+    generators: Sequence[GeneratorStats]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import timedelta
 
+    from embercache._generate_requests import Generation
     from embercache._search_requests import Search
 
 InputType: TypeAlias = Literal["query", "document"]
@@ -21,7 +22,7 @@ CacheMode: TypeAlias = Literal["default", "refresh", "bypass", "no_store", "only
 OnError: TypeAlias = Literal["raise", "return"]
 Tier: TypeAlias = Literal["unspecified", "hot", "disk", "warm", "computed", "coalesced"]
 FlushableTier: TypeAlias = Literal["hot", "disk"]
-Kind: TypeAlias = Literal["embed", "search", "rerank"]
+Kind: TypeAlias = Literal["embed", "search", "rerank", "generate", "prefix"]
 EventType: TypeAlias = Literal["created", "updated", "deleted"]
 MigrationStage: TypeAlias = Literal["unspecified", "documents", "queries", "switched"]
 
@@ -116,7 +117,8 @@ class InvalidateTarget(TypedDict, total=False):
       the calls that stored them;
     - ``documents``: every answer that lists one of these ids of the ``collection``;
     - ``searches``: the answers to these searches, as in the calls that stored them;
-    - ``kind``: every entry of a kind;
+    - ``generations``: the answers to these prompts, as in the calls that stored them;
+    - ``kind``: every entry of a kind; ``"prefix"`` is what generators keep of prompts;
     - ``model_version``: every entry of that version of ``model``, a reranker's too; empty for
       the version that is loaded;
     - ``whole_namespace``: everything, if true.
@@ -126,6 +128,7 @@ class InvalidateTarget(TypedDict, total=False):
     inputs: Iterable[EmbedInput] | None
     documents: Iterable[str] | None
     searches: Iterable[str | Search] | None
+    generations: Iterable[str | Generation] | None
     kind: Kind | None
     model_version: str | None
     whole_namespace: bool

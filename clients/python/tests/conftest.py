@@ -13,13 +13,15 @@ import grpc
 import numpy as np
 import pytest
 
-from embercache import AsyncClient, Client, _backoff, _channel
+from embercache import AsyncClient, AsyncGenerateStream, Client, _backoff, _channel
 from embercache.v1 import (
     cache_pb2,
     cache_pb2_grpc,
     common_pb2,
     embed_pb2,
     embed_pb2_grpc,
+    generate_pb2,
+    generate_pb2_grpc,
     search_pb2,
     search_pb2_grpc,
 )
@@ -33,6 +35,7 @@ NUMBERS = {code.name: code.value[0] for code in grpc.StatusCode}
 class FakeSidecar(
     embed_pb2_grpc.EmbedServiceServicer,
     search_pb2_grpc.SearchServiceServicer,
+    generate_pb2_grpc.GenerateServiceServicer,
     cache_pb2_grpc.CacheServiceServicer,
 ):
     """Answers every input with `vector`, unless it is told to do something else."""
@@ -54,6 +57,15 @@ class FakeSidecar(
         self.health = b"\x08\x01"
         self.found = search_pb2.SearchResponse()  # what every search finds
         self.stored = set()  # ids of documents
+        self.written = [
+            ("An ember", [3, 4]),
+            ("", [5]),
+            (" glows.", [6]),
+        ]  # text and tokens of each piece
+        self.summary = generate_pb2.GenerateSummary(model="fake", model_version=VERSION)
+        self.break_off = (
+            ""  # status name that ends a stream after its pieces, in place of a summary
+        )
         self.progress = []  # what is told of a warming or a migration
 
     @staticmethod
@@ -143,6 +155,32 @@ class FakeSidecar(
         if self.tamper:
             self.tamper(response)
         return response
+
+    def Generate(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        return generate_pb2.GenerateResponse(
+            text="".join(text for text, _ in self.written),
+            tokens=[token for _, tokens in self.written for token in tokens],
+            summary=self.summary,
+        )
+
+    def GenerateStream(self, request, context):  # noqa: N802
+        at_end(context, self.stream_ended.release)
+        self._begin(request, context)
+        for text, tokens in self.written:
+            yield generate_pb2.GenerateStreamResponse(text=text, tokens=tokens)
+        if self.break_off == "OK":
+            return
+        if self.break_off:
+            context.abort(getattr(grpc.StatusCode, self.break_off), "told to break")
+        yield generate_pb2.GenerateStreamResponse(summary=self.summary)
+
+    def ListGenerators(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        generator = generate_pb2.GeneratorModel(
+            name="fake", version=VERSION, context_tokens=8192, accepts_chat=True, runs_on="cpu"
+        )
+        return generate_pb2.ListGeneratorsResponse(generators=[generator])
 
     def PublishEvents(self, request, context):  # noqa: N802
         self._begin(request, context)
@@ -256,6 +294,7 @@ def start(sidecar, address="127.0.0.1:0"):
     )
     embed_pb2_grpc.add_EmbedServiceServicer_to_server(sidecar, server)
     search_pb2_grpc.add_SearchServiceServicer_to_server(sidecar, server)
+    generate_pb2_grpc.add_GenerateServiceServicer_to_server(sidecar, server)
     cache_pb2_grpc.add_CacheServiceServicer_to_server(sidecar, server)
     check = grpc.unary_unary_rpc_method_handler(sidecar.check_health)
     server.add_generic_rpc_handlers(
@@ -277,6 +316,8 @@ class Blocking:
     def __getattr__(self, name):
         def call(*args, **kwargs):
             returned = getattr(self._client, name)(*args, **kwargs)
+            if isinstance(returned, AsyncGenerateStream):
+                return BlockingStream(self._loop, returned)
             if hasattr(returned, "__anext__"):
                 return self._steps(returned)
             return self._loop.run_until_complete(returned)
@@ -291,6 +332,31 @@ class Blocking:
         finally:
             if not self._loop.is_closed():  # as when a failed test left it for the collector
                 self._loop.run_until_complete(results.aclose())
+
+
+class BlockingStream:
+    """An `AsyncGenerateStream` that is read as a `GenerateStream` is."""
+
+    def __init__(self, loop, stream):
+        self._loop = loop
+        self._stream = stream
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        end = object()
+        piece = self._loop.run_until_complete(anext(self._stream, end))
+        if piece is end:
+            raise StopIteration
+        return piece
+
+    @property
+    def result(self):
+        return self._stream.result
+
+    def close(self):
+        self._loop.run_until_complete(self._stream.aclose())
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,13 @@ from embercache import (
     DiskState,
     Event,
     FailedPreconditionError,
+    GeneratorModel,
+    GeneratorStats,
     InvalidArgumentError,
     MigrateModelProgress,
     Model,
     ModelStats,
+    PrefixStats,
     Search,
     SemanticBand,
     SemanticStats,
@@ -29,7 +32,7 @@ from embercache import (
     _admin,
 )
 from embercache._search_requests import search_request
-from embercache.v1 import cache_pb2, common_pb2, embed_pb2
+from embercache.v1 import cache_pb2, common_pb2, embed_pb2, generate_pb2
 
 HANG_GUARD = 30.0
 
@@ -88,6 +91,21 @@ def test_semantic_answers_are_told_by_similarity():
     assert stats.semantic == [SemanticStats("n", [SemanticBand(0.9, 0.95, 7, 1, 2, 0, 4)])]
 
 
+def test_generators_are_told_with_what_they_keep_of_prompts():
+    message = cache_pb2.GeneratorStats(name="g", generated=7, decode_tokens=70, decode_seconds=0.5)
+    elsewhere = _admin.stats(cache_pb2.StatsResponse(generators=[message])).generators[0]
+    assert (elsewhere.name, elsewhere.generated, elsewhere.prefix) == ("g", 7, None)
+    assert (elsewhere.decode_tokens, elsewhere.decode_seconds) == (70, 0.5)
+    message.prefix.reused_tokens.add(tier=common_pb2.TIER_HOT, count=1008)
+    message.prefix.bandwidths.add(tier=common_pb2.TIER_WARM, bytes_per_second=2e8)
+    message.prefix.capacity_bytes = 1 << 20
+    (here,) = _admin.stats(cache_pb2.StatsResponse(generators=[message])).generators
+    assert here.prefix is not None
+    assert here.prefix.reused_tokens == {"hot": 1008}
+    assert here.prefix.bandwidths == {"warm": 2e8}
+    assert here.prefix.capacity_bytes == 1 << 20
+
+
 @pytest.mark.parametrize(
     ("plain", "message", "apart"),
     [
@@ -99,6 +117,9 @@ def test_semantic_answers_are_told_by_similarity():
         (ModelStats, cache_pb2.ModelStats, set()),
         (UsageStats, cache_pb2.UsageStats, set()),
         (SemanticStats, cache_pb2.SemanticStats, set()),
+        (GeneratorModel, generate_pb2.GeneratorModel, set()),
+        (GeneratorStats, cache_pb2.GeneratorStats, set()),
+        (PrefixStats, cache_pb2.PrefixStats, set()),
         (WarmProgress, cache_pb2.WarmProgress, set()),
         (MigrateModelProgress, cache_pb2.MigrateModelProgress, set()),
     ],

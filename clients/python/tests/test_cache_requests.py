@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from embercache import Entity, Event, InvalidArgumentError, Search, field
+from embercache import ChatMessage, Entity, Event, Generation, InvalidArgumentError, Search, field
 from embercache._cache_requests import events_request, invalidate_request
+from embercache._generate_requests import generate_request
 from embercache.v1 import cache_pb2, embed_pb2, search_pb2
 
 Target = cache_pb2.InvalidateRequest
@@ -14,6 +15,7 @@ TARGETS = {
     "inputs": ["t"],
     "documents": ["doc"],
     "searches": ["q"],
+    "generations": ["p"],
     "kind": "rerank",
     "model_version": "v1",
     "whole_namespace": True,
@@ -79,12 +81,24 @@ def test_searches_are_texts_or_searches_with_all_their_options():
     ]
 
 
-def test_a_search_in_another_namespace_is_refused_rather_than_looked_for_in_the_wrong_one():
-    for search in ("q", Search("q"), Search("q", namespace="n")):
-        sent = invalidate_request(searches=[search], namespace="n")
-        assert sent.searches.requests[0].namespace == "n"
+def test_generations_are_prompts_as_they_are_or_with_all_their_options():
+    chat = [ChatMessage("user", "q")]
+    sent = invalidate_request(generations=["p", Generation(chat, max_tokens=3, tags=["t"])])
+    assert sent.generations.requests == [
+        generate_request("p"),
+        generate_request(chat, max_tokens=3, tags=["t"]),
+    ]
+
+
+@pytest.mark.parametrize(("target", "kind"), [("searches", Search), ("generations", Generation)])
+def test_what_was_asked_in_another_namespace_is_refused_rather_than_looked_for_in_the_wrong_one(
+    target, kind
+):
+    for asked in ("q", kind("q"), kind("q", namespace="n")):
+        sent = getattr(invalidate_request(**{target: [asked]}, namespace="n"), target)
+        assert sent.requests[0].namespace == "n"
     with pytest.raises(InvalidArgumentError, match="another namespace"):
-        invalidate_request(searches=[Search("q", namespace="n")])
+        invalidate_request(**{target: [kind("q", namespace="n")]})
 
 
 def test_an_empty_model_version_is_the_one_that_is_loaded():
@@ -106,14 +120,16 @@ def test_what_does_not_go_with_a_target_is_refused_rather_than_ignored(given, co
         invalidate_request(**given)
 
 
-@pytest.mark.parametrize("name", ["tags", "inputs", "documents", "searches"])
+@pytest.mark.parametrize("name", ["tags", "inputs", "documents", "searches", "generations"])
 def test_a_single_str_in_place_of_a_list_is_refused(name):
     with pytest.raises(TypeError, match="put it into a list"):
         invalidate_request(**{name: "abc"})
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are():
-    with pytest.raises(InvalidArgumentError, match="one of embed, search, rerank"):
+    with pytest.raises(
+        InvalidArgumentError, match="one of embed, search, rerank, generate, prefix"
+    ):
         invalidate_request(kind="query")
 
 

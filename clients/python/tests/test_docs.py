@@ -17,6 +17,7 @@ from embercache import (
     Client,
     EmbedOptions,
     EmbercacheError,
+    GenerateOptions,
     InvalidateTarget,
     RerankOptions,
     SearchOptions,
@@ -81,6 +82,8 @@ def test_every_argument_of_every_call_is_in_the_guide(name):
         "embed": EmbedOptions,
         "search": SearchOptions,
         "rerank": RerankOptions,
+        "generate": GenerateOptions,
+        "generate_stream": GenerateOptions,
         "invalidate": InvalidateTarget,
     }
     keywords = {
