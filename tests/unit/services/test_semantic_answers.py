@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sidecar.cache import guard
+from sidecar.cache.codec import Codec, Entry, Value
+from sidecar.cache.items import Answer, Tier
 from sidecar.cache.semantic import SemanticIndex
 from sidecar.cache.semantic_report import SemanticReport
-from sidecar.services.semantic import SemanticAnswers
+from sidecar.services.semantic import SemanticAnswers, SemanticValue
 
 if TYPE_CHECKING:
     import pytest
 
 VECTOR = np.array([1, 0], np.float32)
+ENTRY = Entry(Value(b"answer", Codec.BYTES, 6, 3, truncated=False), 1000, 0)
 QUERY = "how do I mute a conversation?"
 OTHERS = [f"{QUERY} {word}" for word in ("please", "thanks", "now", "then")]
 
@@ -52,10 +55,17 @@ class Held:
     async def find(self, query: str = QUERY, threshold: float = 0.9) -> str | None:
         async def look_up(key: bytes) -> Any:
             text = self.texts[key]
-            return None if text is None else (text, object())
+            return None if text is None else (text, Answer(ENTRY, Tier.WARM))
 
         found = await self.answers.find("search", "n", b"s", VECTOR, query, threshold, look_up)
-        return found.query if found is not None else None
+        if found is None:
+            return None
+        assert isinstance(found.value, SemanticValue)
+        assert found.value.payload == ENTRY.value.payload
+        assert found.value.created_ms == ENTRY.created_ms
+        # It is only answered, never stored.
+        assert found.tier is Tier.WARM
+        return found.value.query
 
     def counted(self) -> dict[str, int]:
         bands = [band for _, each in self.report.items() for band in each]
