@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import structlog
 
 from sidecar.cache.events import EventConsumer
 from sidecar.cache.popular import PopularQueries
@@ -15,10 +12,9 @@ from sidecar.cache.redis_memory import RedisMemory
 from sidecar.cache.semantic import SemanticIndex
 from sidecar.cache.semantic_follower import SemanticFollower
 from sidecar.cache.semantic_report import SemanticReport
-from sidecar.index.open import open_index
-from sidecar.index.types import IndexSetupError, IndexUnavailableError
 from sidecar.models.verifier import Verifier
 from sidecar.open_ahead import open_migration, schedule_warming
+from sidecar.open_documents import open_documents
 from sidecar.open_tiers import keep_running
 from sidecar.services.cache_admin import CacheAdmin
 from sidecar.services.document_store import CachedDocuments
@@ -43,21 +39,12 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from sidecar.cache.generations import Generations
     from sidecar.config import Settings
-    from sidecar.index.types import Index
     from sidecar.models.router import ModelRouter
     from sidecar.models.types import Reranker
     from sidecar.open_tiers import Tiers
     from sidecar.services.model_migration import ModelMigration
     from sidecar.telemetry.metrics import CallMetrics
-
-_FIRST_RETRY_SECONDS = 0.2
-_LOOK_EVERY_SECONDS = 5.0
-# What somebody has to change first.
-_SETUP_RETRY_SECONDS = 30.0
-
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +71,7 @@ async def open_services(
     exits: contextlib.AsyncExitStack,
 ) -> Services:
     """The services, ready to answer. Raises `IndexUrlError` or `IndexSetupError`."""
-    index = await _open_index(settings, tiers.generations, exits)
+    index = await open_documents(settings, tiers.generations, exits)
     popular = _open_popular(settings, tiers, exits)
     note = popular.note if popular is not None else _ignore
     embed_responses = StoredResponses("Embed", tiers.hot, note)
@@ -200,56 +187,6 @@ def handlers(services: Services, metrics: CallMetrics) -> list[grpc.GenericRpcHa
             },
         ),
     ]
-
-
-async def _open_index(
-    settings: Settings, generations: Generations, exits: contextlib.AsyncExitStack
-) -> Index:
-    url, password_file = settings.index.url.get_secret_value(), settings.index.password_file
-    is_default = not url
-    if is_default:
-        url = settings.redis.url.get_secret_value() or "memory://"
-        password_file = settings.redis.password_file
-    index = open_index(url, prefix=settings.cache.prefix, redis_password_file=password_file)
-    exits.push_async_callback(index.close)
-    reason = ""
-    try:
-        await index.start()
-    except IndexUnavailableError as error:
-        if isinstance(error, IndexSetupError) and not is_default:
-            raise
-        # Embed does without it, and so must the start of the sidecar.
-        reason = str(error)
-        _log.warning("the index cannot be used", reason=reason)
-    keep_running(_look_after(index, generations, reason), exits)
-    return index
-
-
-async def _look_after(index: Index, generations: Generations, reason: str) -> None:
-    """Starts the index if there is a ``reason`` why that failed, and sees whether it is the same.
-
-    Whole responses that are stored are given without a word with the index, so that nobody else
-    would find out that its documents are gone.
-    """
-    identity = "" if reason else index.identity
-    delay = _FIRST_RETRY_SECONDS if reason else _LOOK_EVERY_SECONDS
-    while True:
-        await asyncio.sleep(delay)
-        try:
-            await index.start()
-        except IndexSetupError as error:
-            delay = _SETUP_RETRY_SECONDS
-            if str(error) != reason:
-                reason = str(error)
-                _log.error("the index cannot be used", reason=reason)
-        except IndexUnavailableError:
-            delay = min(2 * delay, _LOOK_EVERY_SECONDS)
-        else:
-            delay, reason = _LOOK_EVERY_SECONDS, ""
-            if index.identity != identity:
-                _log.info("the index has other documents" if identity else "the index is there")
-                identity = index.identity
-                generations.restamp()
 
 
 def _open_popular(

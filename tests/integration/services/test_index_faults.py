@@ -12,7 +12,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 import sidecar.cache.redis_memory
-import sidecar.open_services
+import sidecar.open_documents
 from sidecar.index import redis_scripts
 from sidecar.index.types import IndexSetupError
 from sidecar.open_tiers import keep_running
@@ -32,7 +32,7 @@ TEXTS = {"a": "aaaa", "b": "bbbb"}
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_FIRST_RETRY_SECONDS", "_LOOK_EVERY_SECONDS", "_SETUP_RETRY_SECONDS"):
-        monkeypatch.setattr(sidecar.open_services, name, 0.01)
+        monkeypatch.setattr(sidecar.open_documents, name, 0.01)
 
 
 @pytest.fixture
