@@ -1,0 +1,161 @@
+"""The HTTP server of the OpenAI-compatible API: routes, life, and how calls end."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import web
+
+from sidecar.transport.openai.completions import Completions
+from sidecar.transport.openai.embeddings import Embeddings
+from sidecar.transport.openai.errors import ApiError, as_api_error, too_large
+from sidecar.transport.openai.events import STARTED, send_error
+from sidecar.transport.openai.fields import Fields, read_object
+from sidecar.transport.openai.forms import ChatForm, CompletionForm
+from sidecar.transport.openai.guard import guard
+from sidecar.transport.openai.models import Models
+from sidecar.transport.openai.prompts import read_chat, read_completion
+from sidecar.transport.server import ListenError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp.typedefs import Handler
+
+    from sidecar.config import ServerSettings
+    from sidecar.telemetry.metrics import CallMetrics
+    from sidecar.transport.openai.methods import Methods
+
+    Endpoint = Callable[[Fields, web.Request], Awaitable[web.StreamResponse]]
+
+_CANCELLED = "CANCELLED"
+
+
+class OpenAIFront:
+    """Serves the API on ``server.openai_address``."""
+
+    def __init__(self, settings: ServerSettings, methods: Methods, metrics: CallMetrics) -> None:
+        self._settings = settings
+        self._methods = methods
+        self._metrics = metrics
+        self._host, _, port = settings.openai_address.rpartition(":")
+        self._port = int(port)
+        self._runner: web.AppRunner | None = None
+        # What clients call base_url, once it listens.
+        self.url = ""
+
+    async def start(self) -> None:
+        """Listens. Raises `ListenError`."""
+        runner = web.AppRunner(
+            self._application(),
+            # A call whose client has gone is ended, and with it what it had generated.
+            handler_cancellation=True,
+            access_log=None,
+            # What would be 16 MiB compressed is refused: see `guard`.
+            auto_decompress=False,
+            # A drain waits for so long twice: before and after it breaks off bodies.
+            shutdown_timeout=self._settings.drain_timeout / 2,
+        )
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._host.strip("[]"), self._port).start()
+        except OSError:
+            await runner.cleanup()
+            raise ListenError(
+                f"cannot listen on {self._settings.openai_address}: is another process using it?"
+                " Set server.openai_address"
+            ) from None
+        self._runner = runner
+        self.url = f"http://{self._host}:{runner.addresses[0][1]}/v1"
+
+    async def drain(self) -> None:
+        """Ends so that no call fails: waits, takes no more calls, lets those in progress end."""
+        if self._runner is None:
+            return
+        runner, self._runner = self._runner, None
+        await asyncio.sleep(self._settings.drain_delay)
+        await runner.cleanup()
+
+    def _application(self) -> web.Application:
+        limit = self._settings.max_message_bytes
+        application = web.Application(
+            middlewares=[_errors_as_json, guard(self._host)], client_max_size=limit
+        )
+        methods, models = self._methods, Models(self._methods)
+        texts = Completions(methods, models, limit, read_completion, CompletionForm())
+        turns = Completions(methods, models, limit, read_chat, ChatForm())
+        embeddings = Embeddings(methods, models, limit)
+        for name, endpoint in (
+            ("embeddings", embeddings.answer),
+            ("completions", texts.answer),
+            ("chat/completions", turns.answer),
+        ):
+            application.router.add_post(f"/v1/{name}", self._counted(name, _with_fields(endpoint)))
+        listing = self._counted("models", models.list_all)
+        application.router.add_get("/v1/models", listing)
+        retrieval = self._counted("models/retrieve", models.retrieve)
+        application.router.add_get("/v1/models/{name:.+}", retrieval)
+        return application
+
+    def _counted(self, name: str, handle: Handler) -> Handler:
+        """A handler whose calls are timed, and whose errors are answered and counted."""
+        name = f"openai/{name}"
+        metrics, observe = self._metrics, self._metrics.duration(name).observe
+
+        async def run(request: web.Request) -> web.StreamResponse:
+            started = perf_counter()
+            try:
+                response = await handle(request)
+            except (asyncio.CancelledError, aiohttp.ClientConnectionResetError):
+                # Either may come first when a client goes away.
+                metrics.failed(name, _CANCELLED)
+                raise
+            except Exception as error:
+                failure = as_api_error(error)
+                metrics.failed(name, failure.reason)
+                response = await _end(request, failure)
+            else:
+                observe(perf_counter() - started)
+            return response
+
+        return run
+
+
+async def _end(request: web.Request, failure: ApiError) -> web.StreamResponse:
+    response: web.StreamResponse | None = request.get(STARTED)
+    if response is None:
+        return failure.response()
+    await send_error(response, failure)
+    return response
+
+
+def _with_fields(endpoint: Endpoint) -> Handler:
+    """A handler that reads the body first. Raises `ApiError`."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise too_large(request._client_max_size) from error
+        except web.RequestPayloadError:
+            raise ApiError(400, "the body ends early, or is not framed as HTTP says") from None
+        return await endpoint(read_object(body), request)
+
+    return handle
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers what is refused before it reaches an endpoint."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return error.response()
+    except web.HTTPNotFound:
+        return ApiError(404, "there is no such path here", code="unknown_url").response()
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return ApiError(405, f"this path takes only {allowed}").response()
