@@ -15,7 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from sidecar.telemetry import usage_metrics
+from sidecar.telemetry import generator_metrics, usage_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,6 +95,7 @@ class StatsCollector(Collector):
         yield from _models(stats)
         yield from usage_metrics.usage(stats)
         yield from usage_metrics.semantic(stats)
+        yield from generator_metrics.generators(stats)
 
 
 def serve_metrics(address: str, registry: CollectorRegistry) -> Callable[[], None]:

@@ -1,0 +1,89 @@
+"""Metrics of generators, and of what they keep of prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embercache.v1 import common_pb2
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from embercache.v1 import cache_pb2
+    from prometheus_client.metrics_core import Metric
+
+_COUNTERS = {
+    "generated": "Answers generated.",
+    "shed": "Generations refused by a full queue.",
+    "abandoned": "Generations given up because their callers had gone.",
+    "prefill_tokens": "Tokens of prompts read.",
+    "prefill_seconds": "Time it took to read them.",
+    "decode_tokens": "Tokens generated.",
+    "decode_seconds": "Time it took to generate them.",
+}
+_GAUGES = {"queued": "Generations waiting for a place.", "active": "Generations at work."}
+_PREFIX_GAUGES = {
+    "blocks": "Blocks of prompts kept in memory.",
+    "pinned_blocks": "Those in use.",
+    "bytes": "Bytes of blocks and of generations at work.",
+    "capacity_bytes": "Most bytes that these may have.",
+}
+_PREFIX_COUNTERS = {
+    "evictions": "Blocks pushed out for want of room.",
+    "not_worth_loading": "Prompts whose blocks would have taken longer to load than to compute.",
+}
+
+
+def generators(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
+    """Metrics of `StatsResponse.generators`."""
+    counters = {
+        field: CounterMetricFamily(f"embercache_generator_{field}", text, labels=["model"])
+        for field, text in _COUNTERS.items()
+    }
+    gauges = {
+        field: GaugeMetricFamily(f"embercache_generator_{field}", text, labels=["model"])
+        for field, text in _GAUGES.items()
+    }
+    for each in stats.generators:
+        for field, family in (counters | gauges).items():
+            family.add_metric([each.name], getattr(each, field))
+    yield from counters.values()
+    yield from gauges.values()
+    yield from _prefixes(stats)
+
+
+def _prefixes(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
+    reused = CounterMetricFamily(
+        "embercache_prefix_reused_tokens",
+        "Tokens of prompts that did not have to be read, by where their blocks came from.",
+        labels=["model", "tier"],
+    )
+    bandwidth = GaugeMetricFamily(
+        "embercache_prefix_bytes_per_second",
+        "How fast blocks came from a tier of late.",
+        labels=["model", "tier"],
+    )
+    counters = {
+        field: CounterMetricFamily(f"embercache_prefix_{field}", text, labels=["model"])
+        for field, text in _PREFIX_COUNTERS.items()
+    }
+    gauges = {
+        field: GaugeMetricFamily(f"embercache_prefix_{field}", text, labels=["model"])
+        for field, text in _PREFIX_GAUGES.items()
+    }
+    for each in stats.generators:
+        if not each.HasField("prefix"):
+            continue
+        for tier in each.prefix.reused_tokens:
+            reused.add_metric([each.name, _tier_name(tier.tier)], tier.count)
+        for measured in each.prefix.bandwidths:
+            names = [each.name, _tier_name(measured.tier)]
+            bandwidth.add_metric(names, measured.bytes_per_second)
+        for field, family in (counters | gauges).items():
+            family.add_metric([each.name], getattr(each.prefix, field))
+    yield from (reused, bandwidth, *counters.values(), *gauges.values())
+
+
+def _tier_name(tier: common_pb2.Tier.ValueType) -> str:
+    return common_pb2.Tier.Name(tier).removeprefix("TIER_").lower()
