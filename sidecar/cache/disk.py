@@ -117,6 +117,11 @@ class DiskTier:
         """Times that the file was corrupt and replaced by an empty one, since start-up."""
         return self._store.corrupt_files
 
+    @property
+    def queue_fullness(self) -> float:
+        """The share of the room for queued writes that is taken."""
+        return self._queue.fullness
+
     async def start(self) -> None:
         """Opens the folder. A disk that fails is no error; it is tried again later.
 

@@ -83,6 +83,11 @@ class WarmTier:
         """Down: Redis failed of late, and is left alone but for a probe now and then."""
         return "up" if self._link.up else "down"
 
+    @property
+    def queue_fullness(self) -> float:
+        """The share of the room for queued writes that is taken."""
+        return self._writes.queue.fullness
+
     async def start(self) -> None:
         """Connects, within ``probe_timeout``. A Redis that does not answer is no error."""
         await self._link.start()

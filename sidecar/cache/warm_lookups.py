@@ -94,7 +94,7 @@ class WarmLookups:
         while batch := self._take():
             keys = [key for lookup in batch for key in lookup.keys]
             try:
-                values = await self._link.run(partial(_fetch, keys=keys))
+                values = await self._link.run(partial(fetch, keys=keys))
             except WarmUnavailableError:
                 for lookup in batch:
                     self._fail(lookup)
@@ -141,7 +141,8 @@ class WarmLookups:
             lookup.values.set_result([None] * len(lookup.keys))
 
 
-async def _fetch(client: Client, keys: list[bytes]) -> list[bytes | Exception | None]:
+async def fetch(client: Client, keys: Sequence[bytes]) -> list[bytes | Exception | None]:
+    """The value under each key in one round trip, or what a node of a cluster answered instead."""
     values: list[bytes | Exception | None]
     if isinstance(client, RedisCluster):
         pipeline = client.pipeline()

@@ -76,6 +76,11 @@ class WriteQueue:
         self._bytes = 0
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def fullness(self) -> float:
+        """The share of the room that is taken, by what is being written too."""
+        return self._bytes / self._max_bytes
+
     def add(self, write: Write) -> None:
         """Queues a write, or drops it if there is no room."""
         if self._bytes + write.size > self._max_bytes:
