@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import pytest
+from aiohttp import web
 from hypothesis import settings
 from onnx import helper, numpy_helper
 
@@ -109,3 +113,153 @@ def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
                 await asyncio.sleep(0.005)
 
     return wait
+
+
+class OpenAIServer:
+    """An OpenAI-compatible service. It embeds, completes and chats until it is told otherwise.
+
+    ``target`` is what a sidecar is set to. What it does wrong or in another way:
+
+    - ``keys``: the keys that it takes, if not all; ``models``: the models that it has.
+    - ``failures``: what it answers the next calls with, put there by `fail`.
+    - ``refuses``: which inputs of /embeddings it does not take.
+    - ``embed``: the vector of a text; ``change_data``: what becomes of the list of vectors.
+    - ``says``: the pieces of an answer, from the body of a call; ``finish_reason``.
+    - ``cut_after``: after how many pieces it breaks off; ``hold_after``: before which it waits for
+      ``release``; a call of /embeddings waits whatever the number. ``held`` tells that it waits.
+    - ``garbage``: what it sends in place of JSON.
+
+    ``calls`` has the path, the headers and the body of each call, ``disconnects`` counts callers
+    who left before the end.
+    """
+
+    def __init__(self) -> None:
+        self.target = ""
+        self.calls: list[tuple[str, dict[str, str], dict[str, Any]]] = []
+        self.disconnects = 0
+        self.keys: set[str] = set()
+        self.models: set[str] = set()
+        self.failures: list[web.Response] = []
+        self.refuses: Callable[[str], bool] = lambda text: False
+        self.embed: Callable[[str], list[float]] = lambda text: [len(text), text.count("e"), 1, -1]
+        self.change_data: Callable[[list[Any]], Any] = lambda data: data
+        self.knows_base64 = True
+        self.tells_usage = True
+        self.says: Callable[[dict[str, Any]], list[str]] = lambda body: ["You ", "are ", "right."]
+        self.finish_reason: str | None = "stop"
+        self.cut_after: int | None = None
+        self.hold_after: int | None = None
+        self.held, self.release = asyncio.Event(), asyncio.Event()
+        self.garbage: str | None = None
+
+    def bodies(self, path: str) -> list[dict[str, Any]]:
+        """The bodies of the calls of a path."""
+        return [body for called, _, body in self.calls if called == path]
+
+    def fail(
+        self, status: int, *, times: int = 1, headers: dict[str, str] | None = None, **error: Any
+    ) -> None:
+        """Answers the next calls with an error, which asks for no long pause before the next."""
+        headers = {"Retry-After-Ms": "1"} | (headers or {})
+        self.failures += [
+            web.json_response({"error": error}, status=status, headers=headers)
+            for _ in range(times)
+        ]
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        path = request.path.removeprefix("/v1")
+        self.calls.append((path, dict(request.headers), body))
+        if self.failures:
+            return self.failures.pop(0)
+        if self.keys and request.headers.get("Authorization") not in self._authorisations():
+            return self._error(401, "invalid_api_key")
+        if self.models and body["model"] not in self.models:
+            return self._error(404, "model_not_found")
+        try:
+            if path == "/embeddings":
+                return await self._embeddings(body)
+            return await self._completion(request, body, is_chat=path.startswith("/chat"))
+        except asyncio.CancelledError:
+            self.disconnects += 1
+            raise
+
+    def _authorisations(self) -> set[str]:
+        return {f"Bearer {key}" for key in self.keys}
+
+    def _error(self, status: int, code: str) -> web.Response:
+        error = {"message": "a message that may quote the input", "code": code}
+        return web.json_response({"error": error}, status=status)
+
+    async def _embeddings(self, body: dict[str, Any]) -> web.Response:
+        if self.hold_after is not None:
+            await self._hold()
+        if any(self.refuses(text) for text in body["input"]):
+            return self._error(400, "invalid_input")
+        if self.garbage is not None:
+            return web.Response(text=self.garbage, content_type="application/json")
+        data = [
+            {"object": "embedding", "index": index, "embedding": self._vector(text, body)}
+            for index, text in enumerate(body["input"])
+        ]
+        answer = {"object": "list", "model": body["model"], "data": self.change_data(data)}
+        if self.tells_usage:
+            count = sum(len(text.split()) for text in body["input"])
+            answer["usage"] = {"prompt_tokens": count, "total_tokens": count}
+        return web.json_response(answer)
+
+    def _vector(self, text: str, body: dict[str, Any]) -> str | list[float]:
+        vector = self.embed(text)
+        if body["encoding_format"] == "base64" and self.knows_base64:
+            return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
+        return vector
+
+    async def _completion(
+        self, request: web.Request, body: dict[str, Any], *, is_chat: bool
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        pieces = self.says(body)
+        for place, piece in enumerate(pieces):
+            if place == self.hold_after:
+                await self._hold()
+            if place == self.cut_after:
+                assert request.transport is not None
+                request.transport.abort()
+            choice = {"delta": {"content": piece}} if is_chat else {"text": piece}
+            await self._send(response, {"choices": [{"index": 0, **choice}]})
+        if self.garbage is not None:
+            await response.write(f"data: {self.garbage}\n\n".encode())
+        last = {"index": 0, "finish_reason": self.finish_reason}
+        await self._send(
+            response, {"choices": [last | ({"delta": {}} if is_chat else {"text": ""})]}
+        )
+        if self.tells_usage:
+            usage = {"prompt_tokens": 7, "completion_tokens": 2 * len(pieces)}
+            await self._send(response, {"choices": [], "usage": usage})
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def _send(self, response: web.StreamResponse, event: dict[str, Any]) -> None:
+        await response.write(f"data: {json.dumps(event)}\n\n".encode())
+
+    async def _hold(self) -> None:
+        self.held.set()
+        await self.release.wait()
+
+
+@pytest.fixture
+async def openai_server() -> AsyncIterator[OpenAIServer]:
+    """An OpenAI-compatible service that listens; see `OpenAIServer`."""
+    server = OpenAIServer()
+    app = web.Application(client_max_size=64 * 2**20)
+    for path in ("embeddings", "completions", "chat/completions"):
+        app.router.add_post(f"/v1/{path}", server.handle)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    server.target = f"openai+http://127.0.0.1:{port}/v1"
+    yield server
+    await runner.cleanup()

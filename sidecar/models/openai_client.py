@@ -1,0 +1,195 @@
+"""Calls to an OpenAI-compatible service, through the SDK of OpenAI, and what their errors mean."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import openai
+
+from sidecar import __version__
+from sidecar.models.types import (
+    InputRejectedError,
+    ModelError,
+    ModelUnavailableError,
+    QueueFullError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+
+    from sidecar.models.openai_key import OpenAIKey
+    from sidecar.models.openai_target import OpenAITarget
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS = 5.0
+
+# Of the headers that the SDK and its HTTP client make up, those that are sent.
+_KEPT_HEADERS = frozenset({"accept-encoding", "connection", "content-length"})
+
+_LOGGERS = ("openai", "httpx", "httpcore", "httpx2", "httpcore2")
+
+# What may be shown of a service's error: its message may quote the input.
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class RefusedError(InputRejectedError):
+    """The service refuses a request. ``code`` and ``param`` are what it says of that, or empty."""
+
+    def __init__(self, message: str, code: str, param: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+
+
+class OpenAIClient:
+    """Calls to one service; used from one event loop only.
+
+    A call that may succeed later is repeated up to ``retries`` times, as the service asks for or
+    with growing pauses, but not once an answer has begun. ``timeout`` is the longest wait for the
+    next byte, in seconds. Nothing is taken from variables of the environment that begin with
+    ``OPENAI_``.
+    """
+
+    def __init__(
+        self, target: OpenAITarget, key: OpenAIKey, *, timeout: float, retries: int
+    ) -> None:
+        self.target = target
+        self._key = key
+        self._timeout = timeout
+        limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS))
+        self._sdk = openai.AsyncOpenAI(
+            base_url=target.base_url,
+            # Without one, the SDK looks for it; what is sent is set below.
+            api_key="none",
+            timeout=limits,
+            max_retries=retries,
+            http_client=openai.DefaultAsyncHttpxClient(
+                # Texts and the key go to this service only.
+                follow_redirects=False,
+                timeout=limits,
+                event_hooks={"request": [self._set_headers]},
+            ),
+        )
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Makes a call and returns the JSON value that is the answer.
+
+        Raises `RefusedError` if the service does not take what is in ``body``, else `ModelError`.
+        """
+        try:
+            return await self._authorised(
+                lambda: self._sdk.post(path, cast_to=object, body=dict(body))
+            )
+        except (openai.OpenAIError, ValueError) as error:
+            raise self._explain(error, str(body["model"])) from None
+
+    async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
+        """Makes a call and yields the JSON values of its events. Raises as `post` does.
+
+        To be closed: that ends the call.
+        """
+        try:
+            events = await self._authorised(
+                lambda: self._sdk.post(
+                    path,
+                    cast_to=object,
+                    body=dict(body),
+                    stream=True,
+                    stream_cls=openai.AsyncStream[object],
+                )
+            )
+            async with events:
+                async for event in events:
+                    yield event
+        except (openai.OpenAIError, ValueError) as error:
+            raise self._explain(error, str(body["model"])) from None
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._sdk.close()
+
+    async def _authorised(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Makes a call, and once more if the key was refused and there is another one by now."""
+        sent = self._key.value
+        try:
+            return await call()
+        except openai.AuthenticationError:
+            if not await self._key.has_changed(since=sent):
+                raise
+            return await call()
+
+    async def _set_headers(self, request: Any) -> None:
+        # The SDK would add what its environment variables say, and what the machine is.
+        for name in set(request.headers) - _KEPT_HEADERS:
+            del request.headers[name]
+        request.headers.update(
+            {
+                "Host": self.target.host,
+                "Accept": "application/json",
+                "Content-Type": "application/json",
+                "User-Agent": f"embercache/{__version__}",
+            }
+        )
+        if self._key.value:
+            request.headers["Authorization"] = f"Bearer {self._key.value}"
+
+    def _explain(self, error: Exception, model: str) -> ModelError:
+        host = self.target.host
+        match error:
+            case openai.APITimeoutError():
+                return ModelUnavailableError(
+                    f"{host} sent nothing for openai.timeout, {self._timeout:g} s"
+                )
+            case openai.APIConnectionError():
+                return ModelUnavailableError(
+                    f"{host} cannot be reached, or broke off: try again later"
+                )
+            case openai.APIStatusError():
+                return self._explain_status(error, model)
+            case openai.APIError():
+                return ModelUnavailableError(
+                    f"{host} broke off its answer with an error{_shown(error.code or error.type)}:"
+                    " try again later"
+                )
+            case _:
+                return ModelError(f"{host} answered with what is not JSON: is its path right?")
+
+    def _explain_status(self, error: openai.APIStatusError, model: str) -> ModelError:
+        status, said = error.status_code, _shown(error.code or error.type, error.param)
+        what = f"{self.target.host} answered with status {status}{said}"
+        match status:
+            case 400 | 413 | 422:
+                return RefusedError(
+                    f"{what}: it does not take this input, or an option of the call",
+                    _identifier(error.code),
+                    _identifier(error.param),
+                )
+            case 401 | 403:
+                return ModelError(f"{what}: check openai.key, or the file openai.key_file")
+            case 404:
+                return ModelError(f"{what}: check its path, and whether it has a model {model}")
+            case 429:
+                return QueueFullError(f"{what}, too many calls: try again later")
+            case 408 | 409:
+                return ModelUnavailableError(f"{what}: try again later")
+            case _ if status >= 500:
+                return ModelUnavailableError(f"{what}: try again later")
+            case _ if status < 400:
+                return ModelError(f"{what}: it is elsewhere; set its address to where it leads")
+            case _:
+                return ModelError(what)
+
+
+def _identifier(value: object) -> str:
+    text = "" if value is None else str(value)
+    return text if _IDENTIFIER.fullmatch(text) else ""
+
+
+def _shown(*values: object) -> str:
+    shown = ", ".join(text for value in values if (text := _identifier(value)))
+    return f" ({shown})" if shown else ""
