@@ -9,6 +9,7 @@ from sidecar.cli.config import config
 from sidecar.cli.documents import documents
 from sidecar.cli.embed import embed
 from sidecar.cli.events import events
+from sidecar.cli.generate import generate
 from sidecar.cli.invalidate import flush, invalidate
 from sidecar.cli.migrate import migrate, rollback
 from sidecar.cli.models import models
@@ -23,7 +24,7 @@ from sidecar.cli.warm import warm
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="embercache")
 def main() -> None:
-    """Embercache: a gRPC sidecar that answers embedding and search calls from cache.
+    """Embercache: a gRPC sidecar that answers model calls from cache.
 
     \b
     To begin with:
@@ -41,6 +42,7 @@ for command in (
     embed,
     documents,
     search,
+    generate,
     warm,
     stats,
     plan,

@@ -7,15 +7,15 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 from click.core import ParameterSource
 
+from sidecar.cli.cache_options import cache_options
 from sidecar.cli.connection import address_option, connected
 from sidecar.cli.embed_inputs import Inputs, from_arguments, from_lines, is_json_lines
 from sidecar.cli.embed_outputs import Embedded, Row, open_writer
-from sidecar.cli.parameters import DurationType
 from sidecar.cli.private import private_sidecar
 from sidecar.cli.progress import count_lines, progress_bar
 
@@ -54,21 +54,12 @@ def _check_out(_ctx: click.Context, _param: click.Parameter, value: Path | None)
 @address_option
 @click.option("--dev", is_flag=True, help="start a private sidecar, gone when the command ends")
 @click.option("--model", default="", help="a model's name  [default: the sidecar's first]")
-@click.option("--namespace", default="", help="part of the cache to use")
 @click.option(
     "--input-type",
     type=click.Choice(["query", "document"]),
     help="chooses the model's prompt, where it has one, and the default lifetime",
 )
-@click.option(
-    "--mode",
-    type=click.Choice(["default", "refresh", "bypass", "no-store", "only-if-cached"]),
-    default="default",
-    help="how to use the cache: refresh computes anew and replaces, bypass neither reads nor"
-    " stores, no-store only reads, only-if-cached computes nothing",
-)
-@click.option("--ttl", type=DurationType(), help="lifetime of what is stored, like 90s or 24h")
-@click.option("--tag", "tags", multiple=True, help="tag to invalidate it by; may be repeated")
+@cache_options
 @click.pass_context
 def embed(
     ctx: click.Context,
@@ -79,7 +70,6 @@ def embed(
     out: Path | None,
     address: str,
     dev: bool,
-    mode: str,
     **options: Any,
 ) -> None:
     """Embed TEXTS, or the lines of a file or of standard input.
@@ -98,7 +88,7 @@ def embed(
     if dev and ctx.get_parameter_source("address") is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --address or --dev, not both")
     inputs, name = _inputs(texts, file, jsonl)
-    request: EmbedOptions = {"mode": mode.replace("-", "_"), **options}  # type: ignore[typeddict-item]
+    request = cast("EmbedOptions", options)
     with contextlib.ExitStack() as exits:
         if dev:
             address = exits.enter_context(private_sidecar())

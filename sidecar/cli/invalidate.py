@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
-from embercache import Entity, Search
+from embercache import ChatMessage, Entity, Generation, Search
 
 from sidecar.cli.connection import address_option, connected
 from sidecar.cli.parameters import all_of
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     "--tag",
     "tags",
     multiple=True,
-    help="every entry with this tag; with --id, --text, --query: those stored with it; may be"
-    " repeated",
+    help="every entry with this tag; with --id, --text, --query, --prompt: those stored with it;"
+    " may be repeated",
 )
 @click.option("--id", "ids", multiple=True, help="the entity of this id; may be repeated")
 @click.option("--chunk-id", default="", help="with one --id: this part of it only")
@@ -39,9 +39,16 @@ if TYPE_CHECKING:
     "--query", "queries", multiple=True, help="the answers to this search; may be repeated"
 )
 @click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="the answers to this prompt, generated without a message of the system and without"
+    " options but --model and --tag; may be repeated",
+)
+@click.option(
     "--kind",
-    type=click.Choice(["embed", "search", "rerank"]),
-    help="every entry of this kind",
+    type=click.Choice(["embed", "search", "rerank", "generate", "prefix"]),
+    help="every entry of this kind; prefix is what generators keep of prompts",
 )
 @click.option(
     "--model-version",
@@ -53,7 +60,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     default="",
-    help="with --id, --text, --query, --model-version: the model  [default: the first]",
+    help="with --id, --text, --query, --prompt, --model-version: the model  [default: the first]",
 )
 @click.option(
     "--input-type",
@@ -66,8 +73,9 @@ if TYPE_CHECKING:
 def invalidate(address: str, **options: Any) -> None:
     """Make entries invalid, on every sidecar that shares the same Redis.
 
-    Give one kind of target: --tag, --id and --text, --document, --query, --kind, --model-version or
-    --whole-namespace. Nothing is lost but time: what is asked for again is computed again.
+    Give one kind of target: --tag, --id and --text, --document, --query, --prompt, --kind,
+    --model-version or --whole-namespace. Nothing is lost but time: what is asked for again is
+    computed again.
 
     \b
     Examples:
@@ -75,6 +83,7 @@ def invalidate(address: str, **options: Any) -> None:
       embercache invalidate --id document-17 --namespace shop
       embercache invalidate --document guide/setup.md --collection docs
       embercache invalidate --query "what glows?" --collection docs --where lang=en
+      embercache invalidate --kind generate --namespace shop
       embercache invalidate --whole-namespace --namespace shop
     """
     target, what = _target(_Options(**options))
@@ -91,6 +100,7 @@ class _Options:
     texts: tuple[str, ...]
     documents: tuple[str, ...]
     queries: tuple[str, ...]
+    prompts: tuple[str, ...]
     kind: Kind | None
     model_version: str | None
     whole_namespace: bool
@@ -106,7 +116,7 @@ class _Options:
 _QUALIFIERS = {
     "--chunk-id": ("chunk_id", ("--id or --text",)),
     "--collection": ("collection", ("--document", "--query")),
-    "--model": ("model", ("--id or --text", "--query", "--model-version")),
+    "--model": ("model", ("--id or --text", "--query", "--prompt", "--model-version")),
     "--input-type": ("input_type", ("--id or --text",)),
     "--where": ("conditions", ("--query",)),
     "--rerank": ("rerank", ("--query",)),
@@ -116,10 +126,12 @@ _QUALIFIERS = {
 def _target(given: _Options) -> tuple[InvalidateTarget, str]:
     """What to invalidate, and what to call it."""
     targets = {
-        "--tag": bool(given.tags) and not (given.ids or given.texts or given.queries),
+        "--tag": bool(given.tags)
+        and not (given.ids or given.texts or given.queries or given.prompts),
         "--id or --text": bool(given.ids or given.texts),
         "--document": bool(given.documents),
         "--query": bool(given.queries),
+        "--prompt": bool(given.prompts),
         "--kind": given.kind is not None,
         "--model-version": given.model_version is not None,
         "--whole-namespace": given.whole_namespace,
@@ -141,6 +153,8 @@ def _target(given: _Options) -> tuple[InvalidateTarget, str]:
             return {"documents": given.documents, "collection": given.collection}, what
         case "--query":
             return _searches(given)
+        case "--prompt":
+            return _generations(given)
         case "--kind":
             return {"kind": given.kind}, f"every entry of the kind {given.kind}"
         case "--model-version":
@@ -178,6 +192,17 @@ def _searches(given: _Options) -> tuple[InvalidateTarget, str]:
         for query in given.queries
     ]
     return {"searches": searches}, f"the answers to {counted(len(searches), 'search')}"
+
+
+def _generations(given: _Options) -> tuple[InvalidateTarget, str]:
+    """A prompt is both what was sent as it is, and what was a user's message."""
+    generations = [
+        Generation(prompt, model=given.model, tags=given.tags)
+        for text in given.prompts
+        for prompt in (text, [ChatMessage("user", text)])
+    ]
+    what = f"the answers to {counted(len(given.prompts), 'prompt')}"
+    return {"generations": generations}, what
 
 
 @click.command()

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sidecar.cli.cache_options import semantic_option
 from sidecar.cli.connection import address_option, connected
 from sidecar.cli.parameters import ConditionType, all_of
 from sidecar.cli.words import counted
@@ -44,12 +45,7 @@ where_option: Callable[[click.decorators.FC], click.decorators.FC] = click.optio
 @click.option("--collection", default="", help="where to search  [default: the default one]")
 @click.option("--namespace", default="", help="part of the cache and index to use")
 @click.option("--model", default="", help="a model's name  [default: the sidecar's first]")
-@click.option(
-    "--semantic/--no-semantic",
-    default=None,
-    help="allow the answer to another query of the same meaning, or forbid it"
-    "  [default: as the sidecar is set]",
-)
+@semantic_option
 @address_option
 @click.option("--json", "as_json", is_flag=True, help="the whole answer, as one JSON object")
 def search(

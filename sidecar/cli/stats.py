@@ -41,7 +41,9 @@ def stats(ctx: click.Context, /, address: str, as_json: bool, watch: bool, every
     The hit rate is the share of inputs that the hot, disk and warm tiers answered. Entries and
     sizes are known of the hot and the disk tier only. In the table by kind, namespace and model,
     "saved" is time that the model would have taken, "money" what that would have cost at the
-    prices that are set, and the cache saves time where the hit rate is above "pays from".
+    prices that are set, and the cache saves time where the hit rate is above "pays from". Of
+    generators, prefill and decode are tokens a second; "reused" is the share of the tokens of
+    prompts that did not have to be read again, followed by how many came from which tier.
 
     \b
     Examples:

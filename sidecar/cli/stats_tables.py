@@ -14,7 +14,17 @@ from sidecar.cli.words import band_edges
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from embercache import DiskState, ModelStats, SemanticStats, Stats, Tier, TierStats, UsageStats
+    from embercache import (
+        DiskState,
+        GeneratorStats,
+        ModelStats,
+        PrefixStats,
+        SemanticStats,
+        Stats,
+        Tier,
+        TierStats,
+        UsageStats,
+    )
     from rich.console import RenderableType
 
 HITS: tuple[Tier, ...] = ("hot", "disk", "warm")
@@ -37,6 +47,8 @@ def page(stats: Stats, address: str, before: Stats | None = None) -> Iterator[Re
     yield _tiers(stats, before if since else None, since or 1.0)
     yield ""
     yield _models(stats.models)
+    if stats.generators:
+        yield from _generators(stats.generators, before.generators if before and since else ())
     if stats.usage:
         yield ""
         yield from _usage(stats.usage)
@@ -139,6 +151,58 @@ def _models(models: Sequence[ModelStats]) -> Table:
             f"{model.shed:,}",
             f"{model.abandoned:,}",
             model.version or "not known yet",
+        )
+    return table
+
+
+def _generators(
+    generators: Sequence[GeneratorStats], before: Sequence[GeneratorStats]
+) -> Iterator[RenderableType]:
+    """How fast they were, since ``before`` if they were there then; and what they keep."""
+    table = _table("generator", "generated", "active", "queued", "shed", "abandoned")
+    for name in ("prefill/s", "decode/s"):
+        table.add_column(name, justify="right")
+    table.add_column("version")
+    earlier = {each.name: each for each in before}
+    for each in generators:
+        table.add_row(
+            each.name,
+            *(f"{count:,}" for count in (each.generated, each.active, each.queued)),
+            *(f"{count:,}" for count in (each.shed, each.abandoned)),
+            *_speeds(each, earlier.get(each.name)),
+            each.version or "not known yet",
+        )
+    yield ""
+    yield table
+    kept = [(each, each.prefix) for each in generators if each.prefix is not None]
+    if kept:
+        yield ""
+        yield _prefixes(kept)
+
+
+def _speeds(now: GeneratorStats, before: GeneratorStats | None) -> Iterator[str]:
+    """Tokens a second of prefill and decode, while the model was at it."""
+    tokens = [now.prefill_tokens, now.decode_tokens]
+    seconds = [now.prefill_seconds, now.decode_seconds]
+    if before is not None:
+        tokens = [tokens[0] - before.prefill_tokens, tokens[1] - before.decode_tokens]
+        seconds = [seconds[0] - before.prefill_seconds, seconds[1] - before.decode_seconds]
+    for count, time in zip(tokens, seconds, strict=True):
+        yield f"{count / time:,.1f}" if time > 0 else "-"
+
+
+def _prefixes(kept: Sequence[tuple[GeneratorStats, PrefixStats]]) -> Table:
+    """Keys and values of prompts: tokens that were reused, and what memory holds."""
+    table = _table("prompts of", "reused", *HITS, "memory", "of", "blocks", "in use", "evictions")
+    for generator, prefix in kept:
+        reused = sum(prefix.reused_tokens.values())
+        table.add_row(
+            generator.name,
+            _share(reused, reused + generator.prefill_tokens),
+            *(_count(prefix.reused_tokens.get(name, 0)) for name in HITS),
+            decimal(prefix.bytes),
+            decimal(prefix.capacity_bytes),
+            *(_count(count) for count in (prefix.blocks, prefix.pinned_blocks, prefix.evictions)),
         )
     return table
 

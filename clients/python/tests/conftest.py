@@ -57,15 +57,10 @@ class FakeSidecar(
         self.health = b"\x08\x01"
         self.found = search_pb2.SearchResponse()  # what every search finds
         self.stored = set()  # ids of documents
-        self.written = [
-            ("An ember", [3, 4]),
-            ("", [5]),
-            (" glows.", [6]),
-        ]  # text and tokens of each piece
+        # Text and tokens of each piece of what is generated.
+        self.written = [("An ember", [3, 4]), ("", [5]), (" glows.", [6])]
         self.summary = generate_pb2.GenerateSummary(model="fake", model_version=VERSION)
-        self.break_off = (
-            ""  # status name that ends a stream after its pieces, in place of a summary
-        )
+        self.break_off = ""  # status name that ends a stream in place of its summary
         self.progress = []  # what is told of a warming or a migration
 
     @staticmethod

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from embercache import (
+    GeneratorStats,
+    PrefixStats,
     SemanticBand,
     SemanticStats,
     Stats,
@@ -34,6 +36,7 @@ def stats(uptime: float = 10, **answered: int) -> Stats:
         models=[],
         usage=[],
         semantic=[],
+        generators=[],
     )
 
 
@@ -130,6 +133,65 @@ def test_semantic_answers_are_shown_by_similarity() -> None:
         ["shop", "0.925", "to", "0.95", "9", "5", "1", "2", "-"],
         ["shop", "0.995", "to", "1", "1,200", "1,200", "-", "-", "-"],
     ]
+
+
+PREFIX = PrefixStats(
+    reused_tokens={"hot": 5000, "warm": 1000},
+    blocks=300,
+    pinned_blocks=4,
+    bytes=21_000_000,
+    capacity_bytes=512_000_000,
+    evictions=2,
+    bandwidths={"warm": 2e8},
+    not_worth_loading=1,
+)
+
+
+def generator(**given: Any) -> GeneratorStats:
+    values: dict[str, Any] = {
+        "name": "smollm2",
+        "version": "v1",
+        "generated": 70,
+        "shed": 1,
+        "abandoned": 2,
+        "queued": 3,
+        "active": 4,
+        "prefill_tokens": 2000,
+        "prefill_seconds": 4.0,
+        "decode_tokens": 400,
+        "decode_seconds": 10.0,
+        "prefix": PREFIX,
+    }
+    return GeneratorStats(**(values | given))
+
+
+def test_generators_are_shown_with_their_speed_and_what_they_keep_of_prompts() -> None:
+    lines = shown(replace(stats(), generators=[generator()]), "a:1")
+    speed, kept = (line.split() for line in lines if line.startswith("smollm2"))
+    assert speed == ["smollm2", "70", "4", "3", "1", "2", "500.0", "40.0", "v1"]
+    assert kept == [
+        *("smollm2", "75.0%", "5,000", "-", "1,000", "21.0", "MB", "512.0", "MB"),
+        *("300", "4", "2"),
+    ]
+
+
+def test_the_speed_of_a_generator_is_that_since_the_last_look() -> None:
+    more = {"prefill_tokens": 3000, "prefill_seconds": 5.0, "generated": 71}
+    before = replace(stats(10), generators=[generator()])
+    now = replace(stats(14), generators=[generator(**more), generator(name="new")])
+    lines = shown(now, "a:1", before)
+    # It generated nothing in the meantime; the other was not there before.
+    assert row(lines, "smollm2")[6:8] == ["1,000.0", "-"]
+    assert row(lines, "new")[6:8] == ["500.0", "40.0"]
+    begun_anew = shown(replace(stats(1), generators=[generator(**more)]), "a:1", before)
+    assert row(begun_anew, "smollm2")[6:8] == ["600.0", "40.0"]
+
+
+def test_a_generator_that_runs_elsewhere_keeps_nothing_here() -> None:
+    lines = shown(replace(stats(), generators=[generator(prefix=None)]), "a:1")
+    assert sum(line.startswith("smollm2") for line in lines) == 1
+    assert "prompts of" not in "\n".join(lines)
+    assert "generator" not in "\n".join(shown(stats(), "a:1"))
 
 
 @pytest.mark.parametrize(
