@@ -1,0 +1,78 @@
+"""Opens models behind OpenAI-compatible services."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.models.errors import SetupError
+from sidecar.models.openai_key import OpenAIKey
+from sidecar.models.openai_target import parse_names, parse_target
+
+if TYPE_CHECKING:
+    import contextlib
+
+    from sidecar.config import Settings
+    from sidecar.models.generation import Generator
+    from sidecar.models.openai_client import OpenAIClient
+    from sidecar.models.types import Embedder
+
+
+async def open_openai_models(
+    settings: Settings, exits: contextlib.AsyncExitStack
+) -> dict[str, Embedder]:
+    """The models of ``encoder.target`` by our names, in the order given. Raises `SetupError`."""
+    names = parse_names(settings.model.packs, "model.packs")
+    client = _open_client(settings, settings.encoder.target, "encoder.target", exits)
+    from sidecar.models.openai_embedder import OpenAIEmbedder
+
+    models: dict[str, Embedder] = {}
+    for ours, theirs in names.items():
+        model = OpenAIEmbedder(ours, theirs, client, queue_inputs=settings.encoder.queue_inputs)
+        exits.push_async_callback(model.close)
+        await model.start()
+        models[ours] = model
+    return models
+
+
+async def open_openai_generators(
+    settings: Settings, exits: contextlib.AsyncExitStack
+) -> dict[str, Generator]:
+    """The models of ``generator.target`` by our names, in the order given. Raises `SetupError`."""
+    names = parse_names(settings.generator.packs, "generator.packs")
+    client = _open_client(settings, settings.generator.target, "generator.target", exits)
+    from sidecar.models.openai_generator import OpenAIGenerator
+
+    generators: dict[str, Generator] = {}
+    for ours, theirs in names.items():
+        generator = OpenAIGenerator(
+            ours,
+            theirs,
+            client,
+            parallel=settings.generator.parallel,
+            queue=settings.generator.queue,
+        )
+        exits.push_async_callback(generator.close)
+        generators[ours] = generator
+    return generators
+
+
+def _open_client(
+    settings: Settings, target: str, setting: str, exits: contextlib.AsyncExitStack
+) -> OpenAIClient:
+    key = OpenAIKey(settings.openai.key.get_secret_value(), settings.openai.key_file)
+    parsed = parse_target(
+        target, setting, has_key=bool(key.value), insecure=settings.server.insecure
+    )
+    try:
+        from sidecar.models.openai_client import OpenAIClient
+    except ModuleNotFoundError as error:
+        if error.name != "openai":
+            raise
+        raise SetupError(
+            f"{setting}: the package openai is missing; install embercache-sidecar[openai]"
+        ) from None
+    client = OpenAIClient(
+        parsed, key, timeout=settings.openai.timeout, retries=settings.openai.retries
+    )
+    exits.push_async_callback(client.close)
+    return client
