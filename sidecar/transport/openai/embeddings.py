@@ -96,8 +96,8 @@ def read(fields: Fields) -> Asked:
 def _texts(value: object) -> list[str]:
     if isinstance(value, str):
         return [text(value, "input")]
-    if not isinstance(value, list):
-        raise bad_field("input", "give a string or a list of strings")
+    if not isinstance(value, list) or not value:
+        raise bad_field("input", "give a string, or a list of at least one")
     if any(isinstance(entry, int | list) for entry in value):
         raise bad_field(
             "input",

@@ -1,0 +1,164 @@
+"""The HTTP server itself: who may call it, models, and how it begins and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+
+from sidecar.transport.server import ListenError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Front = Any
+    FakeServices = Any
+    OpenFront = Callable[..., Awaitable[Front]]
+
+TEXT = {"model": "tiny", "input": "a"}
+CHAT = {"model": "small", "messages": [{"role": "user", "content": "Hello"}]}
+HANG_GUARD = 30.0
+
+
+async def until_refused(front: Front) -> None:
+    """Calls until no connection is taken any more."""
+    async with asyncio.timeout(HANG_GUARD):
+        with contextlib.suppress(openai.APIConnectionError):
+            while True:
+                await front.openai.models.list()
+
+
+async def test_models_of_both_kinds_are_listed(front: Front) -> None:
+    models = [model async for model in front.openai.models.list()]
+    assert [model.id for model in models] == ["tiny", "small"]
+    assert {model.object for model in models} == {"model"}
+
+
+async def test_a_model_may_be_asked_for_by_name(front: Front) -> None:
+    assert (await front.openai.models.retrieve("small")).id == "small"
+    with pytest.raises(openai.NotFoundError, match="choose one of tiny, small"):
+        await front.openai.models.retrieve("huge")
+
+
+@pytest.mark.parametrize("origin", ["https://example.com", "http://127.0.0.1", "null"])
+async def test_web_pages_are_refused(front: Front, services: FakeServices, origin: str) -> None:
+    status, answer, _ = await front.post("embeddings", TEXT, Origin=origin)
+    assert (status, answer["error"]["code"]) == (403, "origin")
+    assert services.embeds == []
+
+
+@pytest.mark.parametrize(
+    "host", ["example.com", "example.com:80", "127.0.0.1.example.com", "", "["]
+)
+async def test_names_of_other_hosts_are_refused(front: Front, host: str) -> None:
+    status, answer, _ = await front.send("GET", "models", headers={"Host": host})
+    assert (status, answer["error"]["code"]) == (403, "host")
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:8080", "LOCALHOST", "127.0.0.1:1", "10.1.2.3", "[::1]:80"]
+)
+async def test_addresses_and_localhost_are_served(front: Front, host: str) -> None:
+    status, _, _ = await front.send("GET", "models", headers={"Host": host})
+    assert status == 200
+
+
+async def test_the_name_that_it_listens_on_is_served(open_front: OpenFront) -> None:
+    front = await open_front(openai_address="localhost:0")
+    assert front.url.startswith("http://localhost:")
+    status, _, _ = await front.send("GET", "models")
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
+)
+async def test_only_json_is_read(front: Front, services: FakeServices, kind: str) -> None:
+    status, _, _ = await front.post("embeddings", TEXT, **{"Content-Type": kind})
+    assert status == 415
+    assert services.embeds == []
+
+
+async def test_json_may_name_its_charset(front: Front) -> None:
+    status, _, _ = await front.post(
+        "embeddings", TEXT, **{"Content-Type": "application/json; charset=utf-8"}
+    )
+    assert status == 200
+
+
+async def test_compressed_requests_are_refused(front: Front) -> None:
+    status, answer, _ = await front.post("embeddings", b"\x1f\x8b", **{"Content-Encoding": "gzip"})
+    assert status == 415
+    assert "compressed" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'"a"', b"null", b"\xff", b"[" * 100_000, b'{"model": NaN}']
+)
+async def test_a_body_that_is_no_object_is_refused(front: Front, body: bytes) -> None:
+    status, answer, _ = await front.post("embeddings", body)
+    assert status == 400
+    assert "the body is not" in answer["error"]["message"]
+
+
+async def test_the_name_of_an_unknown_field_is_told_only_if_it_is_a_name(front: Front) -> None:
+    _, answer, _ = await front.post("embeddings", TEXT | {"imput": 1})
+    assert answer["error"]["param"] == "imput"
+    status, answer, _ = await front.post("embeddings", TEXT | {"dear diary, today": 1})
+    assert status == 400
+    assert "diary" not in str(answer)
+
+
+async def test_an_unknown_path_is_an_error_like_others(front: Front) -> None:
+    with pytest.raises(openai.NotFoundError, match="no such path"):
+        await front.openai.responses.create(model="small", input="Hello")
+
+
+async def test_a_path_is_posted_to_or_not(front: Front) -> None:
+    status, answer, _ = await front.send("GET", "embeddings")
+    assert status == 405
+    assert "POST" in answer["error"]["message"]
+
+
+async def test_keys_are_accepted_whatever_they_are(front: Front) -> None:
+    status, _, _ = await front.post("embeddings", TEXT, Authorization="Bearer sk-secret")
+    assert status == 200
+
+
+async def test_an_address_in_use_is_refused(front: Front, open_front: OpenFront) -> None:
+    address = front.url.removeprefix("http://").removesuffix("/v1")
+    with pytest.raises(ListenError, match=r"another process .* server\.openai_address"):
+        await open_front(openai_address=address)
+
+
+async def test_a_drain_lets_a_stream_end(front: Front, services: FakeServices) -> None:
+    services.go.clear()
+    stream = await front.openai.chat.completions.create(**CHAT, stream=True)
+    drain = asyncio.create_task(front.front.drain())
+    await until_refused(front)
+    services.go.set()
+    pieces = [chunk.choices[0].delta.content async for chunk in stream]
+    assert pieces == ["", "Hello", " you", None]
+    await drain
+
+
+async def test_a_drain_ends_what_takes_too_long(
+    open_front: OpenFront, services: FakeServices
+) -> None:
+    front = await open_front(drain_timeout=0.02)
+    services.go.clear()
+    stream = await front.openai.chat.completions.create(**CHAT, stream=True)
+    await front.front.drain()
+    with pytest.raises(openai.APIConnectionError):
+        async for _ in stream:
+            pass
+    assert services.closed == 1
+
+
+async def test_a_drain_does_not_wait_for_idle_connections(front: Front) -> None:
+    await front.openai.models.list()
+    async with asyncio.timeout(HANG_GUARD):
+        await front.front.drain()
