@@ -28,11 +28,16 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """An ONNX graph: ``files`` holds the file itself and those with its external weights."""
+    """An ONNX graph: ``files`` holds the file itself and those with its external weights.
+
+    ``in_place`` has the pairs of input and output that may be one buffer: keys and values of
+    attention that writes new ones behind the old ones.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     files: tuple[Path, ...]
+    in_place: frozenset[tuple[str, str]]
 
 
 def read_graph(path: Path) -> Graph:
@@ -46,6 +51,12 @@ def read_graph(path: Path) -> Graph:
         inputs=tuple(_spec(path, v) for v in model.graph.input if v.name not in constants),
         outputs=tuple(_spec(path, value) for value in model.graph.output),
         files=(path, *sorted(_external_files(path, model))),
+        in_place=frozenset(
+            pair
+            for node in model.graph.node
+            if (node.domain, node.op_type) == ("com.microsoft", "GroupQueryAttention")
+            for pair in zip(node.input[3:5], node.output[1:3], strict=False)
+        ),
     )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import onnxruntime as ort  # type: ignore[import-untyped]
+    from numpy.typing import NDArray
 
 Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
 
@@ -60,6 +61,11 @@ def open_session(
             )
         _log.warning("no CUDA (%s): %s runs on the CPU", reason, path)
     return _open(path, threads, [_CPU]), "cpu"
+
+
+def new_value(array: NDArray[Any], device: str) -> ort.OrtValue:
+    """The array as ONNX Runtime has it: the same memory on "cpu", a copy on "cuda"."""
+    return _runtime().OrtValue.ortvalue_from_numpy(array, device, 0)
 
 
 def _open_cuda(path: Path, threads: int | None) -> tuple[ort.InferenceSession | None, str]:

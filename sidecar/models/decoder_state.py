@@ -1,0 +1,183 @@
+"""The keys and values of one text, which a decoder reads on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidecar.models.half import narrow, widen
+from sidecar.models.session import new_value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnxruntime as ort  # type: ignore[import-untyped]
+
+    from sidecar.models.decoder_pack import DecoderPack
+
+Block: TypeAlias = NDArray[Any]
+"""Keys and values of consecutive tokens: float16 or float32 ``[2 * layers, heads, tokens, size]``,
+key and value of each layer in turn."""
+
+
+class DecoderState(ABC):
+    """The tokens of one text that a decoder has read: ``length`` of them.
+
+    For one thread at a time; but what was read before may be exported while more is read.
+    """
+
+    def __init__(self, session: ort.InferenceSession, pack: DecoderPack, device: str) -> None:
+        self.length = 0
+        self._session = session
+        self._pack = pack
+        self._device = device
+
+    def run(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Reads these tokens; returns the logits behind the last of them: ``[vocabulary]``.
+
+        They may be NaN or infinite. Raises whatever ONNX Runtime raises.
+        """
+        logits = self._run(self._feed(tokens))
+        self.length += len(tokens)
+        last: NDArray[np.float32] = logits[0, -1].astype(np.float32)
+        return last
+
+    def load(self, blocks: Sequence[Block]) -> None:
+        """Takes the keys and values of the first tokens as if they had been read.
+
+        Only where nothing was read yet.
+        """
+        places = np.cumsum([0, *(block.shape[2] for block in blocks)])
+        first = self._first(int(places[-1]))
+        for block, start, end in zip(blocks, places, places[1:], strict=False):
+            if block.dtype == np.float16 and first.dtype == np.float32:
+                widen(block, first[:, :, start:end])
+            else:
+                first[:, :, start:end] = block
+        self._loaded(first)
+        self.length = int(places[-1])
+
+    def export(self, start: int, stop: int, tokens: int) -> list[Block]:
+        """Copies of the keys and values between two places, in blocks of so many tokens.
+
+        In float16 where that is exact. May be called from any thread.
+        """
+        layers = self._layers()
+        blocks = []
+        for place in range(start, stop, tokens):
+            block = np.stack([layer[:, place : place + tokens] for layer in layers])
+            blocks.append(narrow(block) if block.dtype == np.float32 else block)
+        return blocks
+
+    def _feed(self, tokens: Sequence[int]) -> dict[str, NDArray[Any]]:
+        start, end = self.length, self.length + len(tokens)
+        values = {
+            "input_ids": np.array([tokens]),
+            "attention_mask": np.ones((1, end)),
+            "position_ids": np.arange(start, end)[None],
+            "use_cache_branch": np.array([start > 0]),
+        }
+        return {
+            spec.name: values[spec.name].astype(spec.dtype)
+            for spec in self._pack.inputs
+            if spec.name in values
+        }
+
+    @abstractmethod
+    def _run(self, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        """Runs the graph and returns its logits: ``[1, 1 or more, vocabulary]``."""
+
+    @abstractmethod
+    def _first(self, tokens: int) -> NDArray[Any]:
+        """Where to write the keys and values of the first tokens: a `Block` or more."""
+
+    @abstractmethod
+    def _loaded(self, first: NDArray[Any]) -> None:
+        """Takes what was written."""
+
+    @abstractmethod
+    def _layers(self) -> Sequence[NDArray[Any]]:
+        """Keys and values in this process's memory: key and value ``[heads, tokens, size]``."""
+
+
+class InPlaceState(DecoderState):
+    """One buffer for up to ``capacity`` tokens, into which the graph writes where it reads.
+
+    On a CPU it is in this process's memory, where loading and exporting are plain copies.
+    """
+
+    def __init__(
+        self, session: ort.InferenceSession, pack: DecoderPack, device: str, capacity: int
+    ) -> None:
+        super().__init__(session, pack, device)
+        kv = pack.kv
+        self._shape = (len(kv.past), kv.heads, capacity, kv.head_size)
+        buffer = self._zeros()
+        self._buffer = buffer if device == "cpu" else None
+        self._value = new_value(buffer, device)
+        self._binding = session.io_binding()
+        self._binding.bind_output("logits", "cpu")  # the first, so that it is found
+        for index, names in enumerate(zip(kv.past, kv.present, strict=True)):
+            address = self._value.data_ptr() + index * buffer[0].nbytes
+            part = (device, 0, kv.dtype, (1, *self._shape[1:]), address)
+            self._binding.bind_input(names[0], *part)
+            self._binding.bind_output(names[1], *part)
+
+    def _run(self, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        for name, array in feed.items():
+            self._binding.bind_cpu_input(name, array)
+        self._session.run_with_iobinding(self._binding)
+        logits: NDArray[Any] = self._binding.get_outputs_as_ortvaluevector()[0].numpy()
+        return logits
+
+    def _first(self, tokens: int) -> NDArray[Any]:
+        return self._zeros() if self._buffer is None else self._buffer
+
+    def _loaded(self, first: NDArray[Any]) -> None:
+        if self._buffer is None:
+            self._value.update_inplace(first)
+
+    def _layers(self) -> Sequence[NDArray[Any]]:
+        return list(self._value.numpy() if self._buffer is None else self._buffer)
+
+    def _zeros(self) -> NDArray[Any]:
+        # On a CPU, memory that is touched first is zero anyway. Another number might be NaN, and
+        # kernels multiply what they leave out by 0.
+        return np.zeros(self._shape, self._pack.kv.dtype)
+
+
+class GrowingState(DecoderState):
+    """What a graph made in a run is what it is given in the next one, without another copy."""
+
+    def __init__(self, session: ort.InferenceSession, pack: DecoderPack, device: str) -> None:
+        super().__init__(session, pack, device)
+        self._past: Sequence[ort.OrtValue] = ()
+        self._loaded(self._first(0))
+
+    def _run(self, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        kv = self._pack.kv
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, array)
+        for name, value in zip(kv.past, self._past, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_output("logits", "cpu")
+        for name in kv.present:
+            binding.bind_output(name, self._device)
+        self._session.run_with_iobinding(binding)
+        logits, *self._past = binding.get_outputs()
+        array = logits.numpy()
+        return array
+
+    def _first(self, tokens: int) -> NDArray[Any]:
+        kv = self._pack.kv
+        return np.empty((len(kv.past), kv.heads, tokens, kv.head_size), kv.dtype)
+
+    def _loaded(self, first: NDArray[Any]) -> None:
+        self._past = [new_value(layer[None], self._device) for layer in first]
+
+    def _layers(self) -> Sequence[NDArray[Any]]:
+        return [value.numpy()[0] for value in self._past]
