@@ -62,6 +62,18 @@ def minilm_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """The pack smollm2-135m, of 4 bits, in the default folder, pulled if it is not there."""
+    return pull("smollm2-135m", default_folder(), lambda stage, done, total: None)
+
+
+@pytest.fixture(scope="session")
+def smollm2_fp32_folder() -> Path:
+    """The pack smollm2-135m-fp32 in the default folder, pulled if it is not there."""
+    return pull("smollm2-135m-fp32", default_folder(), lambda stage, done, total: None)
+
+
+@pytest.fixture(scope="session")
 def shared_redis() -> Iterator[DevRedis]:
     """One real Redis for the whole run; use ``redis_server``, which empties it first."""
     with DevRedis() as server:

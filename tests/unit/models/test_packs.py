@@ -40,8 +40,12 @@ def test_packs_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_list_tells_which_packs_are_pulled(folder: Path, tmp_path: Path) -> None:
-    assert [(s.pack.name, s.path) for s in list_packs(folder)] == [("minilm", folder / "minilm")]
-    assert [(s.pack.name, s.path) for s in list_packs(tmp_path / "none")] == [("minilm", None)]
+    assert list(PACKS) == ["minilm", "smollm2-135m", "smollm2-135m-fp32"]
+    found = [(s.pack, s.path) for s in list_packs(folder)]
+    assert found == [(p, folder / "minilm" if p == MINILM else None) for p in PACKS.values()]
+    assert [(s.pack, s.path) for s in list_packs(tmp_path / "none")] == [
+        (pack, None) for pack in PACKS.values()
+    ]
 
 
 def test_a_name_stands_for_its_pulled_pack(folder: Path) -> None:
@@ -58,7 +62,7 @@ def test_a_pack_not_pulled_yet_says_how_to_pull_it(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_says_which_there_are(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"no model 'other': .*\(minilm\)"):
+    with pytest.raises(SetupError, match=r"no model 'other': .*\(minilm, smollm2-135m, "):
         resolve("other", tmp_path)
 
 
