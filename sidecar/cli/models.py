@@ -17,6 +17,7 @@ from rich.progress import Progress as Bar
 
 from sidecar.config_sources import ConfigError, load_settings
 from sidecar.models import packs
+from sidecar.models.decoder_pack import read_decoder_pack
 from sidecar.models.errors import SetupError
 from sidecar.models.pack import read_pack
 from sidecar.models.pull import pull as pull_pack
@@ -75,7 +76,7 @@ def pull(name: str, folder: Path) -> None:
     \b
     Examples:
       embercache models pull minilm
-      embercache models pull minilm --folder /models
+      embercache models pull smollm2-135m --folder /models
     """
     with _progress(name) as progress:
         path = pull_pack(name, folder, progress)
@@ -98,7 +99,8 @@ def list_(folder: Path) -> None:
         if status.path is None:
             click.echo(f"  not pulled: run `embercache models pull {status.pack.name}`")
         else:
-            click.echo(f"  {status.path}, {decimal(_size(status.path))}, {_version(status.path)}")
+            version = _version(status.pack, status.path)
+            click.echo(f"  {status.path}, {decimal(_size(status.path))}, {version}")
             if not packs.is_current(status.pack, folder):
                 click.echo(f"  not what `embercache models pull {status.pack.name}` makes today")
 
@@ -158,8 +160,9 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _version(path: Path) -> str:
+def _version(pack: packs.BuiltInPack, path: Path) -> str:
+    read = read_decoder_pack if pack.generates else read_pack
     try:
-        return f"version {read_pack(path).version}"
+        return f"version {read(path).version}"
     except SetupError as error:
         return f"damaged: {error}"

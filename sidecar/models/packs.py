@@ -25,6 +25,7 @@ class BuiltInPack:
 
     ``files`` maps each file needed from the wheel's folder ``root`` to its sha256. ``build``
     turns a folder with these files into a pack; ``revision`` counts the changes in what it makes.
+    ``generates`` says whether the pack generates text; else it embeds.
     """
 
     name: str
@@ -36,6 +37,7 @@ class BuiltInPack:
     files: Mapping[str, str]
     build: Callable[[Path], None]
     revision: int
+    generates: bool = False
 
 
 def _smollm2(name: str, precision: str, build: Callable[[Path], None]) -> BuiltInPack:
@@ -49,6 +51,7 @@ def _smollm2(name: str, precision: str, build: Callable[[Path], None]) -> BuiltI
         files={GGUF_FILE: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
         build=build,
         revision=1,
+        generates=True,
     )
 
 
