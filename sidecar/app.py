@@ -12,10 +12,12 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar import __version__
+from sidecar.open_generators import open_generators
 from sidecar.open_models import open_models, open_rerankers
-from sidecar.open_services import handlers, open_services
+from sidecar.open_services import handlers, open_services, openai_methods
 from sidecar.open_tiers import open_tiers
 from sidecar.telemetry.metrics import CallMetrics, StatsCollector, serve_metrics
+from sidecar.transport.openai.front import OpenAIFront
 from sidecar.transport.server import GrpcServer, ListenError
 
 if TYPE_CHECKING:
@@ -46,7 +48,10 @@ class App:
             models = await open_models(self._settings, exits)
             rerankers = await open_rerankers(self._settings, models, exits)
             tiers = await open_tiers(self._settings, exits)
-            services = await open_services(self._settings, models, rerankers, tiers, exits)
+            generators = await open_generators(self._settings, tiers, exits)
+            services = await open_services(
+                self._settings, models, rerankers, generators, tiers, exits
+            )
             self.addresses = await _listen(self._settings, services, exits)
             self._exits = exits.pop_all()
         _log.info("serving", version=__version__, addresses=self.addresses)
@@ -82,10 +87,21 @@ async def _listen(
     ProcessCollector(registry=registry)
     if settings.server.metrics_address:
         exits.callback(_serve_metrics(settings.server.metrics_address, registry))
-    server = GrpcServer(settings.server, handlers(services, CallMetrics(registry)))
+    metrics = CallMetrics(registry)
+    server = GrpcServer(settings.server, handlers(services, metrics))
+    if not settings.server.openai_address:
+        exits.push_async_callback(server.drain)
+        await server.start()
+        return server.addresses
+    front = OpenAIFront(settings.server, openai_methods(services), metrics)
+
+    async def drain() -> None:
+        await asyncio.gather(front.drain(), server.drain())
+
+    exits.push_async_callback(drain)
+    await front.start()
     await server.start()
-    exits.push_async_callback(server.drain)
-    return server.addresses
+    return [*server.addresses, front.url]
 
 
 def _serve_metrics(address: str, registry: CollectorRegistry) -> Callable[[], None]:

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from sidecar.cache.disk_store import MIN_BYTES
+from sidecar.models.openai_target import is_openai
 from sidecar.models.packs import default_folder
 from sidecar.units import NAME_PATTERN, Bytes, Lifetime, OptionalPath, Seconds, Words
 
@@ -160,6 +161,13 @@ class GeneratorSettings(_Section):
     max_tokens: int = Field(
         256, ge=1, description="most tokens of an answer, unless a call says otherwise"
     )
+
+    @field_validator("target")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value != "local" and not is_openai(value):
+            raise ValueError("write local, openai://HOST/v1 or openai+http://HOST:PORT/v1")
+        return value
 
 
 class PrefixSettings(_Section):

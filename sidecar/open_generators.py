@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from sidecar.cache.prefix_tiers import DiskBlocks, RedisBlocks
-from sidecar.models.local_generator import LocalGenerator
+from sidecar.cache.prefix_tiers import DiskBlocks, WarmBlocks
+from sidecar.models.openai_target import is_openai
 from sidecar.models.packs import resolve
 from sidecar.models.prefixes import Prefixes
 from sidecar.open_models import check_name
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sidecar.config import Settings
     from sidecar.models.generation import Generator, PrefixTier
-    from sidecar.models.prefixes import LowerBlocks
+    from sidecar.models.prefix_loads import LowerBlocks
     from sidecar.open_tiers import Tiers
 
 _log = structlog.get_logger()
@@ -29,9 +29,13 @@ async def open_generators(
     settings: Settings, tiers: Tiers, exits: contextlib.AsyncExitStack
 ) -> dict[str, Generator]:
     """The generators by their names. Raises `SetupError`."""
-    if settings.generator.target != "local":
+    if is_openai(settings.generator.target):
         return await open_openai_generators(settings, exits)
     generators: dict[str, Generator] = {}
+    if not settings.generator.packs:
+        return generators
+    from sidecar.models.local_generator import LocalGenerator
+
     for pack in settings.generator.packs:
         folder = resolve(pack, settings.model.folder)
         check_name(folder.name, generators, "generator.packs")
@@ -61,7 +65,7 @@ def _open_prefixes(settings: Settings, tiers: Tiers) -> Prefixes:
     if settings.prefix.shared and tiers.disk is not None:
         lower.append(("disk", DiskBlocks(tiers.disk)))
     if settings.prefix.shared and tiers.warm is not None:
-        lower.append(("warm", RedisBlocks(tiers.warm)))
+        lower.append(("warm", WarmBlocks(tiers.warm)))
     return Prefixes(
         settings.prefix.max_bytes // len(settings.generator.packs),
         lower=lower,

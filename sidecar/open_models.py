@@ -12,10 +12,12 @@ from sidecar.models.cross_encoder import CrossEncoderReranker
 from sidecar.models.errors import SetupError
 from sidecar.models.late_interaction import LateInteractionReranker
 from sidecar.models.local import LocalEmbedder
+from sidecar.models.openai_target import is_openai
 from sidecar.models.packs import resolve
 from sidecar.models.remote import RemoteEmbedder
 from sidecar.models.remote_reranker import RemoteReranker
 from sidecar.models.router import ModelRouter
+from sidecar.open_openai import open_openai_models
 from sidecar.units import NAME_PATTERN
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ _log = structlog.get_logger()
 
 async def open_models(settings: Settings, exits: contextlib.AsyncExitStack) -> ModelRouter:
     """The models by their names. Raises `SetupError`."""
+    if is_openai(settings.encoder.target):
+        return ModelRouter(await open_openai_models(settings, exits))
     models: dict[str, Embedder] = {}
     for pack in settings.model.packs:
         if settings.encoder.target == "local":
@@ -91,7 +95,7 @@ async def open_rerankers(
     """The rerankers by their names. Raises `SetupError`."""
     rerankers: dict[str, Reranker] = {}
     for name in settings.model.rerankers:
-        if settings.encoder.target == "local":
+        if settings.encoder.target == "local" or is_openai(settings.encoder.target):
             reranker = await _load_reranker(settings, name, models)
             if reranker is None:
                 continue
@@ -122,7 +126,9 @@ async def _load_reranker(settings: Settings, name: str, models: ModelRouter) -> 
             queue_pairs=settings.encoder.queue_inputs,
         )
     first = next(iter(models))
-    assert isinstance(first, LocalEmbedder)  # noqa: S101 - all are, with the target "local"
+    if not isinstance(first, LocalEmbedder):
+        _log.warning("there is no reranker", reason="maxsim needs a model of this sidecar")
+        return None
     try:
         return LateInteractionReranker(first)
     except SetupError as error:

@@ -22,6 +22,8 @@ from sidecar.services.document_writes import DocumentWriter
 from sidecar.services.documents import DocumentService
 from sidecar.services.embed import EmbedService
 from sidecar.services.embed_request import RequestReader
+from sidecar.services.generate import GenerateService
+from sidecar.services.generate_request import GenerateReader
 from sidecar.services.invalidation import Invalidation
 from sidecar.services.rerank import RerankService
 from sidecar.services.scores import Scores
@@ -32,6 +34,7 @@ from sidecar.services.stored import StoredResponses
 from sidecar.services.vectors import Vectors
 from sidecar.services.warming import Warmer
 from sidecar.transport.handlers import server_stream, service, stream, unary
+from sidecar.transport.openai.methods import Methods
 
 if TYPE_CHECKING:
     import contextlib
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     import grpc
 
     from sidecar.config import Settings
+    from sidecar.models.generation import Generator
     from sidecar.models.router import ModelRouter
     from sidecar.models.types import Reranker
     from sidecar.open_tiers import Tiers
@@ -59,14 +63,17 @@ class Services:
     warmer: Warmer
     migration: ModelMigration
     admin: CacheAdmin
+    generate: GenerateService
     embed_responses: StoredResponses
     search_responses: StoredResponses
+    generate_responses: StoredResponses
 
 
 async def open_services(
     settings: Settings,
     models: ModelRouter,
     rerankers: Mapping[str, Reranker],
+    generators: Mapping[str, Generator],
     tiers: Tiers,
     exits: contextlib.AsyncExitStack,
 ) -> Services:
@@ -76,6 +83,7 @@ async def open_services(
     note = popular.note if popular is not None else _ignore
     embed_responses = StoredResponses("Embed", tiers.hot, note)
     search_responses = StoredResponses("Search", tiers.hot, note)
+    generate_responses = StoredResponses("Generate", tiers.hot, note)
     generations, cache, accounts = tiers.generations, tiers.cache, tiers.accounts
     writer = DocumentWriter(index, generations)
     exits.push_async_callback(writer.close)
@@ -105,11 +113,28 @@ async def open_services(
         settings=settings.cache,
         max_bytes=settings.server.max_message_bytes,
     )
+    generation_reader = GenerateReader(
+        requests, generators, settings.semantic, settings.generator.max_tokens
+    )
+    generate = GenerateService(
+        requests=requests,
+        reader=generation_reader,
+        generators=generators,
+        cache=cache,
+        accounts=accounts,
+        vectors=vectors,
+        semantic=semantic,
+        responses=generate_responses,
+        generations=generations,
+        settings=settings.cache,
+    )
     invalidation = Invalidation(
         requests=requests,
         reader=reader,
         vectors=vectors,
         search=search,
+        generation_reader=generation_reader,
+        generate=generate,
         cache=cache,
         generations=generations,
     )
@@ -119,7 +144,7 @@ async def open_services(
     warmer = Warmer(embed.embed, search.search, popular)
     schedule_warming(settings, tiers, warmer, popular, exits)
     copied = CachedDocuments(requests, vectors, generations, writer)
-    responses = (embed_responses, search_responses)
+    responses = (embed_responses, search_responses, generate_responses)
     return Services(
         embed=embed,
         search=search,
@@ -144,16 +169,18 @@ async def open_services(
         migration=await open_migration(
             settings, models, tiers, index, copied, warmer, popular, exits
         ),
-        admin=_open_admin(settings, models, tiers, responses, semantic, exits),
+        admin=_open_admin(settings, models, generators, tiers, responses, semantic, exits),
+        generate=generate,
         embed_responses=embed_responses,
         search_responses=search_responses,
+        generate_responses=generate_responses,
     )
 
 
 def handlers(services: Services, metrics: CallMetrics) -> list[grpc.GenericRpcHandler]:
     """What the server is to call for each method."""
     embed, search = services.embed, services.search
-    documents, admin = services.documents, services.admin
+    documents, admin, generate = services.documents, services.admin, services.generate
     return [
         service(
             "embercache.v1.EmbedService",
@@ -173,6 +200,18 @@ def handlers(services: Services, metrics: CallMetrics) -> list[grpc.GenericRpcHa
             },
         ),
         service(
+            "embercache.v1.GenerateService",
+            {
+                "Generate": unary(
+                    generate.generate, "Generate", metrics, services.generate_responses.get
+                ),
+                "GenerateStream": server_stream(
+                    generate.generate_stream, "GenerateStream", metrics
+                ),
+                "ListGenerators": unary(generate.list_generators, "ListGenerators", metrics),
+            },
+        ),
+        service(
             "embercache.v1.CacheService",
             {
                 "Stats": unary(admin.stats, "Stats", metrics),
@@ -187,6 +226,19 @@ def handlers(services: Services, metrics: CallMetrics) -> list[grpc.GenericRpcHa
             },
         ),
     ]
+
+
+def openai_methods(services: Services) -> Methods:
+    """What the OpenAI-compatible API is to call."""
+    return Methods(
+        embed=services.embed.embed,
+        stored_embed=services.embed_responses.get,
+        list_models=services.embed.list_models,
+        generate=services.generate.generate,
+        stored_generate=services.generate_responses.get,
+        open_stream=services.generate.open_stream,
+        list_generators=services.generate.list_generators,
+    )
 
 
 def _open_popular(
@@ -218,6 +270,7 @@ def _open_semantic(
 def _open_admin(
     settings: Settings,
     models: ModelRouter,
+    generators: Mapping[str, Generator],
     tiers: Tiers,
     responses: Sequence[StoredResponses],
     semantic: SemanticAnswers,
@@ -228,6 +281,7 @@ def _open_admin(
         keep_running(memory.run(), exits)
     return CacheAdmin(
         models=models,
+        generators=generators.values(),
         accounts=tiers.accounts,
         responses=responses,
         semantic=semantic.report,

@@ -11,12 +11,13 @@ from sidecar import __version__
 from sidecar.cache.items import Tier
 from sidecar.models.types import ModelUnavailableError
 from sidecar.services.errors import invalid
+from sidecar.services.generator_stats import generator_stats
 from sidecar.services.requests import decode
 from sidecar.services.usage import usage
 from sidecar.services.wire import TIER_NUMBER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from typing import Any
 
     from sidecar.cache.accounts import Accounts
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sidecar.cache.semantic_report import SemanticReport
     from sidecar.cache.warm import WarmTier
     from sidecar.config import PriceSettings
+    from sidecar.models.generation import Generator
     from sidecar.models.router import ModelRouter
     from sidecar.models.types import Embedder
     from sidecar.services.stored import StoredResponses
@@ -43,6 +45,7 @@ class CacheAdmin:
         self,
         *,
         models: ModelRouter,
+        generators: Collection[Generator],
         accounts: Accounts,
         responses: Sequence[StoredResponses],
         semantic: SemanticReport,
@@ -56,6 +59,7 @@ class CacheAdmin:
     ) -> None:
         self._started = time.monotonic()
         self._models = models
+        self._generators = generators
         self._accounts = accounts
         self._responses = responses
         self._semantic = semantic
@@ -88,6 +92,7 @@ class CacheAdmin:
             disk=self._disk_state(),
             usage=usage(self._accounts, self._hot.ages(), self._prices),
             semantic=self._semantic_stats(),
+            generators=[generator_stats(each) for each in self._generators],
         )
 
     async def flush(self, raw: bytes) -> bytes:

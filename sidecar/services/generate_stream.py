@@ -10,7 +10,7 @@ from sidecar.models.generation import Generation
 from sidecar.services.generate_wire import write_piece
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from sidecar.services.generate import Answered
 
@@ -42,7 +42,7 @@ class GenerateStream:
             return Tier.COMPUTED
         return (await asyncio.shield(self._answer)).tier
 
-    async def messages(self) -> AsyncIterator[bytes]:
+    async def messages(self) -> AsyncGenerator[bytes, None]:
         """The messages as GenerateStreamResponse. Raises what the call fails with."""
         generation = await asyncio.shield(self._generation)
         told = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from embercache.v1 import cache_pb2
 from sidecar.cache.events import Event
 from sidecar.cache.generations import InvalidationNotSharedError
 from sidecar.cache.namespace_state import kind_scope, model_scope
-from sidecar.services import scores, search, vectors
+from sidecar.services import generate, scores, search, vectors
 from sidecar.services.changes import (
     ANY_MODEL,
     Change,
@@ -35,13 +36,16 @@ if TYPE_CHECKING:
 
     from sidecar.cache.generations import Generations, NamespaceState
     from sidecar.cache.read_through import ReadThrough
+    from sidecar.models.generation import GeneratorInfo
     from sidecar.models.types import ModelInfo, RerankerInfo
     from sidecar.services.embed_request import RequestReader
+    from sidecar.services.generate import GenerateService
+    from sidecar.services.generate_request import GenerateReader
     from sidecar.services.search import SearchService
     from sidecar.services.search_request import SearchReader
     from sidecar.services.vectors import Vectors
 
-_KINDS = (vectors.KIND, search.KIND, scores.KIND)
+_KINDS = (vectors.KIND, search.KIND, scores.KIND, generate.KIND, generate.PREFIX_KIND)
 _MOST_TAGS = _MOST_EVENTS = 1000
 _MOST_VERSION = 128
 # So many fit into one announcement; more make the whole collection invalid.
@@ -66,6 +70,8 @@ class Invalidation:
         reader: SearchReader,
         vectors: Vectors,
         search: SearchService,
+        generation_reader: GenerateReader,
+        generate: GenerateService,
         cache: ReadThrough,
         generations: Generations,
     ) -> None:
@@ -73,6 +79,8 @@ class Invalidation:
         self._reader = reader
         self._vectors = vectors
         self._search = search
+        self._generation_reader = generation_reader
+        self._generate = generate
         self._cache = cache
         self._generations = generations
 
@@ -91,6 +99,8 @@ class Invalidation:
                 await self._remove_inputs(name, request.inputs)
             case "searches":
                 await self._remove_searches(name, request.searches)
+            case "generations":
+                await self._remove_generations(name, request.generations)
             case "documents":
                 ids = [document_id(each) for each in request.documents.ids]
                 if not ids:
@@ -106,8 +116,8 @@ class Invalidation:
                 await self._generations.invalidate_namespace(name)
             case _:
                 raise invalid(
-                    "say what to invalidate: tags, inputs, searches, documents, kind,"
-                    " model_version or whole_namespace"
+                    "say what to invalidate: tags, inputs, searches, generations, documents,"
+                    " kind, model_version or whole_namespace"
                 )
         return cache_pb2.InvalidateResponse().SerializeToString()
 
@@ -164,12 +174,12 @@ class Invalidation:
             model, version = info.name, version or info.version
         await self._generations.invalidate_scope(name, model_scope(model, version))
 
-    def _info(self, name: str) -> ModelInfo | RerankerInfo:
-        """What a name means: a model, or else a reranker."""
-        try:
-            return self._requests.model(name).info
-        except CallError:
-            return self._reader.reranker(name).info
+    def _info(self, name: str) -> ModelInfo | RerankerInfo | GeneratorInfo:
+        """What a name means: a model, or else a reranker, or else a generator."""
+        for find in (self._requests.model, self._reader.reranker):
+            with contextlib.suppress(CallError):
+                return find(name).info
+        return self._generation_reader.generator(name).info
 
     async def _remove_inputs(self, name: str, target: cache_pb2.InvalidateRequest.Inputs) -> None:
         info = self._requests.model(target.model).info
@@ -195,6 +205,18 @@ class Invalidation:
         searches = [self._reader.read(request) for request in target.requests]
         await self._remove(
             name, lambda state: [self._search.key(state, parsed) for parsed in searches]
+        )
+
+    async def _remove_generations(
+        self, name: str, target: cache_pb2.InvalidateRequest.Generations
+    ) -> None:
+        if not target.requests:
+            raise invalid("name at least one generation")
+        for request in target.requests:
+            request.namespace = name
+        wanted = [self._generation_reader.read(request) for request in target.requests]
+        await self._remove(
+            name, lambda state: [self._generate.key(state, parsed) for parsed in wanted]
         )
 
     async def _remove(self, name: str, keys_under: Callable[[NamespaceState], list[bytes]]) -> None:
