@@ -16,6 +16,7 @@ from sidecar.cache.events import Event, EventConsumer
 from sidecar.cache.follower import InvalidationFollower
 from sidecar.cache.generations import Generations, kind_scope
 from sidecar.cache.popular import PopularQueries
+from sidecar.cache.prefix_tiers import WarmBlocks
 from sidecar.cache.redis_generations import RedisGenerations
 from sidecar.cache.redis_popular import MAX_NAMESPACES
 from sidecar.cache.warm import WarmUnavailableError
@@ -127,6 +128,18 @@ async def test_values_of_all_nodes_come_in_the_order_of_the_keys(
     got = await warm.get_many([b"missing", *KEYS])
     assert got == [None, *(b"value of " + key for key in KEYS)]
     assert (warm.counters.lookups, warm.counters.found) == (61, 60)
+
+
+async def test_blocks_of_all_nodes_come_in_the_order_of_the_prompt(
+    cluster: Cluster, open_warm: OpenWarm
+) -> None:
+    warm = await open_warm(cluster.url)
+    tier = WarmBlocks(warm)
+    for key in KEYS:
+        assert await tier.put(key, b"value of " + key, 0)
+    assert await warm.flush(20)
+    assert await tier.get_many(KEYS, 20) == [b"value of " + key for key in KEYS]
+    assert (await tier.get_many([KEYS[0], b"missing", *KEYS], 20))[:2] == [b"value of key 0", None]
 
 
 async def test_a_lookup_is_one_round_trip_to_each_node(
