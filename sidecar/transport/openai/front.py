@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Endpoint = Callable[[Fields, web.Request], Awaitable[web.StreamResponse]]
 
 _CANCELLED = "CANCELLED"
+_LEAST_SECONDS = 0.001
 
 
 class OpenAIFront:
@@ -56,8 +57,8 @@ class OpenAIFront:
             access_log=None,
             # What would be 16 MiB compressed is refused: see `guard`.
             auto_decompress=False,
-            # A drain waits for so long twice: before and after it breaks off bodies.
-            shutdown_timeout=self._settings.drain_timeout / 2,
+            # A drain waits for so long twice: before and after it breaks off bodies. 0 is for ever.
+            shutdown_timeout=max(self._settings.drain_timeout / 2, _LEAST_SECONDS),
         )
         await runner.setup()
         try:

@@ -279,3 +279,19 @@ async def test_a_request_that_is_too_large_is_refused(
     assert status == 413
     assert "server.max_message_bytes" in answer["error"]["message"]
     assert front.failures("embeddings", "RESOURCE_EXHAUSTED") == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b" " * 1024 + b'{"model": "tiny", "input": "a"}', id="as JSON"),
+        pytest.param(b'{"model":"tiny","input":[%s]}' % b",".join([b'"a"'] * 240), id="inside"),
+    ],
+)
+async def test_a_request_is_measured_as_it_comes_and_as_the_service_gets_it(
+    open_front: Callable[..., Awaitable[Front]], services: FakeServices, body: bytes
+) -> None:
+    front = await open_front(max_message_bytes=1024)
+    status, _, _ = await front.post("embeddings", body)
+    assert status == 413
+    assert services.embeds == []

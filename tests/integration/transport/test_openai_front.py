@@ -145,10 +145,11 @@ async def test_a_drain_lets_a_stream_end(front: Front, services: FakeServices) -
     await drain
 
 
+@pytest.mark.parametrize("seconds", [0, 0.02])
 async def test_a_drain_ends_what_takes_too_long(
-    open_front: OpenFront, services: FakeServices
+    open_front: OpenFront, services: FakeServices, seconds: float
 ) -> None:
-    front = await open_front(drain_timeout=0.02)
+    front = await open_front(drain_timeout=seconds)
     services.go.clear()
     stream = await front.openai.chat.completions.create(**CHAT, stream=True)
     await front.front.drain()
