@@ -169,8 +169,8 @@ class GrowingState(DecoderState):
             binding.bind_output(name, self._device)
         self._session.run_with_iobinding(binding)
         logits, *self._past = binding.get_outputs()
-        array = logits.numpy()
-        return array
+        result: NDArray[Any] = logits.numpy()
+        return result
 
     def _first(self, tokens: int) -> NDArray[Any]:
         kv = self._pack.kv

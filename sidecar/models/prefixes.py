@@ -80,6 +80,11 @@ class Prefixes:
         self._shares = bool(lower)
         self._reused: dict[PrefixTier, int] = {}
 
+    @property
+    def capacity_bytes(self) -> int:
+        """What blocks in memory and reserved room take at most, together."""
+        return self._store.capacity_bytes
+
     async def take(self, keys: Sequence[bytes], block_bytes: int, compute_seconds: float) -> Lease:
         """The longest chain of blocks that ``keys`` begin with, from memory or loaded.
 

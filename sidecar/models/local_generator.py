@@ -1,0 +1,286 @@
+"""A model in this process that generates."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sidecar.models.decoder import Decoder
+from sidecar.models.decoder_pack import read_decoder_pack
+from sidecar.models.decoding import Decoding
+from sidecar.models.engine import Engine
+from sidecar.models.generation import Completion, GeneratorCounters, GeneratorInfo
+from sidecar.models.places import Places
+from sidecar.models.prompt_reader import PromptReader
+from sidecar.models.splits import Splits
+from sidecar.models.types import (
+    InputRejectedError,
+    ModelError,
+    ModelUnavailableError,
+    QueueFullError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from sidecar.models.generation import Generation, GenerationRequest, PrefixReport, PrefixScope
+    from sidecar.models.prefixes import Lease, Prefixes
+    from sidecar.models.session import Provider
+
+# Buffers come in few sizes, so that memory that is given back can be used again.
+_CAPACITY_STEP = 256
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A generation whose prompt was read. ``keys`` names the blocks of its prompt.
+
+    The text has up to ``capacity`` tokens, whose keys and values take ``n_bytes``.
+    """
+
+    request: GenerationRequest
+    generation: Generation
+    tokens: Sequence[int]
+    keys: Sequence[bytes]
+    capacity: int
+    n_bytes: int
+
+
+class LocalGenerator:
+    """A `Generator` whose model runs in this process, on a thread of its own.
+
+    ``prefixes`` has the memory of its generations, so it is for no other generator. To be closed
+    after this.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        reader: PromptReader,
+        name: str,
+        *,
+        prefixes: Prefixes,
+        parallel: int,
+        queue: int,
+        block_tokens: int,
+    ) -> None:
+        self.counters = GeneratorCounters()
+        pack = decoder.pack
+        self.info = GeneratorInfo(
+            name=name,
+            version=pack.version,
+            context_tokens=pack.context_tokens,
+            accepts_chat=pack.chat_template is not None,
+            runs_on=decoder.device,
+            is_local=True,
+        )
+        self._decoder = decoder
+        self._reader = reader
+        self._prefixes = prefixes
+        self._splits = Splits.of(decoder, block_tokens)
+        self._engine = Engine(name)
+        self._places = Places(parallel, prefixes)
+        self._queue = queue
+        self._most = parallel + queue
+        self._accepted = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reading = ThreadPoolExecutor(1, f"read-{name}")
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        name: str,
+        *,
+        prefixes: Prefixes,
+        provider: Provider = "auto",
+        threads: int | None = None,
+        parallel: int = 4,
+        queue: int = 256,
+        block_tokens: int = 16,
+    ) -> LocalGenerator:
+        """Loads the pack in ``folder`` and tries it out. Takes seconds: not for the event loop.
+
+        ``threads`` compute one run (all usable CPUs if None). At most ``parallel`` generations are
+        at work, and ``queue`` wait. Prompts are kept in blocks of ``block_tokens``, or of a
+        multiple of that where the model needs it. Raises `SetupError`.
+        """
+        pack = read_decoder_pack(folder)
+        return cls(
+            Decoder(pack, provider, threads),
+            PromptReader(pack),
+            name,
+            prefixes=prefixes,
+            parallel=parallel,
+            queue=queue,
+            block_tokens=block_tokens,
+        )
+
+    @property
+    def queued(self) -> int:
+        """Generations accepted and not yet at work."""
+        return self._accepted - self._places.taken
+
+    @property
+    def active(self) -> int:
+        """Generations at work."""
+        return self._places.taken
+
+    def prefix_report(self) -> PrefixReport:
+        """What is kept of prompts."""
+        return self._prefixes.report(self._splits.block_tokens)
+
+    def start(self, request: GenerationRequest, generation: Generation) -> None:
+        """Begins a generation and returns at once; see `Generator.start`."""
+        if self._closed:
+            raise _closing()
+        if self._accepted >= self._most:
+            self.counters.shed += 1
+            raise QueueFullError(
+                f"{self.queued} generations wait already and at most {self._queue} may; try again"
+                " later"
+            )
+        self._accepted += 1
+        task = asyncio.create_task(self._serve(request, generation, perf_counter()))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Ends the turn in progress; what is not done fails with `ModelUnavailableError`."""
+        self._closed = True
+        self._places.close()
+        await self._engine.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._reading.shutdown()
+
+    async def _serve(
+        self, request: GenerationRequest, generation: Generation, began: float
+    ) -> None:
+        outcome: Completion | Exception | None
+        try:
+            outcome = await self._generate(request, generation, began)
+        except Exception as error:
+            outcome = self._as_model_error(error)
+        finally:
+            # Before anybody hears of the end and starts another one.
+            self._accepted -= 1
+        if generation.done() or outcome is None:
+            self.counters.abandoned += 1
+        elif isinstance(outcome, Completion):
+            self.counters.generated += 1
+            generation.set_result(outcome)
+        else:
+            generation.set_exception(outcome)
+
+    def _as_model_error(self, error: Exception) -> ModelError:
+        if isinstance(error, ModelError):
+            return error
+        # Its message might quote a text.
+        _log.error("model %s: a generation failed (%s)", self.info.name, type(error).__name__)
+        return ModelError(f"model {self.info.name} gave no answer ({type(error).__name__})")
+
+    async def _generate(
+        self, request: GenerationRequest, generation: Generation, began: float
+    ) -> Completion | None:
+        """The whole answer; None if it is not wanted any more."""
+        loop = asyncio.get_running_loop()
+        work = await loop.run_in_executor(self._reading, self._read, request, generation)
+        if not await self._places.enter(work.n_bytes, generation):
+            return None
+        queued_seconds = perf_counter() - began
+        try:
+            with await self._take(work) as lease:
+                return await self._answer(work, lease, queued_seconds)
+        finally:
+            self._places.leave(work.n_bytes)
+
+    def _read(self, request: GenerationRequest, generation: Generation) -> _Work:
+        tokens = self._reader.read(request)
+        size = self._splits.block_tokens
+        keys = _keys(request.scope, tokens, self._splits.blocks(len(tokens)), size)
+        wanted = len(tokens) + request.sampling.max_tokens
+        rounded = -(-wanted // _CAPACITY_STEP) * _CAPACITY_STEP
+        capacity = min(rounded, self.info.context_tokens)
+        n_bytes = self._decoder.state_bytes(capacity)
+        if n_bytes > self._prefixes.capacity_bytes:
+            raise InputRejectedError(
+                f"a prompt of {len(tokens)} tokens and its answer take {n_bytes} bytes of memory,"
+                f" and all generations together have {self._prefixes.capacity_bytes}; ask for fewer"
+                " tokens, or have prefix.max_bytes raised"
+            )
+        return _Work(request, generation, tokens, keys, capacity, n_bytes)
+
+    async def _take(self, work: _Work) -> Lease:
+        most = self._splits.reusable_blocks(len(work.tokens)) if work.request.reads_prefix else 0
+        size, counters = self._splits.block_tokens, self.counters
+        return await self._prefixes.take(
+            work.keys[:most],
+            size * self._decoder.pack.kv.token_bytes,
+            size * counters.prefill_seconds / max(1, counters.prefill_tokens),
+        )
+
+    async def _answer(self, work: _Work, lease: Lease, queued_seconds: float) -> Completion | None:
+        reused_blocks = len(lease.blocks)
+        decoding = Decoding(
+            self._decoder,
+            self._splits,
+            self._reader.tokenizer,
+            self.counters,
+            name=self.info.name,
+            prompt=work.tokens,
+            capacity=work.capacity,
+            blocks=lease.blocks,
+            sampling=work.request.sampling,
+            generation=work.generation,
+        )
+        done = self._engine.run(decoding)
+        try:
+            await asyncio.wait((done, decoding.prefilled), return_when=asyncio.FIRST_COMPLETED)
+            if work.request.keeps_prefix and decoding.prefilled.done():
+                await self._keep(work, decoding, reused_blocks)
+            lease.release()
+        finally:
+            # What it works with must not be given back before.
+            await asyncio.wait((done,))
+            decoding.release()
+        if not done.result():
+            return None
+        size = self._splits.block_tokens
+        return Completion(
+            pieces=tuple(decoding.pieces),
+            finish_reason=decoding.finish_reason,
+            prompt_tokens=len(work.tokens),
+            completion_tokens=decoding.tokens,
+            reused={tier: count * size for tier, count in lease.reused.items()},
+            queued_seconds=queued_seconds,
+            loading_seconds=lease.seconds + decoding.loading_seconds,
+        )
+
+    async def _keep(self, work: _Work, decoding: Decoding, first: int) -> None:
+        # Beside the engine, which goes on: the copy takes as long as some tokens.
+        blocks = await asyncio.to_thread(decoding.export, first, len(work.keys))
+        self._prefixes.keep(work.keys, first, blocks)
+
+
+def _keys(scope: PrefixScope, tokens: Sequence[int], count: int, size: int) -> list[bytes]:
+    """The names of the first blocks of a prompt; each names all tokens up to its end."""
+    data = np.array(tokens, "<i4")[: count * size].reshape(count, size)
+    keys = [b""]
+    for block in data:
+        keys.append(scope.key(keys[-1], block.tobytes()))
+    return keys[1:]
+
+
+def _closing() -> ModelUnavailableError:
+    return ModelUnavailableError("the model is shutting down; try another replica")

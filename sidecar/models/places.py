@@ -1,0 +1,75 @@
+"""Who may generate: so many at once, within a bound of memory, first come first served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from sidecar.models.types import ModelUnavailableError
+
+if TYPE_CHECKING:
+    from sidecar.models.prefixes import Prefixes
+
+
+class Places:
+    """``parallel`` places, and memory reserved in ``prefixes``. For one event loop.
+
+    The first who waits is the next, even where one behind him needs less memory: else those who
+    need much would wait for ever.
+    """
+
+    def __init__(self, parallel: int, prefixes: Prefixes) -> None:
+        self.taken = 0
+        self._parallel = parallel
+        self._prefixes = prefixes
+        self._waiting: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        self._closed = False
+
+    async def enter(self, n_bytes: int, unwanted: asyncio.Future[Any]) -> bool:
+        """Waits for a place and memory, to be given back with `leave`.
+
+        Returns False, with neither, if ``unwanted`` is done before. Raises `ModelUnavailableError`
+        after `close`. The memory must be less than all there is.
+        """
+        if self._closed:
+            raise _closing()
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((n_bytes, waiter))
+
+        def give_up(_: object) -> None:
+            if not waiter.done():
+                waiter.set_result(False)
+                self._admit()
+
+        unwanted.add_done_callback(give_up)
+        self._admit()
+        return await waiter
+
+    def leave(self, n_bytes: int) -> None:
+        """Gives back a place and its memory."""
+        self.taken -= 1
+        self._prefixes.free(n_bytes)
+        self._admit()
+
+    def close(self) -> None:
+        """Sends away all who wait."""
+        self._closed = True
+        for _, waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(_closing())
+        self._waiting.clear()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            n_bytes, waiter = self._waiting[0]
+            if not waiter.done():
+                if self.taken == self._parallel or not self._prefixes.reserve(n_bytes):
+                    return
+                self.taken += 1
+                waiter.set_result(True)
+            self._waiting.popleft()
+
+
+def _closing() -> ModelUnavailableError:
+    return ModelUnavailableError("the model is shutting down; try another replica")
