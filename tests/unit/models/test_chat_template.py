@@ -230,14 +230,19 @@ def test_a_template_cannot_make_very_large_values(source: str, complaint: str) -
         render(source)
 
 
+# A block that is called with itself, twice in each call.
+CALLS = (
+    "{% macro m() %}{{ caller(caller, 60) }}{% endmacro %}"
+    "{% call(x, n) m() %}{{ x(x, n - 1) ~ x(x, n - 1) if n }}{% endcall %}"
+)
+
+
 @pytest.mark.parametrize(
     "source",
     [
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{% macro m(n) %}{{ m(n - 1) ~ m(n - 1) if n }}{% endmacro %}{{ m(60) }}",
-        "{% macro m(n) %}{{ caller() }}{{ caller() }}{% endmacro %}"
-        + 60 * "{% call m() %}"
-        + 60 * "{% endcall %}",
+        CALLS,
     ],
     ids=["loops", "macros", "calls"],
 )

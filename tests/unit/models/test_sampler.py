@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +41,8 @@ def slow_distribution(logits: Sequence[float], sampling: Sampling) -> dict[int, 
         ranked = ranked[: sampling.top_k]
     if sampling.top_p < 1:
         total, count = 0.0, 0
-        while total < sampling.top_p * sum(weights[i] for i in ranked) and count < len(ranked):
+        wanted = sampling.top_p * sum(weights[i] for i in ranked)
+        while total < wanted and count < len(ranked):
             total += weights[ranked[count]]
             count += 1
         ranked = ranked[:count]
@@ -129,6 +131,15 @@ def test_without_a_temperature_the_likeliest_token_comes_and_of_equal_ones_the_f
 def test_the_lowest_temperatures_are_as_good_as_none(temperature: float) -> None:
     sampler = Sampler(replace(DRAWN, temperature=temperature), [])
     assert {sampler.next(array([1, 2, -math.inf, 1.999])) for _ in range(50)} == {1}
+
+
+@pytest.mark.parametrize(("drawn", "token"), [(0.0, 1), (np.nextafter(1, 0), 3)])
+def test_a_token_without_probability_is_not_chosen_by_the_most_extreme_number(
+    drawn: float, token: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(np.random, "Generator", lambda _: SimpleNamespace(random=lambda: drawn))
+    row = array([-math.inf, 1, 1, 1, -math.inf])
+    assert Sampler(DRAWN, []).next(row) == token
 
 
 @given(st.integers(0, 2**64 - 1), st.sampled_from([0, 3]), SHARE)

@@ -126,7 +126,9 @@ def some_tokens(tokenizer: Tokenizer, data: st.DataObject) -> list[int]:
     first_byte = tokenizer.token_to_id("<0x00>")
     if first_byte is None:
         return data.draw(st.lists(st.integers(0, size + 3), max_size=40))
-    characters = st.characters().map(lambda c: [first_byte + b for b in c.encode()])
+    characters = (st.just(" ") | st.characters(codec="utf-8")).map(
+        lambda c: [first_byte + b for b in c.encode()]
+    )
     others = st.integers(0, first_byte - 1).map(lambda token: [token])
     return [*chain.from_iterable(data.draw(st.lists(characters | others, max_size=20)))]
 
