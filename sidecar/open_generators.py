@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from sidecar.cache.prefix_tiers import DiskBlocks, WarmBlocks
+from sidecar.models.local_generator import LocalGenerator
 from sidecar.models.openai_target import is_openai
 from sidecar.models.packs import resolve
 from sidecar.models.prefixes import Prefixes
@@ -32,10 +33,6 @@ async def open_generators(
     if is_openai(settings.generator.target):
         return await open_openai_generators(settings, exits)
     generators: dict[str, Generator] = {}
-    if not settings.generator.packs:
-        return generators
-    from sidecar.models.local_generator import LocalGenerator
-
     for pack in settings.generator.packs:
         folder = resolve(pack, settings.model.folder)
         check_name(folder.name, generators, "generator.packs")

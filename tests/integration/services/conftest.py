@@ -18,6 +18,8 @@ from embercache.v1 import (
     common_pb2,
     embed_pb2,
     embed_pb2_grpc,
+    generate_pb2,
+    generate_pb2_grpc,
     search_pb2,
     search_pb2_grpc,
 )
@@ -149,6 +151,7 @@ class Sidecar:
         self.embeds = embed_pb2_grpc.EmbedServiceStub(self.channel)
         self.caches = cache_pb2_grpc.CacheServiceStub(self.channel)
         self.searches = search_pb2_grpc.SearchServiceStub(self.channel)
+        self.generators = generate_pb2_grpc.GenerateServiceStub(self.channel)
 
     def request(self, *items: Any, **fields: Any) -> embed_pb2.EmbedRequest:
         """A request; the fields of its cache options may be given with its own."""
@@ -226,6 +229,44 @@ class Sidecar:
         """Removes documents."""
         request = search_pb2.DeleteRequest(ids=ids, **fields)
         return list((await self.searches.Delete(request, timeout=HANG_GUARD)).found)
+
+    def prompt(self, prompt: Any, **fields: Any) -> generate_pb2.GenerateRequest:
+        """A request: a text, or a conversation as pairs of role and content.
+
+        The fields of its cache and sampling options may be given with its own.
+        """
+        options = {name: fields.pop(name) for name in ("mode", "ttl", "tags") if name in fields}
+        names = generate_pb2.Sampling.DESCRIPTOR.fields_by_name
+        sampling = {name: fields.pop(name) for name in list(fields) if name in names}
+        request = generate_pb2.GenerateRequest(
+            cache=common_pb2.CacheOptions(**options),
+            sampling=generate_pb2.Sampling(**sampling),
+            **fields,
+        )
+        if isinstance(prompt, str):
+            request.text = prompt
+        else:
+            for role, content in prompt:
+                request.chat.messages.add(role=role, content=content)
+        return request
+
+    async def generate(self, prompt: Any, **fields: Any) -> generate_pb2.GenerateResponse:
+        """One call of Generate."""
+        request = self.prompt(prompt, **fields)
+        response: generate_pb2.GenerateResponse = await self.generators.Generate(
+            request, timeout=HANG_GUARD
+        )
+        return response
+
+    async def generated(self, prompt: Any, **fields: Any) -> tuple[str, str]:
+        """What answered a call of Generate, "HOT", "COMPUTED" and so on, and the text."""
+        response = await self.generate(prompt, **fields)
+        tier = common_pb2.Tier.Name(response.summary.tier).removeprefix("TIER_")
+        return tier, response.text
+
+    def stream(self, prompt: Any, **fields: Any) -> Any:
+        """A call of GenerateStream."""
+        return self.generators.GenerateStream(self.prompt(prompt, **fields), timeout=HANG_GUARD)
 
     async def stats(self) -> cache_pb2.StatsResponse:
         """The counters of the sidecar."""

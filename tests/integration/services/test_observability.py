@@ -29,6 +29,7 @@ HANG_GUARD = 30.0
 SERVICES = (
     "embercache.v1.CacheService",
     "embercache.v1.EmbedService",
+    "embercache.v1.GenerateService",
     "embercache.v1.SearchService",
 )
 SERVER = {"address": "127.0.0.1:0", "drain_delay": 0}
