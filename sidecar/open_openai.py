@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from sidecar.models.errors import SetupError
@@ -25,13 +26,15 @@ async def open_openai_models(
     client = _open_client(settings, settings.encoder.target, "encoder.target", exits)
     from sidecar.models.openai_embedder import OpenAIEmbedder
 
-    models: dict[str, Embedder] = {}
-    for ours, theirs in names.items():
-        model = OpenAIEmbedder(ours, theirs, client, queue_inputs=settings.encoder.queue_inputs)
+    models = {
+        ours: OpenAIEmbedder(ours, theirs, client, queue_inputs=settings.encoder.queue_inputs)
+        for ours, theirs in names.items()
+    }
+    for model in models.values():
         exits.push_async_callback(model.close)
-        await model.start()
-        models[ours] = model
-    return models
+    # A service that is slow to answer is waited for once, not once for each model.
+    await asyncio.gather(*(model.start() for model in models.values()))
+    return dict(models)
 
 
 async def open_openai_generators(

@@ -185,7 +185,7 @@ async def test_inputs_that_wait_are_bounded(openai_server: Any, connect: Any) ->
     assert await lengths(futures) == [3, 3]
 
 
-async def test_inputs_that_nobody_wants_any_more_make_room_and_are_not_asked_for(
+async def test_inputs_that_nobody_wants_any_more_make_room(
     openai_server: Any, connect: Any
 ) -> None:
     embedder = await connect(queue_inputs=3)
@@ -196,6 +196,17 @@ async def test_inputs_that_nobody_wants_any_more_make_room_and_are_not_asked_for
     assert await lengths([futures[1], *futures[3:]]) == [3, 4, 4]
     assert batches(openai_server) == [["two", "four", "five"]]
     assert embedder.counters.abandoned == 2
+
+
+async def test_inputs_that_nobody_wants_any_more_are_not_asked_for(
+    openai_server: Any, connect: Any
+) -> None:
+    embedder = await connect()
+    gone, wanted = embedder.submit(["gone", "wanted"])
+    gone.cancel()
+    assert await lengths([wanted]) == [6]
+    assert batches(openai_server) == [["wanted"]]
+    assert embedder.counters.abandoned == 1
 
 
 async def test_a_call_is_ended_when_nobody_wants_any_of_it(

@@ -344,16 +344,19 @@ async def test_garbage_in_the_stream_is_an_error(
         '{"choices": [7]}',
         '{"choices": [{"text": 7, "finish_reason": 7}]}',
         '{"choices": [{"delta": {"content": null}}]}',
-        '{"usage": {"prompt_tokens": -1, "completion_tokens": 1e30}}',
+        '{"usage": {"prompt_tokens": -1, "completion_tokens": 1}}',
+        '{"usage": {"prompt_tokens": 1, "completion_tokens": 4294967296}}',
+        '{"usage": {"prompt_tokens": 1.5, "completion_tokens": true}}',
     ],
 )
 async def test_an_event_that_tells_nothing_is_passed_over(
     event: str, openai_server: Any, connect: Any
 ) -> None:
     openai_server.garbage = event
+    openai_server.tells_usage = False
     completion = await outcome(start(connect()))
     assert [piece.text for piece in completion.pieces] == ["You ", "are ", "right."]
-    assert (completion.prompt_tokens, completion.completion_tokens) == (7, 6)
+    assert (completion.prompt_tokens, completion.completion_tokens) == (0, 3)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
