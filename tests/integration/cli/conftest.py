@@ -36,14 +36,18 @@ def other_model(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -
 
 @pytest.fixture(scope="session")
 def address(
-    tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path, other_model: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    minilm_folder: Path,
+    other_model: Path,
+    smollm2_folder: Path,
 ) -> Iterator[str]:
-    """Where a sidecar of two models, with a Redis of its own, listens."""
+    """Where a sidecar of two models and a generator, with a Redis of its own, listens."""
     socket = tmp_path_factory.mktemp("cli") / "sidecar.sock"
     command = [sys.executable, "-m", "sidecar", "serve", "--dev", "--log-level", "error"]
     command += ["--server-address", "", "--server-socket", str(socket)]
     command += ["--server-drain-delay", "0", "--popular-queries", "100"]
     command += ["--model-packs", f"{minilm_folder},{other_model}"]
+    command += ["--generator-packs", str(smollm2_folder), "--generator-max-tokens", "16"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
     process = subprocess.Popen(command, env=environment)
     try:
