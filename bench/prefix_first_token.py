@@ -1,0 +1,113 @@
+"""How long the first token of a prompt of 1,000 tokens takes, by what of it is cached where."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING
+
+from embercache.v1 import common_pb2
+
+from bench.prefix_calls import generating
+from bench.report import print_table
+from sidecar.dev_redis import DevRedis
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bench.prefix_calls import Sidecar
+    from bench.prefix_texts import Texts
+
+TOKENS = 1000
+_NAMES = {common_pb2.TIER_HOT: "hot", common_pb2.TIER_DISK: "disk", common_pb2.TIER_WARM: "Redis"}
+
+
+@dataclass
+class Timed:
+    """First tokens of several rounds; ``reused`` is what each prompt had cached."""
+
+    tier: int
+    reused: int
+    cold: list[float] = field(default_factory=list)
+    cached: list[float] = field(default_factory=list)
+
+    def add(self, cold: float, client: Sidecar, text: str) -> None:
+        """Measures a prompt of which the tier has ``reused`` tokens.
+
+        Raises `RuntimeError` if it has more or less, or if the prompt has another length.
+        """
+        answer = client.stream(text)
+        if answer.prompt_tokens != TOKENS or dict(answer.reused) != {self.tier: self.reused}:
+            raise RuntimeError(
+                f"{self.reused:,} of {TOKENS:,} tokens should come from {_NAMES[self.tier]};"
+                f" of {answer.prompt_tokens:,} came {_by_name(answer.reused)}"
+            )
+        self.cold.append(cold)
+        self.cached.append(answer.first_seconds)
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as without cache: the median of the rounds."""
+        return median(cold / cached for cold, cached in zip(self.cold, self.cached, strict=True))
+
+
+def measure(texts: Texts, rounds: int) -> dict[str, float]:
+    """Prints the table; returns the figures for the JSON file."""
+    hot, hot_98 = _from_memory(texts, rounds)
+    with DevRedis() as redis:
+        shared = _from_below(
+            texts, rounds, common_pb2.TIER_WARM, {"EMBERCACHE_REDIS_URL": redis.url}
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        disk = _from_below(texts, rounds, common_pb2.TIER_DISK, {"EMBERCACHE_DISK_FOLDER": folder})
+    ways = {"hot": hot, "hot_98": hot_98, "redis": shared, "disk": disk}
+    rows = [
+        (
+            f"{way.reused:,} from {_NAMES[way.tier]}",
+            median(way.cold) * 1000,
+            median(way.cached) * 1000,
+            f"{way.speedup:.1f}x",
+        )
+        for way in ways.values()
+    ]
+    print_table(
+        f"first token of a prompt of {TOKENS:,} tokens, medians of {rounds} rounds",
+        ("tokens cached", "ms without cache", "ms", "faster by"),
+        rows,
+    )
+    figures = {f"ttft_speedup_{name}": way.speedup for name, way in ways.items()}
+    figures |= {f"ttft_ms_{name}": median(way.cached) * 1000 for name, way in ways.items()}
+    return figures | {"ttft_ms_cold": median(hot.cold) * 1000}
+
+
+def _from_memory(texts: Texts, rounds: int) -> tuple[Timed, Timed]:
+    """With the first 90 % and the first 98 % in memory, as far as they are whole blocks."""
+    most, nearly_all = (Timed(common_pb2.TIER_HOT, reused) for reused in (896, 976))
+    with tempfile.TemporaryDirectory() as folder, generating(folder) as client:
+        for _ in range(rounds):
+            first, second = texts.take(900), texts.take(80)
+            cold = client.stream(first + second + texts.take(20)).first_seconds
+            most.add(cold, client, first + texts.take(100))
+            nearly_all.add(cold, client, first + second + texts.take(20))
+    return most, nearly_all
+
+
+def _from_below(texts: Texts, rounds: int, tier: int, environment: Mapping[str, str]) -> Timed:
+    """With the first 90 % in a tier below memory: a sidecar stores them, a new one has them."""
+    environment = {**environment, "EMBERCACHE_PREFIX_SHARED": "true"}
+    timed = Timed(tier, 896)
+    begun = [texts.take(900) for _ in range(rounds)]
+    with tempfile.TemporaryDirectory() as folder:
+        with generating(folder, environment=environment) as client:
+            for text in begun:
+                client.stream(text)
+        with generating(folder, environment=environment) as client:
+            for text in begun:
+                cold = client.stream(texts.take(TOKENS)).first_seconds
+                timed.add(cold, client, text + texts.take(100))
+    return timed
+
+
+def _by_name(reused: Mapping[int, int]) -> str:
+    return ", ".join(f"{count:,} from {_NAMES[tier]}" for tier, count in reused.items()) or "none"
