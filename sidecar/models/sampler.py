@@ -34,8 +34,8 @@ class Sampler:
     def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
         self._sampling = sampling
         self._random = np.random.Generator(np.random.PCG64(sampling.seed))
-        self._penalises = sampling.repetition_penalty != 1
-        self._seen = np.unique(np.array(prompt, np.int64)) if self._penalises else None
+        penalises = sampling.repetition_penalty != 1
+        self._seen = np.unique(np.array(prompt, np.int64)) if penalises else None
 
     def next(self, logits: Logits) -> int:
         """The token that comes next, given what the model says of all tokens: shape ``[vocab]``.
