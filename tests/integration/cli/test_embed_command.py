@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -184,6 +185,25 @@ def test_dev_needs_no_sidecar_and_leaves_none(minilm_folder: Path, tmp_path: Pat
     assert done.stderr.strip().endswith(": 1 computed, 1 coalesced")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.glob("embercache-*")) == []
+
+
+def test_dev_leaves_alone_what_a_sidecar_beside_it_may_hold(
+    minilm_folder: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = f"127.0.0.1:{taken.getsockname()[1]}"
+        environment = os.environ | {
+            "EMBERCACHE_MODEL_FOLDER": str(minilm_folder.parent),
+            "EMBERCACHE_SERVER_ADDRESS": port,
+            "EMBERCACHE_SERVER_METRICS_ADDRESS": port,
+            "EMBERCACHE_SERVER_OPENAI_ADDRESS": port,
+            "EMBERCACHE_GENERATOR_PACKS": "nobody",
+            "EMBERCACHE_DISK_FOLDER": str(tmp_path / "disk"),
+        }
+        command = [sys.executable, "-m", "sidecar", "embed", "--dev", "one"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "disk").exists()
 
 
 def test_dev_without_a_pack_says_how_to_get_it(tmp_path: Path) -> None:
