@@ -16,12 +16,14 @@ from sidecar.dev_redis import DevRedis, DevRedisError
 from sidecar.index.open import IndexUrlError
 from sidecar.index.types import IndexSetupError
 from sidecar.models.errors import SetupError
+from sidecar.models.packs import list_packs
 from sidecar.telemetry.logging import configure_logging
 from sidecar.transport.server import ListenError
 
 if TYPE_CHECKING:
     from sidecar.config import Settings
 
+GENERATOR = "smollm2-135m"
 CANNOT_START = (
     SetupError,
     RedisUrlError,
@@ -35,7 +37,12 @@ CANNOT_START = (
 
 
 @click.command()
-@click.option("--dev", is_flag=True, help="also start a private Redis, gone with the sidecar")
+@click.option(
+    "--dev",
+    is_flag=True,
+    help="also start a private Redis, gone with the sidecar, and generate with"
+    f" {GENERATOR} if that was pulled and nothing else is set",
+)
 @settings_options
 def serve(settings: Settings, dev: bool) -> None:
     """Run a sidecar until SIGTERM, then let calls in progress end.
@@ -52,14 +59,17 @@ def serve(settings: Settings, dev: bool) -> None:
     try:
         with contextlib.ExitStack() as exits:
             if dev:
-                settings = with_redis(settings, exits.enter_context(DevRedis()))
+                settings = for_trying_out(settings, exits.enter_context(DevRedis()))
             asyncio.run(run(settings))
     except CANNOT_START as error:
         raise click.ClickException(str(error)) from error
 
 
-def with_redis(settings: Settings, redis: DevRedis) -> Settings:
-    """The settings, with that Redis as the warm tier."""
+def for_trying_out(settings: Settings, redis: DevRedis) -> Settings:
+    """The settings, with that Redis as the warm tier, and with a generator if there is one."""
     values = settings.model_dump()
     values["redis"]["url"] = redis.url
+    pulled = [each.pack.name for each in list_packs(settings.model.folder) if each.path]
+    if not settings.generator.packs and GENERATOR in pulled:
+        values["generator"]["packs"] = (GENERATOR,)
     return type(settings).model_validate(values)

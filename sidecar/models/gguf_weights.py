@@ -107,9 +107,9 @@ def unpack_q8_0(rows: NDArray[Any]) -> Q8:
 def pack_pairs(quants: NDArray[Any]) -> NDArray[Any]:
     """Packs numbers of 4 bits, uint8 ``[..., 32]``, as `MatMulNBits` has them: neighbours share
     a byte, and the first is its low half."""
-    return np.bitwise_or(quants[..., 0::2], quants[..., 1::2] << 4)
+    pairs: NDArray[Any] = quants[..., 0::2] | (quants[..., 1::2] << 4)
+    return pairs
 
 
 def _halves(pairs: NDArray[Any]) -> NDArray[Any]:
-    halves: NDArray[Any] = np.ascontiguousarray(pairs).view("<f2")[..., 0]
-    return np.asarray(halves, np.float32)
+    return np.ascontiguousarray(pairs).view("<f2")[..., 0].astype(np.float32)

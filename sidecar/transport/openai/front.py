@@ -140,7 +140,7 @@ def _with_fields(endpoint: Endpoint) -> Handler:
         try:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge as error:
-            raise too_large(request._client_max_size) from error
+            raise too_large(request.client_max_size) from error
         except web.RequestPayloadError:
             raise ApiError(400, "the body ends early, or is not framed as HTTP says") from None
         return await endpoint(read_object(body), request)

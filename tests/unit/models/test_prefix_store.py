@@ -177,11 +177,19 @@ def test_forgotten_blocks_are_not_found_and_not_built_upon_but_count_while_in_us
     assert (len(store), store.used_bytes, store.pinned_blocks) == (0, room_for("ab"), 2)
     assert [found.shape for found in used.blocks] == [SHAPE] * 2
     assert not used.extend(chain("abc")[2], block())
-    used.advance(chain("abc"))
-    assert len(used) == 2
-    put(store, "a")
     used.release()
-    assert (len(store), store.used_bytes, store.pinned_blocks) == (1, room_for("a"), 0)
+    assert (len(store), store.used_bytes, store.pinned_blocks) == (0, 0, 0)
+
+
+def test_a_forgotten_chain_does_not_go_on_with_blocks_that_came_since() -> None:
+    store = PrefixStore(10**6)
+    used = fill(store, "ab")
+    store.clear()
+    put(store, "abc")
+    used.advance(chain("abc"))
+    assert (len(used), used.extend(chain("abc")[2], block())) == (2, False)
+    used.release()
+    assert (len(store), store.used_bytes, store.pinned_blocks) == (3, room_for("abc"), 0)
 
 
 def test_a_store_without_capacity_keeps_nothing() -> None:

@@ -206,6 +206,7 @@ async def test_what_is_found_below_is_kept_above(make: Make, disk: Lower, redis:
     assert await take(prefixes) == {"hot": 6}
     assert await prefixes.flush(20)
     assert disk.values == redis.values
+    assert redis.expiries == {}
     assert await take(make()) == {"disk": 6}
 
 
@@ -383,6 +384,13 @@ async def test_what_came_before_time_ran_out_is_used(make: Make, redis: Lower) -
     assert prefixes.report(1).bandwidths["warm"] == pytest.approx(5 * BLOCK_BYTES / 0.08)
 
 
+async def test_that_a_tier_has_nothing_says_nothing_of_its_speed(make: Make, redis: Lower) -> None:
+    prefixes = make()
+    redis.seconds = 0.01
+    assert await take(prefixes, LONG, compute_seconds=0.01) == {}
+    assert (prefixes.report(1).bandwidths, prefixes.report(1).not_worth_loading) == ({}, 0)
+
+
 async def test_a_fast_tier_is_used_though_the_one_above_it_is_slow(
     make: Make, disk: Lower, redis: Lower
 ) -> None:
@@ -416,6 +424,21 @@ async def test_two_that_want_the_same_load_it_once(
     redis.answers.set()
     assert await asyncio.gather(*takes) == [{"warm": 6}] * 5
     assert len(redis.asked) == 1
+
+
+async def test_two_that_want_different_blocks_do_not_wait_for_each_other(
+    make: Make, redis: Lower, eventually: Callable[..., Any]
+) -> None:
+    redis.have(LONG)
+    redis.answers.clear()
+    prefixes = make()
+    prompts = (LONG[:3], LONG[50:53], LONG[:3], LONG[50:53])
+    takes = [asyncio.create_task(take(prefixes, keys)) for keys in prompts]
+    # Nothing has been on disk.
+    await eventually(lambda: len(redis.asked) == 2)
+    redis.answers.set()
+    assert await asyncio.gather(*takes) == [{"warm": 3}] * 4
+    assert len(redis.asked) == 2
 
 
 async def test_two_that_part_later_share_the_load_up_to_there(
@@ -474,6 +497,20 @@ async def test_a_load_that_everyone_has_left_leaves_nothing_in_use(
     redis.answers.set()
     await eventually(lambda: prefixes.report(1).blocks == 6)
     await eventually(lambda: prefixes.report(1).pinned_blocks == 0)
+
+
+async def test_what_was_loaded_is_not_evicted_before_those_who_wait_have_it(
+    make: Make, redis: Lower
+) -> None:
+    redis.have(KEYS)
+    prefixes = make(12 * SIZE)
+    takes = [asyncio.create_task(take(prefixes)) for _ in range(3)]
+    while not all(task.done() for task in takes):
+        # Somebody else wants all the memory that there is, whenever it can be had.
+        if prefixes.report(1).blocks == 6 and prefixes.reserve(12 * SIZE):
+            prefixes.free(12 * SIZE)
+        await asyncio.sleep(0)
+    assert [task.result() for task in takes] == [{"warm": 6}] * 3
 
 
 async def test_memory_for_what_is_loaded_is_taken_before_it_comes(

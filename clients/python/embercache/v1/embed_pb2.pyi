@@ -466,7 +466,7 @@ class Model(_message.Message):
     """Changes whenever anything changes that a vector depends on."""
     dimensions: _builtins.int
     max_tokens: _builtins.int
-    """Longest text in tokens, special tokens included; 0 for models of tensors."""
+    """Longest text in tokens, special tokens included; 0 for models of tensors, or if it is not known."""
     accepts_text: _builtins.bool
     """The kinds of input it takes."""
     accepts_tensor: _builtins.bool
