@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 def private_sidecar() -> Iterator[str]:
     """A sidecar on a Unix socket in a private folder; yields its address.
 
-    Its settings are those of the environment, but for what a sidecar beside it might hold (ports and
-    the folder of the disk tier) and for generators, which nobody asks here. It runs in a thread and
-    so cannot outlive the process.
+    Its settings are those of the environment, but for what a sidecar beside it might hold (ports
+    and the folder of the disk tier) and for generators, which nobody asks here. It runs in a thread
+    and so cannot outlive the process.
     """
     with tempfile.TemporaryDirectory(prefix="embercache-") as folder:
         flags = {
