@@ -434,7 +434,6 @@ async def test_two_that_want_different_blocks_do_not_wait_for_each_other(
     prefixes = make()
     prompts = (LONG[:3], LONG[50:53], LONG[:3], LONG[50:53])
     takes = [asyncio.create_task(take(prefixes, keys)) for keys in prompts]
-    # Nothing has been on disk.
     await eventually(lambda: len(redis.asked) == 2)
     redis.answers.set()
     assert await asyncio.gather(*takes) == [{"warm": 3}] * 4
