@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sidecar.models.types import ModelUnavailableError
 
 if TYPE_CHECKING:
     from sidecar.models.prefixes import Prefixes
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    n_bytes: int
+    entered: asyncio.Future[bool]
+    unwanted: asyncio.Future[Any]
 
 
 class Places:
@@ -23,7 +31,7 @@ class Places:
         self.taken = 0
         self._parallel = parallel
         self._prefixes = prefixes
-        self._waiting: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._closed = False
 
     async def enter(self, n_bytes: int, unwanted: asyncio.Future[Any]) -> bool:
@@ -34,17 +42,17 @@ class Places:
         """
         if self._closed:
             raise _closing()
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((n_bytes, waiter))
+        entered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(n_bytes, entered, unwanted))
 
         def give_up(_: object) -> None:
-            if not waiter.done():
-                waiter.set_result(False)
+            if not entered.done():
+                entered.set_result(False)
                 self._admit()
 
         unwanted.add_done_callback(give_up)
         self._admit()
-        return await waiter
+        return await entered
 
     def leave(self, n_bytes: int) -> None:
         """Gives back a place and its memory."""
@@ -55,19 +63,19 @@ class Places:
     def close(self) -> None:
         """Sends away all who wait."""
         self._closed = True
-        for _, waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_exception(_closing())
+        for waiting in self._waiting:
+            if not waiting.entered.done():
+                waiting.entered.set_exception(_closing())
         self._waiting.clear()
 
     def _admit(self) -> None:
         while self._waiting:
-            n_bytes, waiter = self._waiting[0]
-            if not waiter.done():
-                if self.taken == self._parallel or not self._prefixes.reserve(n_bytes):
+            first = self._waiting[0]
+            if not first.entered.done() and not first.unwanted.done():
+                if self.taken == self._parallel or not self._prefixes.reserve(first.n_bytes):
                     return
                 self.taken += 1
-                waiter.set_result(True)
+                first.entered.set_result(True)
             self._waiting.popleft()
 
 
