@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import threading
@@ -13,10 +14,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from sidecar.models.decoder import Decoder
+from sidecar.models.decoder_pack import read_decoder_pack
 from sidecar.models.decoder_state import DecoderState
 from sidecar.models.generation import Completion, Generation, GenerationRequest, Sampling
 from sidecar.models.local_generator import LocalGenerator
 from sidecar.models.prefixes import Prefixes
+from sidecar.models.prompt_reader import PromptReader
 from sidecar.models.splits import Splits
 
 if TYPE_CHECKING:
@@ -70,10 +74,12 @@ class _Graph:
         return self.node("MatMul", [source, weight], name)
 
     def head(self, state: str) -> None:
-        """Logits; tokens that are neither bytes nor the end never come."""
-        rows = self._random.standard_normal((WIDTH, VOCABULARY)).astype(np.float32)
-        rows[:, [256, *range(258, VOCABULARY)]] = 0
-        self.node("MatMul", [state, self.constant("head", rows)], "logits")
+        """Logits; what is neither the end nor a byte that the model can read never comes."""
+        bias = np.zeros(VOCABULARY, np.float32)
+        bias[[NAN_TOKEN, 256, *range(258, VOCABULARY)]] = -1e4
+        weight = self.weight("head", WIDTH, VOCABULARY)
+        unbiased = self.node("MatMul", [state, weight], "unbiased")
+        self.node("Add", [unbiased, self.constant("bias", bias)], "logits")
 
     def embed(self) -> str:
         rows = self._random.standard_normal((VOCABULARY, WIDTH)) * 3
@@ -321,21 +327,39 @@ class Running:
         assert self.prefixes.report(1).bytes == 0
 
 
+@pytest.fixture(scope="session")
+def load_model() -> Callable[[Path], tuple[Decoder, PromptReader]]:
+    """Loads a model, once in the whole run."""
+
+    @functools.cache
+    def load(folder: Path) -> tuple[Decoder, PromptReader]:
+        pack = read_decoder_pack(folder)
+        return Decoder(pack, "cpu", 2), PromptReader(pack)
+
+    return load
+
+
 @pytest.fixture
-async def run_generator() -> AsyncIterator[Callable[..., Running]]:
-    """Loads generators, and closes them; each must have given back all that it took.
+async def run_generator(
+    load_model: Callable[[Path], tuple[Decoder, PromptReader]],
+) -> AsyncIterator[Callable[..., Running]]:
+    """Runs generators, and closes them; each must have given back all that it took.
 
     ``fixed_runs``: as where the kernels' results depend on how a prompt is cut.
     """
     opened: list[Running] = []
 
     def run(
-        folder: Path, *, max_bytes: int = 2**26, fixed_runs: bool = False, **options: Any
+        folder: Path,
+        *,
+        prefixes: Prefixes | None = None,
+        max_bytes: int = 2**26,
+        fixed_runs: bool = False,
+        **options: Any,
     ) -> Running:
-        prefixes = Prefixes(max_bytes)
-        generator = LocalGenerator.load(
-            folder, "tiny", prefixes=prefixes, provider="cpu", threads=1, **options
-        )
+        prefixes = prefixes or Prefixes(max_bytes)
+        options = {"parallel": 4, "queue": 256, "block_tokens": 16} | options
+        generator = LocalGenerator(*load_model(folder), "tiny", prefixes=prefixes, **options)
         if fixed_runs:
             generator._splits = Splits(64, is_free=False)
         opened.append(Running(generator, prefixes))
@@ -349,7 +373,10 @@ async def run_generator() -> AsyncIterator[Callable[..., Running]]:
 
 
 class Gate:
-    """Lets runs of decoders through one by one, once it is closed."""
+    """Lets runs of decoders through one by one, once it is closed.
+
+    ``lengths`` are how many tokens the runs since then have read, ``waiting`` how many runs wait.
+    """
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -361,6 +388,7 @@ class Gate:
     def close(self) -> None:
         with self._lock:
             self._is_open = False
+            self.lengths.clear()
 
     def open(self) -> None:
         with self._lock:
