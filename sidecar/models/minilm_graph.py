@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from sidecar.models.errors import SetupError
+from sidecar.models.graph_builder import FUSED, GraphBuilder
 from sidecar.models.safetensors import read_safetensors
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from onnx import ModelProto, ValueInfoProto
 
 _LAYERS = 6
 _HEADS = 12
 _HIDDEN = 384
 _EPSILON = 1e-12
-_FUSED = "com.microsoft"
 
 
 def build_minilm(folder: Path) -> None:
@@ -49,7 +50,9 @@ def build_graph(weights: Mapping[str, NDArray[Any]]) -> ModelProto:
     ``token_embeddings``, float32 ``[batch, sequence, 384]``, and ``sentence_embedding``, float32
     ``[batch, 384]``, of unit length. Raises `KeyError` if a weight is missing.
     """
-    graph = _Graph()
+    graph = GraphBuilder()
+    graph.constant("axis.last", np.array([-1], np.int64))
+    graph.constant("epsilon", np.array(_EPSILON * _HIDDEN, np.float32))
     graph.node("Cast", ["input_ids"], "ids", to=TensorProto.INT32)
     graph.node("Cast", ["attention_mask"], "mask", to=TensorProto.INT32)
     state = _embeddings(graph, weights)
@@ -58,52 +61,22 @@ def build_graph(weights: Mapping[str, NDArray[Any]]) -> ModelProto:
         last = number == _LAYERS - 1
         state = _layer(graph, weights, layer, state, "token_embeddings" if last else layer + "out")
     _pool(graph)
-    return graph.model()
+    inputs, outputs = _interface()
+    return graph.model("all-MiniLM-L6-v2", inputs, outputs, ir_version=8, opset=18)
 
 
-class _Graph:
-    def __init__(self) -> None:
-        self.nodes: list[NodeProto] = []
-        self.constants: list[TensorProto] = []
-        self.last_axis = self.constant("axis.last", np.array([-1], np.int64))
-        self.epsilon = self.constant("epsilon", np.array(_EPSILON * _HIDDEN, np.float32))
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
-        return output
-
-    def model(self) -> ModelProto:
-        tokens = ["batch", "sequence"]
-        graph = helper.make_graph(
-            self.nodes,
-            "all-MiniLM-L6-v2",
-            [
-                helper.make_tensor_value_info("input_ids", TensorProto.INT64, tokens),
-                helper.make_tensor_value_info("attention_mask", TensorProto.INT64, tokens),
-            ],
-            [
-                helper.make_tensor_value_info(
-                    "token_embeddings", TensorProto.FLOAT, [*tokens, _HIDDEN]
-                ),
-                helper.make_tensor_value_info(
-                    "sentence_embedding", TensorProto.FLOAT, ["batch", _HIDDEN]
-                ),
-            ],
-            self.constants,
-        )
-        return helper.make_model(
-            graph,
-            producer_name="embercache",
-            ir_version=8,
-            opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid(_FUSED, 1)],
-        )
+def _interface() -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
+    info, int64, float32 = helper.make_tensor_value_info, TensorProto.INT64, TensorProto.FLOAT
+    batch, tokens, numbers = "batch", "sequence", _HIDDEN
+    inputs = [info(name, int64, [batch, tokens]) for name in ("input_ids", "attention_mask")]
+    outputs = [
+        info("token_embeddings", float32, [batch, tokens, numbers]),
+        info("sentence_embedding", float32, [batch, numbers]),
+    ]
+    return inputs, outputs
 
 
-def _embeddings(graph: _Graph, weights: Mapping[str, NDArray[Any]]) -> str:
+def _embeddings(graph: GraphBuilder, weights: Mapping[str, NDArray[Any]]) -> str:
     # All tokens are of type 0, so that row of the type table goes into the position table.
     positions = (
         weights["embeddings.position_embeddings.weight"]
@@ -118,21 +91,12 @@ def _embeddings(graph: _Graph, weights: Mapping[str, NDArray[Any]]) -> str:
         graph.constant("embeddings.gamma", weights["embeddings.LayerNorm.weight"]),
         graph.constant("embeddings.beta", weights["embeddings.LayerNorm.bias"]),
     ]
-    graph.nodes.append(
-        helper.make_node(
-            "EmbedLayerNormalization",
-            inputs,
-            ["embeddings", "embeddings.mask_index"],
-            name="embeddings",
-            domain=_FUSED,
-            epsilon=_EPSILON,
-        )
-    )
-    return "embeddings"
+    results = ["embeddings", "embeddings.mask_index"]
+    return graph.node("EmbedLayerNormalization", inputs, results, domain=FUSED, epsilon=_EPSILON)
 
 
 def _layer(
-    graph: _Graph, weights: Mapping[str, NDArray[Any]], layer: str, state: str, output: str
+    graph: GraphBuilder, weights: Mapping[str, NDArray[Any]], layer: str, state: str, output: str
 ) -> str:
     def linear(source: str, name: str) -> str:
         weight = graph.constant(f"{layer}{name}.weight", weights[f"{layer}{name}.weight"].T)
@@ -155,18 +119,18 @@ def _layer(
         graph.constant(f"{layer}qkv.bias", packed_bias),
         "mask",
     ]
-    attended = graph.node("Attention", inputs, f"{layer}attention", domain=_FUSED, num_heads=_HEADS)
+    attended = graph.node("Attention", inputs, f"{layer}attention", domain=FUSED, num_heads=_HEADS)
     projected = linear(attended, "attention.output.dense")
     middle = add_and_norm(projected, state, "attention.output", f"{layer}middle")
     wide = linear(middle, "intermediate.dense")
     active = graph.node(
-        "BiasGelu", [wide, bias("intermediate.dense")], f"{layer}gelu", domain=_FUSED
+        "BiasGelu", [wide, bias("intermediate.dense")], f"{layer}gelu", domain=FUSED
     )
     return add_and_norm(linear(active, "output.dense"), middle, "output", output)
 
 
 def _layer_norm(
-    graph: _Graph, weights: Mapping[str, NDArray[Any]], name: str, source: str, result: str
+    graph: GraphBuilder, weights: Mapping[str, NDArray[Any]], name: str, source: str, result: str
 ) -> str:
     """Layer normalisation (https://arxiv.org/abs/1607.06450) in primitive operators.
 
@@ -178,26 +142,26 @@ def _layer_norm(
         f"{name}.gamma", weights[f"{name}.weight"] * np.sqrt(np.float32(_HIDDEN))
     )
     beta = graph.constant(f"{name}.beta", weights[f"{name}.bias"])
-    mean = graph.node("ReduceMean", [source, graph.last_axis], f"{name}.mean")
+    mean = graph.node("ReduceMean", [source, "axis.last"], f"{name}.mean")
     centred = graph.node("Sub", [source, mean], f"{name}.centred")
-    squares = graph.node("ReduceSumSquare", [centred, graph.last_axis], f"{name}.squares")
-    positive = graph.node("Add", [squares, graph.epsilon], f"{name}.positive")
+    squares = graph.node("ReduceSumSquare", [centred, "axis.last"], f"{name}.squares")
+    positive = graph.node("Add", [squares, "epsilon"], f"{name}.positive")
     deviation = graph.node("Sqrt", [positive], f"{name}.deviation")
     unit = graph.node("Div", [centred, deviation], f"{name}.unit")
     scaled = graph.node("Mul", [unit, gamma], f"{name}.scaled")
     return graph.node("Add", [scaled, beta], result)
 
 
-def _pool(graph: _Graph) -> None:
+def _pool(graph: GraphBuilder) -> None:
     graph.node("Cast", ["attention_mask"], "weights.flat", to=TensorProto.FLOAT)
     token_axis = graph.constant("axis.token", np.array([1], np.int64))
     tiny = graph.constant("tiny", np.array(1e-9, np.float32))
-    graph.node("Unsqueeze", ["weights.flat", graph.last_axis], "weights")
+    graph.node("Unsqueeze", ["weights.flat", "axis.last"], "weights")
     graph.node("Mul", ["token_embeddings", "weights"], "weighted")
     graph.node("ReduceSum", ["weighted", token_axis], "sum", keepdims=0)
     graph.node("ReduceSum", ["weights", token_axis], "count", keepdims=0)
     graph.node("Max", ["count", tiny], "count.positive")
     graph.node("Div", ["sum", "count.positive"], "mean")
-    graph.node("ReduceL2", ["mean", graph.last_axis], "length", keepdims=1)
+    graph.node("ReduceL2", ["mean", "axis.last"], "length", keepdims=1)
     graph.node("Max", ["length", tiny], "length.positive")
     graph.node("Div", ["mean", "length.positive"], "sentence_embedding")
