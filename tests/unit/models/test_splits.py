@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,7 +33,7 @@ def test_runs_read_the_whole_prompt_and_free_ones_never_a_single_token(
     ends = runs(splits, reused, prompt, alone)
     assert ends[-1] == prompt
     assert reused < prompt
-    lengths = [end - start for start, end in itertools.pairwise(ends)]
+    lengths = [end - start for start, end in pairwise(ends)]
     assert max(lengths) <= 256
     if splits.is_free and prompt > 1:
         assert min(lengths) >= 2
@@ -80,6 +80,24 @@ def test_the_end_of_a_prompt_is_read_anew_and_whole_blocks_are_kept(
 
 def test_a_prompt_of_one_token_keeps_no_block_that_others_would_read_in_another_way() -> None:
     assert Splits(1, is_free=True).blocks(1) == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "alone", "lengths"),
+    [
+        (1, True, [1]),
+        (256, True, [256]),
+        (257, True, [255, 2]),
+        (258, True, [256, 2]),
+        (513, True, [256, 255, 2]),
+        (65, False, [63, 2]),
+    ],
+)
+def test_no_single_token_is_left_for_the_last_run(
+    prompt: int, alone: bool, lengths: list[int]
+) -> None:
+    ends = runs(Splits(16, is_free=True), 0, prompt, [alone])
+    assert [end - start for start, end in pairwise(ends)] == lengths
 
 
 def test_runs_are_shorter_while_others_wait() -> None:

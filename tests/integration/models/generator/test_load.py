@@ -98,6 +98,8 @@ async def test_a_generation_that_is_cancelled_ends_at_its_next_run_and_gives_all
     if runs < 2:
         # What is kept of the prompt is in use until the prompt is read.
         assert running.prefixes.report(16).pinned_blocks == 4
+    else:
+        await eventually(lambda: running.prefixes.report(16).pinned_blocks == 0)
     generation.cancel()
     gate.open()
     await eventually(lambda: running.generator.active == 0)

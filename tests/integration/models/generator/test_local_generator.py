@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tokenizers import Tokenizer, processors
 
 from sidecar.models.decoder_pack import read_decoder_pack
 from sidecar.models.local_generator import LocalGenerator
@@ -190,6 +191,21 @@ async def test_a_conversation_is_read_through_the_template_of_the_model(running:
     )
     assert chat.pieces == text.pieces
     assert chat.prompt_tokens == text.prompt_tokens == 49
+
+
+async def test_a_text_begins_with_the_tokens_that_the_tokenizer_adds_and_a_conversation_does_not(
+    run_generator: Callable[..., Any], make_decoder: Callable[..., Path]
+) -> None:
+    folder = make_decoder("in place")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|start|> $A", special_tokens=[("<|start|>", 256)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    running = run_generator(folder)
+    assert (await running.answer("abc")).prompt_tokens == 4
+    # Three special tokens, and one for each letter of "user:abc" and "assistant:".
+    assert (await running.answer((("user", "abc"),))).prompt_tokens == 3 + 8 + 10
 
 
 @pytest.mark.parametrize(
