@@ -184,6 +184,11 @@ class PrefixSettings(_Section):
         " float32",
     )
     ttl: Lifetime = Field(3600.0, description="lifetime of blocks there; or 'never'")
+    disk_bytes: Bytes = Field(
+        2 * 2**30,
+        ge=MIN_BYTES,
+        description="capacity of blocks on disk, beside disk.max_bytes; at least 16 MiB",
+    )
 
 
 class OpenAISettings(_Section):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sidecar.models.prefix_loads import LowerBlocks
     from sidecar.open_tiers import Tiers
 
+_FLUSH_SECONDS = 5.0
+
 _log = structlog.get_logger()
 
 
@@ -50,6 +52,8 @@ async def open_generators(
             prefixes=prefixes,
         )
         exits.push_async_callback(generator.close)
+        # First of all: what was read last is worth most to the next pod.
+        exits.push_async_callback(prefixes.flush, _FLUSH_SECONDS)
         info = generator.info
         _log.info("generator loaded", model=info.name, version=info.version, runs_on=info.runs_on)
         generators[info.name] = generator
@@ -59,8 +63,8 @@ async def open_generators(
 def _open_prefixes(settings: Settings, tiers: Tiers) -> Prefixes:
     """Memory for the prompts of one generator: each has an equal share."""
     lower: list[tuple[PrefixTier, LowerBlocks]] = []
-    if settings.prefix.shared and tiers.disk is not None:
-        lower.append(("disk", DiskBlocks(tiers.disk)))
+    if settings.prefix.shared and tiers.prompts_disk is not None:
+        lower.append(("disk", DiskBlocks(tiers.prompts_disk)))
     if settings.prefix.shared and tiers.warm is not None:
         lower.append(("warm", WarmBlocks(tiers.warm)))
     return Prefixes(

@@ -288,6 +288,7 @@ def _open_admin(
         cache=tiers.cache,
         hot=tiers.hot,
         disk=tiers.disk,
+        prompts_disk=tiers.prompts_disk,
         warm=tiers.warm,
         memory=memory,
         follower=tiers.follower,

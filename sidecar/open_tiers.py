@@ -28,6 +28,7 @@ from sidecar.cache.warm import WarmTier
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from pathlib import Path
 
     from sidecar.config import Settings
 
@@ -39,10 +40,11 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """Everything that keeps entries."""
+    """Everything that keeps entries. ``prompts_disk`` is for blocks of prompts, if shared."""
 
     hot: HotTier[Any]
     disk: DiskTier | None
+    prompts_disk: DiskTier | None
     warm: WarmTier | None
     generations: Generations
     cache: ReadThrough
@@ -70,11 +72,14 @@ async def _end_task(task: asyncio.Task[None]) -> None:
 async def open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> Tiers:
     """Opens the tiers. Raises `RedisUrlError` or `DiskLockedError`."""
     hot: HotTier[Any] = HotTier(settings.hot.max_bytes, time.monotonic, settings.hot.policy)
-    disk = await _open_disk(settings, exits)
+    folder = settings.disk.folder
+    disk = await _open_disk(folder, settings.disk.max_bytes, exits)
+    # Blocks are so large that they would push out all else.
+    prompts_folder = folder / "prompts" if folder and settings.prefix.shared else None
+    prompts_disk = await _open_disk(prompts_folder, settings.prefix.disk_bytes, exits)
     warm = await _open_warm(settings, exits)
     store: RedisGenerations | LocalGenerations
     if warm is None:
-        folder = settings.disk.folder
         store = LocalGenerations(folder / "generations.db" if folder else None)
         exits.callback(store.close)
     else:
@@ -92,7 +97,7 @@ async def open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> Ti
     else:
         upkeep = _synchronise_forever(generations)
     keep_running(upkeep, exits)
-    return Tiers(hot, disk, warm, generations, cache, Accounts(), follower)
+    return Tiers(hot, disk, prompts_disk, warm, generations, cache, Accounts(), follower)
 
 
 async def _synchronise_forever(generations: Generations) -> None:
@@ -133,10 +138,12 @@ def _follow(
     )
 
 
-async def _open_disk(settings: Settings, exits: contextlib.AsyncExitStack) -> DiskTier | None:
-    if settings.disk.folder is None:
+async def _open_disk(
+    folder: Path | None, max_bytes: int, exits: contextlib.AsyncExitStack
+) -> DiskTier | None:
+    if folder is None:
         return None
-    disk = DiskTier(settings.disk.folder, settings.disk.max_bytes)
+    disk = DiskTier(folder, max_bytes)
     exits.push_async_callback(disk.close)
     await disk.start()
     exits.push_async_callback(disk.flush, _FLUSH_SECONDS)

@@ -202,6 +202,10 @@ class Generator(Protocol):
         """What is kept of prompts; None for a generator that runs elsewhere."""
         ...
 
+    def forget_prompts(self) -> int:
+        """Empties the memory of what is kept of prompts; says how many blocks that were."""
+        ...
+
     def start(self, request: GenerationRequest, generation: Generation) -> None:
         """Begins a generation and returns at once.
 

@@ -140,6 +140,10 @@ class LocalGenerator:
         """What is kept of prompts."""
         return self._prefixes.report(self._splits.block_tokens)
 
+    def forget_prompts(self) -> int:
+        """Empties the memory of what is kept of prompts; see `Generator.forget_prompts`."""
+        return self._prefixes.clear()
+
     def start(self, request: GenerationRequest, generation: Generation) -> None:
         """Begins a generation and returns at once; see `Generator.start`."""
         if self._closed:

@@ -69,6 +69,10 @@ class OpenAIGenerator:
         """Generations that the service is asked for."""
         return min(len(self._under_way), self._parallel)
 
+    def forget_prompts(self) -> int:
+        """Nothing is kept here."""
+        return 0
+
     def prefix_report(self) -> None:
         """None: nothing is kept of prompts here."""
 

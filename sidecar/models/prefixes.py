@@ -88,9 +88,10 @@ class Prefixes:
     async def take(self, keys: Sequence[bytes], block_bytes: int, compute_seconds: float) -> Lease:
         """The longest chain of blocks that ``keys`` begin with, from memory or loaded.
 
-        ``block_bytes`` is the size of a block in memory; ``compute_seconds`` what it takes to
-        compute one, 0 if that is not known. Nothing is loaded that is computed faster, and no
-        longer than that takes. Tiers that fail are as if they had nothing.
+        ``block_bytes`` is the size of a block at full precision, of which it may have half;
+        ``compute_seconds`` what it takes to compute one, 0 if that is not known. Nothing is loaded
+        that is computed faster, and no longer than that takes. Tiers that fail are as if they had
+        nothing.
         """
         chain = self._store.hold(keys)
         reused: dict[PrefixTier, int] = {"hot": len(chain)} if len(chain) else {}
@@ -149,9 +150,11 @@ class Prefixes:
             not_worth_loading=self._loads.not_worth_loading,
         )
 
-    def clear(self) -> None:
-        """Forgets what is in memory; the tiers below keep theirs."""
+    def clear(self) -> int:
+        """Forgets what is in memory, and says how many blocks; the tiers below keep theirs."""
+        count = len(self._store)
         self._store.clear()
+        return count
 
     async def flush(self, seconds: float) -> bool:
         """Waits up to ``seconds`` until the tiers below were handed what they are to keep."""

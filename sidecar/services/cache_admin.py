@@ -52,6 +52,7 @@ class CacheAdmin:
         cache: ReadThrough,
         hot: HotTier[Any],
         disk: DiskTier | None,
+        prompts_disk: DiskTier | None,
         warm: WarmTier | None,
         memory: RedisMemory | None,
         follower: InvalidationFollower | None,
@@ -66,6 +67,7 @@ class CacheAdmin:
         self._cache = cache
         self._hot = hot
         self._disk = disk
+        self._prompts_disk = prompts_disk
         self._warm = warm
         self._memory = memory
         self._follower = follower
@@ -106,8 +108,10 @@ class CacheAdmin:
         entries = 0
         if not tiers or common_pb2.TIER_HOT in tiers:
             entries += self._hot.clear()
-        if self._disk is not None and (not tiers or common_pb2.TIER_DISK in tiers):
-            entries += await self._disk.clear()
+            entries += sum(generator.forget_prompts() for generator in self._generators)
+        if not tiers or common_pb2.TIER_DISK in tiers:
+            for disk in (self._disk, self._prompts_disk):
+                entries += 0 if disk is None else await disk.clear()
         return cache_pb2.FlushResponse(entries=entries).SerializeToString()
 
     def _tier(self, tier: Tier) -> cache_pb2.TierStats:

@@ -253,7 +253,7 @@ async def test_a_corrupt_block_is_a_miss_and_is_removed(
     if corrupt == "other key":
         corrupt = redis.values[stored_name(KEYS[0], "exact")]
     elif corrupt == "other size":
-        other = encode_block(np.zeros((2, 1, 4, 4), np.float32), name, "exact", 0)
+        other = encode_block(np.ones((2, 1, 3, 4), np.float32), name, "exact", 0)
         assert other is not None
         corrupt = other
     assert isinstance(corrupt, bytes)
