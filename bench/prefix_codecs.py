@@ -38,10 +38,10 @@ def measure(texts: Texts, prompts: int, pack: Path) -> dict[str, Any]:
     """Prints the table; returns the figures for the JSON file."""
     pairs = [(texts.take(BEGIN), texts.take(END)) for _ in range(prompts)]
     codecs: tuple[PrefixCodec, ...] = get_args(PrefixCodec)
-    with tempfile.TemporaryDirectory() as folder, DevRedis() as redis:
+    with tempfile.TemporaryDirectory() as folder:
         with generating(folder) as client:
             expected = [client.stream(b + e, ANSWER, bypass=True).tokens for b, e in pairs]
-        same = {codec: _same(folder, redis.url, codec, pairs, expected) for codec in codecs}
+        same = {codec: _same(folder, codec, pairs, expected) for codec in codecs}
     kl, block_bytes = _divergences(texts, pairs, codecs, pack)
     print_table(
         f"{prompts} prompts of {BEGIN + END} tokens, of which {BEGIN} come from Redis;"
@@ -54,19 +54,19 @@ def measure(texts: Texts, prompts: int, pack: Path) -> dict[str, Any]:
 
 def _same(
     folder: str,
-    redis: str,
     codec: PrefixCodec,
     pairs: Sequence[tuple[str, str]],
     expected: Sequence[tuple[int, ...]],
 ) -> float:
     """The share of answers that are what they are without cache, token for token."""
-    environment = {"EMBERCACHE_REDIS_URL": redis, "EMBERCACHE_PREFIX_SHARED": "true"}
-    options = ("--prefix-codec", codec)
-    with generating(folder, *options, environment=environment) as client:
-        for begin, _ in pairs:
-            client.stream(begin)
-    with generating(folder, *options, environment=environment) as client:
-        answers = [client.stream(begin + end, ANSWER) for begin, end in pairs]
+    options = ("--prefix-shared=true", f"--prefix-codec={codec}")
+    with DevRedis() as redis:
+        environment = {"EMBERCACHE_REDIS_URL": redis.url}
+        with generating(folder, *options, environment=environment) as client:
+            for begin, _ in pairs:
+                client.stream(begin)
+        with generating(folder, *options, environment=environment) as client:
+            answers = [client.stream(begin + end, ANSWER) for begin, end in pairs]
     if any(dict(answer.reused) != {common_pb2.TIER_WARM: BEGIN} for answer in answers):
         raise RuntimeError(f"not all beginnings came from Redis with prefix.codec {codec}")
     return fmean(a.tokens == tokens for a, tokens in zip(answers, expected, strict=True))
