@@ -11,9 +11,11 @@ $(VENV)/.ready: requirements.lock pyproject.toml clients/python/pyproject.toml
 	$(PY) -m pip install -q --no-deps --no-build-isolation -e clients/python -e .
 	touch $@
 
-# The demonstration: a private Redis, a real sidecar, one corpus cold, warm and hot.
+# The demonstration: a private Redis, a real sidecar, one corpus cold, warm and hot; answers about
+# one long text.
 run: setup
 	@$(VENV)/bin/embercache models pull minilm
+	@$(VENV)/bin/embercache models pull smollm2-135m
 	@$(PY) -m bench.demo
 
 test: setup
@@ -27,6 +29,7 @@ lint: setup
 # Needs h2load, which is in Debian's package nghttp2-client.
 bench: setup
 	$(VENV)/bin/embercache models pull minilm
+	$(VENV)/bin/embercache models pull smollm2-135m
 	$(PY) -m bench.hot_path
 	$(PY) -m bench.warm_path
 	$(PY) -m bench.codecs
@@ -36,6 +39,7 @@ bench: setup
 	$(PY) -m bench.index --vectors 10000
 	$(PY) -m bench.invalidation
 	$(PY) -m bench.staleness
+	$(PY) -m bench.prefix --quick
 
 proto: setup
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m grpc_tools.protoc -I proto \

@@ -1,4 +1,4 @@
-"""Shows what the cache does: one corpus, embedded cold, warm and hot, then searched.
+"""Shows what the cache does: one corpus, embedded cold, warm and hot, then searched; and answers.
 
     python -m bench.demo
 
@@ -24,7 +24,7 @@ from embercache import AsyncClient
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench import demo_search
+from bench import demo_generate, demo_search
 from bench.corpus import named_docstrings
 from bench.processes import sidecar
 from bench.report import print_table
@@ -78,6 +78,7 @@ def _demonstrate(items: int) -> None:
             passes += [_embed_all(name, address, list(corpus)) for name in ("warm", "hot")]
             _print_passes(passes)
             demo_search.demonstrate(address, corpus)
+        demo_generate.demonstrate(address, options, environment)
     _print_next_steps()
 
 
@@ -148,6 +149,7 @@ def _print_next_steps() -> None:
         "\nNext steps:\n"
         f"  {folder}/embercache serve --dev          a sidecar with a private Redis\n"
         f"  {folder}/embercache embed 'any text'     its vector, from that sidecar; then: stats\n"
+        f"  {folder}/embercache generate 'any text'  what follows it, as it comes\n"
         f"  {folder}/python -c 'from embercache import Client; print(Client().embed([\"hi\"]))'",
         markup=False,
     )
