@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -52,11 +53,19 @@ class DecoderState(ABC):
         """
         places = np.cumsum([0, *(block.shape[2] for block in blocks)])
         first = self._first(int(places[-1]))
-        for block, start, end in zip(blocks, places, places[1:], strict=False):
-            if block.dtype == np.float16 and first.dtype == np.float32:
-                widen(block, first[:, :, start:end])
-            else:
-                first[:, :, start:end] = block
+
+        def copy(layers: slice) -> None:
+            for block, start, end in zip(blocks, places, places[1:], strict=False):
+                part = first[layers, :, start:end]
+                if block.dtype == np.float16 and part.dtype == np.float32:
+                    widen(block[layers], part)
+                else:
+                    part[:] = block[layers]
+
+        # The first token waits for this, and one thread does not use all the bandwidth of memory.
+        half = len(first) // 2
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(copy, (slice(half), slice(half, None))))
         self._loaded(first)
         self.length = int(places[-1])
 
