@@ -62,7 +62,7 @@ class Engine:
         future: asyncio.Future[bool] = self._loop.create_future()
         with self._changed:
             if self._closed:
-                future.set_exception(_closing())
+                future.set_exception(closing_error())
                 return future
             self._jobs.append((job, future))
             self._changed.notify()
@@ -91,7 +91,7 @@ class Engine:
             else:
                 self._post(future, outcome)
         for _, future in self._jobs:
-            self._post(future, _closing())
+            self._post(future, closing_error())
 
     def _next(self) -> _Entry | None:
         with self._changed:
@@ -117,7 +117,8 @@ class Engine:
                 self._loop.call_soon_threadsafe(_deliver, future, outcome)
 
 
-def _closing() -> ModelUnavailableError:
+def closing_error() -> ModelUnavailableError:
+    """What generations fail with that a model which is closed does not end."""
     return ModelUnavailableError("the model is shutting down; try another replica")
 
 

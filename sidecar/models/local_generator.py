@@ -14,7 +14,7 @@ import numpy as np
 from sidecar.models.decoder import Decoder
 from sidecar.models.decoder_pack import read_decoder_pack
 from sidecar.models.decoding import Decoding
-from sidecar.models.engine import Engine
+from sidecar.models.engine import Engine, closing_error
 from sidecar.models.generation import Completion, GeneratorCounters, GeneratorInfo
 from sidecar.models.places import Places
 from sidecar.models.prompt_reader import PromptReader
@@ -22,7 +22,6 @@ from sidecar.models.splits import Splits
 from sidecar.models.types import (
     InputRejectedError,
     ModelError,
-    ModelUnavailableError,
     QueueFullError,
 )
 
@@ -147,7 +146,7 @@ class LocalGenerator:
     def start(self, request: GenerationRequest, generation: Generation) -> None:
         """Begins a generation and returns at once; see `Generator.start`."""
         if self._closed:
-            raise _closing()
+            raise closing_error()
         if self._accepted >= self._most:
             self.counters.shed += 1
             raise QueueFullError(
@@ -284,7 +283,3 @@ def _keys(scope: PrefixScope, tokens: Sequence[int], count: int, size: int) -> l
     for block in data:
         keys.append(scope.key(keys[-1], block.tobytes()))
     return keys[1:]
-
-
-def _closing() -> ModelUnavailableError:
-    return ModelUnavailableError("the model is shutting down; try another replica")

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sidecar.models.types import ModelUnavailableError
+from sidecar.models.engine import closing_error
 
 if TYPE_CHECKING:
     from sidecar.models.prefixes import Prefixes
@@ -41,7 +41,7 @@ class Places:
         after `close`. The memory must be less than all there is.
         """
         if self._closed:
-            raise _closing()
+            raise closing_error()
         entered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(n_bytes, entered, unwanted))
 
@@ -65,7 +65,7 @@ class Places:
         self._closed = True
         for waiting in self._waiting:
             if not waiting.entered.done():
-                waiting.entered.set_exception(_closing())
+                waiting.entered.set_exception(closing_error())
         self._waiting.clear()
 
     def _admit(self) -> None:
@@ -77,7 +77,3 @@ class Places:
                 self.taken += 1
                 first.entered.set_result(True)
             self._waiting.popleft()
-
-
-def _closing() -> ModelUnavailableError:
-    return ModelUnavailableError("the model is shutting down; try another replica")
