@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from embercache.v1 import common_pb2
@@ -18,7 +18,7 @@ from bench.report import print_table
 from sidecar.dev_redis import DevRedis
 from sidecar.models.decoder import Decoder
 from sidecar.models.decoder_pack import read_decoder_pack
-from sidecar.models.prefix_codec import PrefixCodec, decode_block, encode_block
+from sidecar.models.prefix_codec import decode_block, encode_block
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.prefix_texts import Texts
+    from sidecar.models.prefix_codec import PrefixCodec
     from sidecar.models.prefix_store import Block
 
 BEGIN, END, ANSWER = 256, 32, 32
@@ -34,21 +35,26 @@ _BLOCK = 16
 _NAME = b"a block"
 
 
-def measure(texts: Texts, prompts: int, pack: Path) -> dict[str, Any]:
-    """Prints the table; returns the figures for the JSON file."""
+def measure(
+    texts: Texts, prompts: int, codecs: Sequence[PrefixCodec], pack: Path
+) -> dict[str, Any]:
+    """Prints the table; returns the figures for the JSON file.
+
+    Raises `RuntimeError` if the codec that is exact is not.
+    """
     pairs = [(texts.take(BEGIN), texts.take(END)) for _ in range(prompts)]
-    codecs: tuple[PrefixCodec, ...] = get_args(PrefixCodec)
     with tempfile.TemporaryDirectory() as folder:
         with generating(folder) as client:
             expected = [client.stream(b + e, ANSWER, bypass=True).tokens for b, e in pairs]
         same = {codec: _same(folder, codec, pairs, expected) for codec in codecs}
     kl, block_bytes = _divergences(texts, pairs, codecs, pack)
     print_table(
-        f"{prompts} prompts of {BEGIN + END} tokens, of which {BEGIN} come from Redis;"
-        f" {ANSWER} tokens generated greedily",
+        f"{prompts} prompts of {BEGIN + END} tokens, {BEGIN} from Redis; answers of {ANSWER}",
         ("prefix.codec", "answers the same", "mean KL of the first token", "bytes a token"),
         [(c, f"{same[c]:.0%}", kl[c], round(block_bytes[c] / _BLOCK)) for c in codecs],
     )
+    if same["exact"] < 1:
+        raise RuntimeError("with the codec that is exact, answers differ from those without cache")
     return {"same_answers": same, "first_token_kl": kl, "stored_block_bytes": block_bytes}
 
 

@@ -40,8 +40,8 @@ def measure(texts: Texts, prompts: int) -> dict[str, Any]:
         prefix = client.prefix_stats()
     shown = [count for count in (0, 50, 100, 200, 500, prompts) if count in samples]
     print_table(
-        f"{prompts:,} different prompts of {sizes.min()} to {sizes.max()} tokens, {_AT_A_TIME} at"
-        f" a time; prefix.max_bytes is {BUDGET // MIB} MiB",
+        f"prompts of {sizes.min()} to {sizes.max()} tokens, {_AT_A_TIME} at a time;"
+        f" prefix.max_bytes {BUDGET // MIB} MiB",
         ("after prompts", "RSS, MiB", "of that for prefixes, MiB", "blocks"),
         [(count, samples[count][0], samples[count][1] / MIB, samples[count][2]) for count in shown],
     )
