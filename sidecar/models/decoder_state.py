@@ -46,6 +46,10 @@ class DecoderState(ABC):
         last: NDArray[np.float32] = logits[0, -1].astype(np.float32)
         return last
 
+    @abstractmethod
+    def forget(self) -> bool:
+        """Makes ready for another text; False if that one had better begin with a new state."""
+
     def load(self, blocks: Sequence[Block]) -> None:
         """Takes the keys and values of the first tokens as if they had been read.
 
@@ -135,6 +139,11 @@ class InPlaceState(DecoderState):
             self._binding.bind_input(names[0], *part)
             self._binding.bind_output(names[1], *part)
 
+    def forget(self) -> bool:
+        """What was written is written over: what lies behind ``length`` is not read."""
+        self.length = 0
+        return self._buffer is not None
+
     def _run(self, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
         for name, array in feed.items():
             self._binding.bind_cpu_input(name, array)
@@ -165,6 +174,10 @@ class GrowingState(DecoderState):
         super().__init__(session, pack, device)
         self._past: Sequence[ort.OrtValue] = ()
         self._loaded(self._first(0))
+
+    def forget(self) -> bool:
+        """Its memory grows with the text, so there is nothing to use again."""
+        return False
 
     def _run(self, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
         kv = self._pack.kv

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
 
-    from sidecar.models.decoder import Decoder
+    from sidecar.models.decoder_pack import DecoderPack
     from sidecar.models.decoder_state import Block, DecoderState
     from sidecar.models.generation import Generation, GeneratorCounters, Sampling
     from sidecar.models.sampler import Logits
@@ -42,14 +42,14 @@ class Decoding:
 
     def __init__(
         self,
-        decoder: Decoder,
+        pack: DecoderPack,
         splits: Splits,
         tokenizer: Tokenizer,
         counters: GeneratorCounters,
         *,
         name: str,
         prompt: Sequence[int],
-        capacity: int,
+        state: DecoderState,
         blocks: Sequence[Block],
         sampling: Sampling,
         generation: Generation,
@@ -58,21 +58,19 @@ class Decoding:
         self.tokens = 0
         self.finish_reason: FinishReason = "length"
         self.loading_seconds = 0.0
-        self._decoder = decoder
         self._splits = splits
         self._counters = counters
         self._name = name
         self._prompt = prompt
-        self._capacity = capacity
         self._blocks = blocks
         self._sampler = Sampler(sampling, prompt)
         self._text = TextStream(tokenizer, sampling.stop)
-        self._ends = decoder.pack.end_tokens.union(sampling.stop_tokens)
-        self._max_tokens = min(sampling.max_tokens, decoder.pack.context_tokens - len(prompt))
+        self._ends = pack.end_tokens.union(sampling.stop_tokens)
+        self._max_tokens = min(sampling.max_tokens, pack.context_tokens - len(prompt))
         self._generation = generation
         self._loop = generation.get_loop()
         self.prefilled: asyncio.Future[None] = self._loop.create_future()
-        self._state: DecoderState | None = None
+        self._state: DecoderState | None = state
         self._last = -1
 
     def is_unwanted(self) -> bool:
@@ -81,7 +79,10 @@ class Decoding:
 
     def turn(self, *, alone: bool) -> bool:
         """Reads a part of the prompt, or generates one token. See `Job`."""
-        state = self._state or self._begin()
+        state = self._state
+        assert state is not None  # noqa: S101 - the engine is not done with this
+        if self._blocks:
+            self._load(state)
         if state.length < len(self._prompt):
             return self._prefill(state, alone=alone)
         started = perf_counter()
@@ -97,18 +98,15 @@ class Decoding:
         return self._state.export(first * size, stop * size, size) if self._state else []
 
     def release(self) -> None:
-        """Gives back memory; only when the engine is done with this."""
+        """Lets go of memory; only when the engine is done with this."""
         self._state = None
         self._blocks = ()
 
-    def _begin(self) -> DecoderState:
+    def _load(self, state: DecoderState) -> None:
         started = perf_counter()
-        self._state = state = self._decoder.start(self._capacity)
-        if self._blocks:
-            state.load(self._blocks)
-            self._blocks = ()
+        state.load(self._blocks)
+        self._blocks = ()
         self.loading_seconds = perf_counter() - started
-        return state
 
     def _prefill(self, state: DecoderState, *, alone: bool) -> bool:
         count = self._splits.run_tokens(state.length, len(self._prompt), alone=alone)

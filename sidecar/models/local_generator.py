@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from sidecar.models.decoder_state import DecoderState
     from sidecar.models.generation import Generation, GenerationRequest, PrefixReport, PrefixScope
     from sidecar.models.prefixes import Lease, Prefixes
     from sidecar.models.session import Provider
@@ -141,6 +142,7 @@ class LocalGenerator:
 
     def forget_prompts(self) -> int:
         """Empties the memory of what is kept of prompts; see `Generator.forget_prompts`."""
+        self._places.clear()
         return self._prefixes.clear()
 
     def start(self, request: GenerationRequest, generation: Generation) -> None:
@@ -199,14 +201,20 @@ class LocalGenerator:
         """The whole answer; None if it is not wanted any more."""
         loop = asyncio.get_running_loop()
         work = await loop.run_in_executor(self._reading, self._read, request, generation)
-        if not await self._places.enter(work.n_bytes, generation):
+        place = await self._places.enter(work.n_bytes, generation)
+        if place is None:
             return None
         queued_seconds = perf_counter() - began
+        state, place.state = place.state or self._decoder.start(work.capacity), None
         try:
             with await self._take(work) as lease:
-                return await self._answer(work, lease, queued_seconds)
+                completion = await self._answer(work, state, lease, queued_seconds)
+            # What a failure leaves may not be numbers.
+            if completion is not None and state.forget():
+                place.state = state
+            return completion
         finally:
-            self._places.leave(work.n_bytes)
+            self._places.leave(place)
 
     def _read(self, request: GenerationRequest, generation: Generation) -> _Work:
         tokens = self._reader.read(request)
@@ -233,16 +241,18 @@ class LocalGenerator:
             size * counters.prefill_seconds / max(1, counters.prefill_tokens),
         )
 
-    async def _answer(self, work: _Work, lease: Lease, queued_seconds: float) -> Completion | None:
+    async def _answer(
+        self, work: _Work, state: DecoderState, lease: Lease, queued_seconds: float
+    ) -> Completion | None:
         reused_blocks = len(lease.blocks)
         decoding = Decoding(
-            self._decoder,
+            self._decoder.pack,
             self._splits,
             self._reader.tokenizer,
             self.counters,
             name=self.info.name,
             prompt=work.tokens,
-            capacity=work.capacity,
+            state=state,
             blocks=lease.blocks,
             sampling=work.request.sampling,
             generation=work.generation,

@@ -10,13 +10,30 @@ from typing import TYPE_CHECKING, Any
 from sidecar.models.engine import closing_error
 
 if TYPE_CHECKING:
+    from sidecar.models.decoder_state import DecoderState
     from sidecar.models.prefixes import Prefixes
+
+# What is left behind has at most this share of all memory, and is at most so many times too large.
+_SPARE_SHARE = 4
+_SPARE_FACTOR = 2
+
+
+@dataclass(slots=True)
+class Place:
+    """A place and ``n_bytes`` of memory.
+
+    ``state`` is what somebody left there who needed it no more, so that its memory is in use
+    already; None if there is none. Who leaves puts there what others may use.
+    """
+
+    n_bytes: int
+    state: DecoderState | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     n_bytes: int
-    entered: asyncio.Future[bool]
+    entered: asyncio.Future[Place | None]
     unwanted: asyncio.Future[Any]
 
 
@@ -31,34 +48,46 @@ class Places:
         self.taken = 0
         self._parallel = parallel
         self._prefixes = prefixes
+        # The system hands out memory page by page, which takes as long as filling it does.
+        self._spare: Place | None = None
         self._waiting: deque[_Waiting] = deque()
         self._closed = False
 
-    async def enter(self, n_bytes: int, unwanted: asyncio.Future[Any]) -> bool:
-        """Waits for a place and memory, to be given back with `leave`.
+    async def enter(self, n_bytes: int, unwanted: asyncio.Future[Any]) -> Place | None:
+        """Waits for a place with so much memory or more, to be given back with `leave`.
 
-        Returns False, with neither, if ``unwanted`` is done before. Raises `ModelUnavailableError`
+        Returns None if ``unwanted`` is done before. Raises `ModelUnavailableError`
         after `close`. The memory must be less than all there is.
         """
         if self._closed:
             raise closing_error()
-        entered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        entered: asyncio.Future[Place | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(n_bytes, entered, unwanted))
 
         def give_up(_: object) -> None:
             if not entered.done():
-                entered.set_result(False)
+                entered.set_result(None)
                 self._admit()
 
         unwanted.add_done_callback(give_up)
         self._admit()
         return await entered
 
-    def leave(self, n_bytes: int) -> None:
+    def leave(self, place: Place) -> None:
         """Gives back a place and its memory."""
         self.taken -= 1
-        self._prefixes.free(n_bytes)
+        self.clear()
+        if place.state is None or place.n_bytes * _SPARE_SHARE > self._prefixes.capacity_bytes:
+            self._prefixes.free(place.n_bytes)
+        else:
+            self._spare = place
         self._admit()
+
+    def clear(self) -> None:
+        """Gives back the memory of what was left behind."""
+        if self._spare is not None:
+            self._prefixes.free(self._spare.n_bytes)
+            self._spare = None
 
     def close(self) -> None:
         """Sends away all who wait."""
@@ -72,8 +101,20 @@ class Places:
         while self._waiting:
             first = self._waiting[0]
             if not first.entered.done() and not first.unwanted.done():
-                if self.taken == self._parallel or not self._prefixes.reserve(first.n_bytes):
+                place = self._place(first.n_bytes) if self.taken < self._parallel else None
+                if place is None:
                     return
                 self.taken += 1
-                first.entered.set_result(True)
+                first.entered.set_result(place)
             self._waiting.popleft()
+
+    def _place(self, n_bytes: int) -> Place | None:
+        spare = self._spare
+        if spare is not None and n_bytes <= spare.n_bytes <= _SPARE_FACTOR * n_bytes:
+            self._spare = None
+            return spare
+        if not self._prefixes.reserve(n_bytes):
+            self.clear()
+            if not self._prefixes.reserve(n_bytes):
+                return None
+        return Place(n_bytes)

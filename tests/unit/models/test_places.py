@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from sidecar.models.places import Places
+from sidecar.models.places import Place, Places
 from sidecar.models.prefixes import Prefixes
 from sidecar.models.types import ModelUnavailableError
 
 
-def enter(places: Places, n_bytes: int) -> tuple[asyncio.Task[bool], asyncio.Future[Any]]:
+def enter(places: Places, n_bytes: int) -> tuple[asyncio.Task[Place | None], asyncio.Future[Any]]:
     unwanted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     return asyncio.create_task(places.enter(n_bytes, unwanted)), unwanted
 
@@ -26,7 +26,7 @@ async def test_no_more_than_so_many_enter_at_once() -> None:
     await settle()
     assert [task.done() for task in tasks] == [True, True, False]
     assert places.taken == 2
-    places.leave(1)
+    places.leave(Place(1))
     assert await tasks[2]
 
 
@@ -36,7 +36,7 @@ async def test_who_needs_much_memory_is_not_overtaken_by_those_who_need_little()
     first, much, little = (enter(places, size)[0] for size in (600, 700, 100))
     await settle()
     assert [task.done() for task in (first, much, little)] == [True, False, False]
-    places.leave(600)
+    places.leave(Place(600))
     assert await much
     assert await little
     assert prefixes.report(1).bytes == 800
@@ -59,7 +59,7 @@ async def test_who_gave_up_before_does_not_enter() -> None:
     waiting, gives_up = enter(places, 1)
     await first
     gives_up.cancel()
-    places.leave(1)
+    places.leave(Place(1))
     assert not await waiting
     assert places.taken == 0
 
@@ -73,5 +73,58 @@ async def test_closing_sends_away_those_who_wait_and_those_who_come() -> None:
     for task in (waiting, enter(places, 1)[0]):
         with pytest.raises(ModelUnavailableError, match="shutting down"):
             await task
-    places.leave(1)
+    places.leave(Place(1))
     assert places.taken == 0
+
+
+async def left_behind(places: Places, n_bytes: int) -> object:
+    """Leaves a place of which others may use the memory."""
+    place = await enter(places, n_bytes)[0]
+    assert place is not None
+    place.state = state = object()  # type: ignore[assignment]
+    places.leave(place)
+    return state
+
+
+async def test_who_needs_about_as_much_gets_the_memory_that_the_last_one_left() -> None:
+    prefixes = Prefixes(1000)
+    places = Places(2, prefixes)
+    state = await left_behind(places, 200)
+    assert (places.taken, prefixes.report(1).bytes) == (0, 200)
+    place = await enter(places, 100)[0]
+    assert place is not None
+    assert (place.state, place.n_bytes, prefixes.report(1).bytes) == (state, 200, 200)
+    other = await enter(places, 100)[0]
+    assert other is not None
+    assert (other.state, prefixes.report(1).bytes) == (None, 300)
+
+
+@pytest.mark.parametrize("n_bytes", [99, 201])
+async def test_memory_that_does_not_fit_is_not_used(n_bytes: int) -> None:
+    prefixes = Prefixes(1000)
+    places = Places(2, prefixes)
+    await left_behind(places, 200)
+    place = await enter(places, n_bytes)[0]
+    assert place is not None
+    assert (place.state, prefixes.report(1).bytes) == (None, 200 + n_bytes)
+
+
+async def test_what_was_left_makes_way_for_who_needs_more() -> None:
+    prefixes = Prefixes(1000)
+    places = Places(2, prefixes)
+    await left_behind(places, 200)
+    assert (await enter(places, 900)[0]) is not None
+    assert prefixes.report(1).bytes == 900
+
+
+async def test_only_one_is_left_and_only_if_it_is_small() -> None:
+    prefixes = Prefixes(1000)
+    places = Places(3, prefixes)
+    await left_behind(places, 200)
+    await left_behind(places, 50)
+    assert prefixes.report(1).bytes == 50
+    await left_behind(places, 251)
+    assert prefixes.report(1).bytes == 0
+    await left_behind(places, 250)
+    places.clear()
+    assert prefixes.report(1).bytes == 0

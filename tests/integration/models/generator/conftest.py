@@ -323,7 +323,7 @@ class Running:
         report = self.prefixes.report(1)
         assert (self.generator.queued, self.generator.active) == (0, 0)
         assert report.pinned_blocks == 0
-        self.prefixes.clear()
+        self.generator.forget_prompts()
         assert self.prefixes.report(1).bytes == 0
 
 
