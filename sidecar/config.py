@@ -329,6 +329,9 @@ class PriceSettings(_Section):
     per_1000_tokens: float = Field(
         0.0, ge=0, description="for each 1,000 tokens that a model reads"
     )
+    per_1000_generated: float = Field(
+        0.0, ge=0, description="for each 1,000 tokens of prompts and answers of a generator"
+    )
 
 
 class LogSettings(_Section):

@@ -51,11 +51,15 @@ class NotCachedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a call asks of the cache, and whose account it is on. ``tags`` are digests."""
+    """What a call asks of the cache, and whose account it is on. ``tags`` are digests.
+
+    Without ``counts``, what was answered is not counted: it serves another item that is.
+    """
 
     mode: CacheMode
     tags: tuple[bytes, ...]
     account: Account
+    counts: bool = True
 
 
 class Check(Protocol):

@@ -42,7 +42,7 @@ class _Flight:
 
     __slots__ = (
         *("done", "name", "removed", "replace", "stores", "submitted", "ttl", "waiters"),
-        *("want", "watchers", "work"),
+        *("began_ms", "want", "watchers", "work"),
     )
 
     def __init__(self, name: object, want: Want, mode: CacheMode) -> None:
@@ -53,6 +53,7 @@ class _Flight:
         self.replace = mode is CacheMode.REFRESH
         self.removed = False
         self.submitted = 0.0
+        self.began_ms = 0
         self.waiters = 0
         self.done: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
         self.watchers: list[Callable[[asyncio.Future[Any]], None]] = []
@@ -65,9 +66,9 @@ class _Flight:
         else:
             watcher(self.work)
 
-    def begin(self, work: asyncio.Future[Any]) -> None:
+    def begin(self, work: asyncio.Future[Any], now_ms: int) -> None:
         """Takes note that the item is being computed."""
-        self.work, self.submitted = work, perf_counter()
+        self.work, self.submitted, self.began_ms = work, perf_counter(), now_ms
         for watcher in self.watchers:
             watcher(work)
 
@@ -118,7 +119,8 @@ class ReadThrough:
             for index, result in zip(missing, await self._wait(joined), strict=True):
                 results[index] = result
         answers = [result for result in results if result is not None]
-        _count(policy.account, answers, perf_counter() - began)
+        if policy.counts:
+            _count(policy.account, answers, perf_counter() - began)
         return answers
 
     def remove(self, keys: Sequence[bytes]) -> None:
@@ -240,8 +242,9 @@ class ReadThrough:
                 submitted = perf_counter()
                 works = loader.submit([flight.want.source for flight in wanted])
                 policy.account.lookup_seconds += (submitted - began) * len(wanted)
+                now_ms = int(self._clock() * 1000)
                 for flight, work in zip(wanted, works, strict=True):
-                    flight.begin(work)
+                    flight.begin(work, now_ms)
                     work.add_done_callback(
                         partial(self._computed, state, flight, tags, loader, policy.account)
                     )
@@ -283,9 +286,17 @@ class ReadThrough:
         if stores and tags is not None and state.is_current(tags):
             # What the key does not cover may have changed, so the last writer wins there.
             replace = flight.replace or bool(flight.want.content)
-            self._keep_hot(state, flight.want.key, entry, account)
+            if replace or not self._is_outdated(flight):
+                self._keep_hot(state, flight.want.key, entry, account)
             self._write_back(flight.want.key, entry, replace=replace, above=None)
         self._land(flight, Answer(entry, product.tier or Tier.COMPUTED))
+
+    def _is_outdated(self, flight: _Flight) -> bool:
+        """Whether an entry that will do was made after the flight began, as by a refresh."""
+        held = self._hot.get(flight.want.key)
+        if held is None or held.value.created_ms <= flight.began_ms:
+            return False
+        return flight.want.check is None or flight.want.check.suffices(held.value)
 
     # Tiers
 

@@ -15,11 +15,10 @@ import math
 import time
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embercache.v1 import generate_pb2
 
-from sidecar.cache.accounts import Account
 from sidecar.cache.codec import Codec, Value, decode_vector
 from sidecar.cache.items import Answer, CacheMode, NotCachedError, Policy, Product, Tier, Want
 from sidecar.cache.keys import KeySpace, digest
@@ -35,24 +34,24 @@ from sidecar.services.vectors import KeySpaces
 from sidecar.services.wire import TIER_NUMBER
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from sidecar.cache.accounts import Accounts
+    from sidecar.cache.accounts import Account, Accounts
+    from sidecar.cache.codec import Entry
     from sidecar.cache.generations import Generations, NamespaceState
     from sidecar.cache.read_through import ReadThrough
     from sidecar.config import CacheSettings
     from sidecar.models.generation import Generator
     from sidecar.services.embed_request import RequestReader
     from sidecar.services.generate_request import GenerateReader, ParsedGeneration
+    from sidecar.services.generate_stream import Watch
     from sidecar.services.generation_value import StoredCompletion
     from sidecar.services.semantic import SemanticAnswers
     from sidecar.services.stored import StoredResponses
     from sidecar.services.vectors import Vectors
-
-    Watch = Callable[[asyncio.Future[Any]], None]
 
 KIND = "generate"
 PREFIX_KIND = "prefix"
@@ -68,6 +67,22 @@ class _Blocks:
 
     def key(self, parent: bytes, tokens: bytes) -> bytes:
         return self.space.key(self.epoch, parent, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Semantic:
+    """Keeps calls that take answers to other prompts apart from those that do not.
+
+    ``name`` is the least similarity. See `sidecar.cache.items.Check`.
+    """
+
+    name: float
+
+    def suffices(self, _entry: Entry) -> bool:
+        return True
+
+    def renewed(self, _state: NamespaceState, _entry: Entry) -> None:
+        return None
 
 
 @dataclass(slots=True)
@@ -147,7 +162,6 @@ class GenerateService:
         self._settings = settings
         self._spaces = KeySpaces(KIND, settings)
         self._block_spaces = KeySpaces(PREFIX_KIND, settings)
-        self._aside = Account(KIND, "", "")
         self._searches: set[asyncio.Task[None]] = set()
 
     async def generate(self, raw: bytes) -> bytes:
@@ -218,7 +232,7 @@ class GenerateService:
     def begin(self, plan: _Plan) -> Generation:
         """Begins to compute an answer that is in no tier. Raises what that fails with at once."""
         generation = plan.generation = Generation()
-        if plan.parsed.semantic is None or not plan.parsed.cache.mode.reads:
+        if plan.parsed.semantic is None or _mode(plan.parsed) is CacheMode.BYPASS:
             self._start(plan, generation)
             return generation
         search = asyncio.create_task(self._search_first(plan, generation, plan.parsed.semantic))
@@ -243,7 +257,8 @@ class GenerateService:
         ttl = self._settings.generate_ttl if parsed.cache.ttl is None else parsed.cache.ttl
         key = self.key(state, parsed)
         policy = Policy(_mode(parsed), parsed.cache.tags, self._account(parsed))
-        want = Want(key, b"", None, ttl, watch=watch)
+        check = None if parsed.semantic is None else _Semantic(parsed.semantic)
+        want = Want(key, b"", None, ttl, check, watch)
         (answer,) = await self._cache.fetch(state, [want], policy, _Loader(self, plan))
         if isinstance(answer, Exception):
             raise answer
@@ -280,9 +295,9 @@ class GenerateService:
     async def _semantic_value(self, plan: _Plan, threshold: float) -> Product | None:
         parsed, state = plan.parsed, plan.state
         vector = plan.vector = await self._vector(plan)
-        if vector is None:
+        if vector is None or not parsed.cache.mode.reads:
             return None
-        policy = Policy(CacheMode.ONLY_IF_CACHED, (), self._aside)
+        policy = Policy(CacheMode.ONLY_IF_CACHED, (), self._account(parsed), counts=False)
 
         async def look_up(key: bytes) -> tuple[str, Answer] | None:
             want = Want(key, b"", None, None)

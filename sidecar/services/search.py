@@ -14,12 +14,11 @@ import asyncio
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from embercache.v1 import search_pb2
 
-from sidecar.cache.accounts import Account
 from sidecar.cache.codec import Codec, Value, decode_vector
 from sidecar.cache.items import Answer, CacheMode, Policy, Product, Tier, Want
 from sidecar.cache.keys import digest
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sidecar.cache.accounts import Accounts
+    from sidecar.cache.accounts import Account, Accounts
     from sidecar.cache.codec import Entry
     from sidecar.cache.generations import Generations, NamespaceState
     from sidecar.cache.read_through import ReadThrough
@@ -127,8 +126,6 @@ class SearchService:
         self._spaces = KeySpaces(KIND, settings)
         self._max_bytes = max_bytes
         self._loader = _Loader(self)
-        # Lists of other queries are looked up on no account: the answer itself is counted.
-        self._aside = Account(KIND, "", "")
 
     async def search(self, raw: bytes) -> bytes:
         """Search: one query, for which no whole response is stored."""
@@ -255,7 +252,7 @@ class SearchService:
         self, plan: _Plan, vector: NDArray[np.float32], threshold: float
     ) -> Product | None:
         parsed = plan.parsed
-        policy = Policy(CacheMode.ONLY_IF_CACHED, (), self._aside)
+        policy = Policy(CacheMode.ONLY_IF_CACHED, (), self._account(parsed), counts=False)
 
         async def look_up(key: bytes) -> tuple[str, Answer] | None:
             want = Want(key, b"", None, None, _check(parsed))
@@ -265,9 +262,11 @@ class SearchService:
             return read_facts(answer.entry.value.payload).query, answer
 
         scope = self._scope(plan)
-        return await self._semantic.find(
+        product = await self._semantic.find(
             KIND, plan.state.name, scope, vector, parsed.text, threshold, look_up
         )
+        # The query was embedded, so no tokens were saved.
+        return product and replace(product, value=replace(product.value, tokens=0))
 
     # What comes of it
 

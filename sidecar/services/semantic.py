@@ -102,7 +102,7 @@ def _product(answer: Answer, query: str, similarity: float) -> Product:
         payload=entry.value.payload,
         codec=entry.value.codec,
         dimensions=entry.value.dimensions,
-        tokens=0,  # the query was embedded
+        tokens=entry.value.tokens,
         truncated=False,
         query=query,
         similarity=similarity,

@@ -27,6 +27,9 @@ def _usage(account: Account, hot_age: float, prices: PriceSettings) -> cache_pb2
     answered = account.answered
     hits = answered[Tier.HOT] + answered[Tier.DISK] + answered[Tier.WARM] + account.whole
     computed = answered[Tier.COMPUTED]
+    per_1000 = prices.per_1000_tokens
+    if account.kind == "generate":
+        per_1000 = prices.per_1000_generated
     compute = account.compute_seconds / computed if computed else 0.0
     lookup = account.lookup_seconds / computed if computed else 0.0
     hit = account.hit_seconds / account.timed_hits if account.timed_hits else 0.0
@@ -51,7 +54,7 @@ def _usage(account: Account, hot_age: float, prices: PriceSettings) -> cache_pb2
         compute_ms=compute * 1000,
         hit_ms=hit * 1000,
         seconds_saved=hits * max(0.0, compute - hit),
-        money_saved=hits * prices.per_call + account.tokens_saved / 1000 * prices.per_1000_tokens,
+        money_saved=hits * prices.per_call + account.tokens_saved / 1000 * per_1000,
         # A lookup is paid for every item, a computation saved for each hit.
         break_even_hit_rate=min(1.0, lookup / compute) if compute else 0.0,
     )

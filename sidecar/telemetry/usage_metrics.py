@@ -29,7 +29,9 @@ def usage(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
             "embercache_usage_evictions", "Entries pushed out of the hot tier.", labels=_LABELS
         ),
         "tokens_saved": CounterMetricFamily(
-            "embercache_usage_tokens_saved", "Tokens that no model had to read.", labels=_LABELS
+            "embercache_usage_tokens_saved",
+            "Tokens that no model had to read or generate.",
+            labels=_LABELS,
         ),
     }
     gauges = {

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from embercache.v1 import cache_pb2, common_pb2, generate_pb2
 from google.protobuf.duration_pb2 import Duration
+
+from sidecar.cache.items import CacheMode
+from sidecar.models.generation import Sampling
+from sidecar.services.generate_request import ParsedGeneration
+from sidecar.services.requests import CacheChoices
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -76,6 +82,49 @@ async def test_a_restarted_sidecar_finds_the_answer_on_disk(
     await first.stop()
     second = await start_generating(disk=tmp_path)
     assert await second.generated(CHAT, temperature=0) == ("DISK", "1: Is it warm?")
+
+
+# For each field of Sampling two values that make another answer.
+SAMPLINGS: dict[str, tuple[Any, Any]] = {
+    "max_tokens": (5, 6),
+    "temperature": (0.5, 0.6),
+    "top_k": (2, 3),
+    "top_p": (0.5, 0.6),
+    "min_p": (0.1, 0.2),
+    "repetition_penalty": (1.1, 1.2),
+    "seed": (0, 1),
+    "stop": (["a"], ["b"]),
+    "stop_tokens": ([], [1]),
+}
+
+
+@pytest.mark.parametrize("field", generate_pb2.Sampling.DESCRIPTOR.fields_by_name)
+def test_every_option_of_sampling_is_part_of_the_key(field: str) -> None:
+    sampling = Sampling(max_tokens=9, temperature=0.9, seed=9)
+    one, two = SAMPLINGS[field]
+    values = [each if not isinstance(each, list) else tuple(each) for each in (one, two)]
+    keys = {_scope(replace(sampling, **{field: value})) for value in values}
+    assert len(keys) == 2
+
+
+def test_what_is_left_open_is_not_the_same_as_zero() -> None:
+    sampling = Sampling(max_tokens=9)
+    assert _scope(replace(sampling, seed=None)) != _scope(replace(sampling, seed=0))
+    assert _scope(replace(sampling, temperature=None)) != _scope(replace(sampling, temperature=0))
+
+
+def test_a_text_and_a_conversation_have_keys_of_their_own() -> None:
+    sampling = Sampling(max_tokens=9)
+    assert _scope(sampling, "a") != _scope(sampling, (("user", "a"),))
+
+
+def _scope(sampling: Sampling, prompt: Any = "a") -> tuple[bytes, ...]:
+    choices = CacheChoices(CacheMode.DEFAULT, None, ())
+    fields: Any = {"generator": None, "info": None, "namespace": "n", "semantic": None}
+    parsed = ParsedGeneration(
+        prompt=prompt, sampling=sampling, cache=choices, is_repeatable=True, **fields
+    )
+    return tuple(parsed.scope_parts())
 
 
 @pytest.mark.parametrize(
@@ -210,6 +259,45 @@ async def test_what_is_not_cached_is_not_found(start_generating: Start) -> None:
     sidecar = await start_generating()
     mode = common_pb2.CACHE_MODE_ONLY_IF_CACHED
     assert (await status(sidecar.generate("a", temperature=0, mode=mode)))[0] == "NOT_FOUND"
+
+
+async def test_a_refresh_is_not_undone_by_a_call_that_began_before(
+    start_generating: Start, openai_server: Any, redis_server: DevRedis
+) -> None:
+    sidecar = await start_generating(redis=redis_server)
+    openai_server.hold_after = 0
+    before = asyncio.ensure_future(sidecar.generated("a prompt", temperature=0))
+    await openai_server.held.wait()
+    openai_server.hold_after = None
+    mode = common_pb2.CACHE_MODE_REFRESH
+    assert await sidecar.generated("a prompt", temperature=0, mode=mode) == (
+        "COMPUTED",
+        "2: a prompt",
+    )
+    openai_server.release.set()
+    assert (await before)[1] == "1: a prompt"
+    assert await sidecar.generated("a prompt", temperature=0) == ("HOT", "2: a prompt")
+    await sidecar.flush()
+    assert await sidecar.generated("a prompt", temperature=0) == ("WARM", "2: a prompt")
+
+
+async def test_a_stored_response_ends_with_its_entry(start_generating: Start) -> None:
+    sidecar = await start_generating()
+    asked = {"temperature": 0, "ttl": Duration(nanos=300_000_000)}
+    for _ in range(3):
+        await sidecar.generated("a prompt", **asked)
+    async with asyncio.timeout(20):
+        while (await sidecar.generated("a prompt", **asked))[1] == "1: a prompt":
+            await asyncio.sleep(0.02)
+
+
+async def test_no_store_keeps_no_whole_response(start_generating: Start) -> None:
+    sidecar = await start_generating()
+    await sidecar.generated("a prompt", temperature=0)
+    for _ in range(3):
+        mode = common_pb2.CACHE_MODE_NO_STORE
+        assert (await sidecar.generated("a prompt", temperature=0, mode=mode))[0] == "HOT"
+    assert (await sidecar.stats()).response_hits == 0
 
 
 async def test_the_lifetime_is_that_of_the_setting_or_of_the_call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -122,6 +123,61 @@ async def test_an_answer_to_another_prompt_is_not_stored_as_the_answer_to_this_o
     await ask(sidecar, SAME)
     off = common_pb2.SemanticOptions(mode=common_pb2.SemanticOptions.MODE_OFF)
     assert (await ask(sidecar, SAME, semantic=off)).text == "2"
+
+
+async def test_who_declines_gets_no_other_answer_even_if_asked_at_the_same_time_as_one_who_does_not(
+    start_generating: Start, openai_server: Any
+) -> None:
+    sidecar = await start_generating()
+    await ask(sidecar, ONE)
+    off = common_pb2.SemanticOptions(mode=common_pb2.SemanticOptions.MODE_OFF)
+    strict = common_pb2.SemanticOptions(mode=ON.mode, threshold=0.99999)
+    calls = [ask(sidecar, SAME, semantic=each) for each in (ON, off, strict)]
+    taken, own, near = await asyncio.gather(*calls)
+    assert taken.text == "1"
+    for said in (own, near):
+        assert said.text != "1"
+        assert not said.summary.HasField("similarity")
+
+
+async def test_chance_is_not_answered_from_what_another_call_allowed_to_be_kept(
+    start_generating: Start,
+) -> None:
+    sidecar = await start_generating()
+    await ask(sidecar, ONE, temperature=0.9, store_sampled=True)
+    assert (await ask(sidecar, SAME, temperature=0.9, store_sampled=True)).text == "1"
+    for question in (ONE, SAME):
+        assert (await ask(sidecar, question, temperature=0.9)).text != "1"
+
+
+async def test_a_refreshed_answer_stays_the_answer_to_prompts_that_mean_the_same(
+    start_generating: Start,
+) -> None:
+    sidecar = await start_generating()
+    await ask(sidecar, ONE)
+    refreshed = await ask(sidecar, ONE, mode=common_pb2.CACHE_MODE_REFRESH)
+    assert (refreshed.text, refreshed.summary.tier) == ("2", common_pb2.TIER_COMPUTED)
+    assert (await ask(sidecar, SAME)).text == "2"
+
+
+@pytest.mark.parametrize("mode", ["NO_STORE", "BYPASS"])
+async def test_what_is_not_stored_is_not_offered(start_generating: Start, mode: str) -> None:
+    sidecar = await start_generating()
+    await ask(sidecar, ONE, mode=common_pb2.CacheMode.Value(f"CACHE_MODE_{mode}"))
+    assert (await ask(sidecar, SAME)).text == "2"
+
+
+async def test_tokens_that_it_saved_are_counted_once(start_generating: Start) -> None:
+    sidecar = await start_generating()
+    await ask(sidecar, ONE)
+    await ask(sidecar, SAME)
+    usage = {each.kind: each for each in (await sidecar.stats()).usage}["generate"]
+    assert usage.tokens_saved == 7 + 2
+    assert {each.tier: each.count for each in usage.answered if each.count} == {
+        common_pb2.TIER_COMPUTED: 1,
+        common_pb2.TIER_HOT: 1,
+    }
+    assert usage.hot_entries == 1
 
 
 async def test_prompts_at_random_have_no_semantic_answers(start_generating: Start) -> None:

@@ -140,7 +140,7 @@ class UsageStats(_message.Message):
     hot_age_seconds: _builtins.float
     evictions: _builtins.int
     tokens_saved: _builtins.int
-    """Tokens that the model did not have to read, the time that computing took on
+    """Tokens that the model did not have to read or generate, the time that computing took on
     average, and what was saved of time and, at the prices that are set, of money.
     """
     compute_ms: _builtins.float
