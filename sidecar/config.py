@@ -7,7 +7,6 @@ the environment, which wins over the file, which wins over the default.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from pathlib import Path
 from typing import Literal
@@ -22,19 +21,10 @@ from pydantic import (
 )
 
 from sidecar.cache.disk_store import MIN_BYTES
+from sidecar.loopback import is_loopback
 from sidecar.models.openai_target import is_openai
 from sidecar.models.packs import default_folder
 from sidecar.units import NAME_PATTERN, Bytes, Lifetime, OptionalPath, Seconds, Words
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Section(BaseModel):
@@ -78,7 +68,7 @@ class ServerSettings(_Section):
         if not self.address and not self.socket:
             raise ValueError("set server.address, server.socket or both: there is no listener")
         for name, address in (("address", self.address), ("openai_address", self.openai_address)):
-            if not self.insecure and address and not _is_loopback(address):
+            if not self.insecure and address and not is_loopback(address.rpartition(":")[0]):
                 raise ValueError(
                     f"server.{name} {address} can be reached by other machines and is not"
                     " encrypted; listen on 127.0.0.1 or a socket, or set server.insecure"

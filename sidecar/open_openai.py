@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.models.errors import SetupError
 from sidecar.models.openai_key import OpenAIKey
-from sidecar.models.openai_target import parse_names, parse_target
+from sidecar.models.openai_target import is_openai, parse_names, parse_target
 
 if TYPE_CHECKING:
     import contextlib
@@ -66,6 +66,8 @@ def _open_client(
     parsed = parse_target(
         target, setting, has_key=bool(key.value), insecure=settings.server.insecure
     )
+    if key.value:
+        _check_key_has_one_service(settings)
     try:
         from sidecar.models.openai_client import OpenAIClient
     except ModuleNotFoundError as error:
@@ -79,3 +81,21 @@ def _open_client(
     )
     exits.push_async_callback(client.close)
     return client
+
+
+def _check_key_has_one_service(settings: Settings) -> None:
+    """Raises `SetupError` if the key of one service would be shown to another."""
+    targets = [("encoder.target", settings.encoder.target)]
+    if settings.generator.packs:
+        targets.append(("generator.target", settings.generator.target))
+    hosts = {
+        parse_target(target, setting, has_key=False, insecure=True).host
+        for setting, target in targets
+        if is_openai(target)
+    }
+    if len(hosts) > 1:
+        raise SetupError(
+            "openai.key: encoder.target and generator.target are two services, and both would get"
+            " the key; use one service for both, or give the encoder's key to another sidecar and"
+            " name that one in encoder.target, as HOST:PORT"
+        )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import ssl
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import openai
@@ -49,8 +51,8 @@ class OpenAIClient:
 
     A call that may succeed later is repeated up to ``retries`` times, as the service asks for or
     with growing pauses, but not once an answer has begun. ``timeout`` is the longest wait for the
-    next byte, in seconds. Nothing is taken from variables of the environment that begin with
-    ``OPENAI_``.
+    next byte, in seconds. Of the environment, only ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` count: no
+    proxy, and nothing that begins with ``OPENAI_``.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class OpenAIClient:
             timeout=limits,
             max_retries=retries,
             http_client=openai.DefaultAsyncHttpxClient(
-                # Texts and the key go to this service only.
+                # Texts and the key go to this service only, and by no proxy of the environment.
                 follow_redirects=False,
+                trust_env=False,
+                verify=_authorities(),
                 timeout=limits,
                 event_hooks={"request": [self._set_headers]},
             ),
@@ -169,6 +173,9 @@ class OpenAIClient:
                     _identifier(error.code),
                     _identifier(error.param),
                 )
+            case 403 if error.code == "host":
+                # Another sidecar, which takes no names: see `sidecar.transport.openai.guard`.
+                return ModelError(f"{what}: write its IP address into the target, or localhost")
             case 401 | 403:
                 return ModelError(f"{what}: check openai.key, or the file openai.key_file")
             case 404:
@@ -183,6 +190,13 @@ class OpenAIClient:
                 return ModelError(f"{what}: it is elsewhere; set its address to where it leads")
             case _:
                 return ModelError(what)
+
+
+def _authorities() -> ssl.SSLContext | bool:
+    """Who vouches for services: what OpenSSL's variables name, else the system."""
+    if any(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")):
+        return ssl.create_default_context()
+    return True
 
 
 def _identifier(value: object) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
+from sidecar.loopback import is_loopback
 from sidecar.models.errors import SetupError
 from sidecar.units import NAME_PATTERN
 
@@ -46,7 +46,7 @@ def parse_target(target: str, setting: str, *, has_key: bool, insecure: bool) ->
         raise SetupError(f"{setting}: that is no address; write openai://HOST[:PORT]/v1") from None
     _check_parts(parts, setting)
     scheme, host = _SCHEMES[parts.scheme], parts.hostname or ""
-    if scheme == "http" and has_key and not insecure and not _is_loopback(host):
+    if scheme == "http" and has_key and not insecure and not is_loopback(host):
         raise SetupError(
             f"{setting}: the key would go to {host} without encryption; write openai:// in place of"
             " openai+http://, or set server.insecure"
@@ -74,15 +74,6 @@ def _check_parts(parts: SplitResult, setting: str) -> None:
             f"{setting}: the address needs the path of the API, which is /v1 with most services, or"
             f" / for none: openai://{parts.hostname}/v1"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def parse_names(words: Iterable[str], setting: str) -> dict[str, str]:

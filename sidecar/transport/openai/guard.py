@@ -5,6 +5,9 @@ call the sidecar in its user's place. Browsers name the page's origin in every r
 makes of another and in every POST; a page that had its own host name resolve to this address
 (DNS rebinding) gives itself away by that name in Host; and a form, which needs no leave to be
 posted elsewhere, cannot be of the type application/json. No API client does any of this.
+
+A listener that other machines reach is called by names that are not known here, those of a service
+in a cluster for one. It takes every name: who may call it is for the network to say.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from sidecar.loopback import is_loopback
 from sidecar.transport.openai.errors import ApiError
 
 if TYPE_CHECKING:
@@ -25,7 +29,7 @@ _HOST = re.compile(r"(\[[^\]]+\]|[^:]+)(?::\d*)?")
 
 def guard(listen_host: str) -> Middleware:
     """A middleware that refuses what no API client sends. Raises `ApiError`."""
-    names = {"localhost", listen_host.lower()}
+    takes_names = not is_loopback(listen_host)
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -33,11 +37,11 @@ def guard(listen_host: str) -> Middleware:
             raise ApiError(
                 403, "requests of web pages are refused: call from a program", code="origin"
             )
-        if not _is_known(request.headers.get("Host", ""), names):
+        if not takes_names and not _is_address(request.headers.get("Host", "")):
             raise ApiError(
                 403,
-                "the host name of the URL is not this sidecar's: call it by IP address, as"
-                " localhost, or by the name in server.openai_address",
+                "the host name of the URL is not this sidecar's: call it by IP address, or as"
+                " localhost",
                 code="host",
             )
         if request.method == "POST":
@@ -54,12 +58,12 @@ def _check_content(request: web.Request) -> None:
         raise ApiError(415, "compressed requests are not taken: send the JSON as it is")
 
 
-def _is_known(host: str, names: set[str]) -> bool:
+def _is_address(host: str) -> bool:
     match = _HOST.fullmatch(host)
     if match is None:
         return False
     name = match[1].lower()
-    if name in names:
+    if name == "localhost":
         return True
     try:
         ipaddress.ip_address(name.strip("[]"))

@@ -396,6 +396,16 @@ async def test_what_a_status_means(
     assert isinstance(await outcome(start(generator)), Completion)
 
 
+async def test_a_sidecar_that_takes_no_host_names_is_not_a_matter_of_the_key(
+    openai_server: Any, connect: Any
+) -> None:
+    openai_server.fail(403, code="host")
+    error = await outcome(start(connect()))
+    assert type(error) is ModelError
+    assert "IP address" in str(error)
+    assert "key" not in str(error)
+
+
 async def test_options_that_the_service_may_not_know_are_named_when_it_refuses(
     openai_server: Any, connect: Any
 ) -> None:

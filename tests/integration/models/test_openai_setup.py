@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 
 from sidecar import __version__
 from sidecar.config import Settings
@@ -47,6 +50,12 @@ def configure(target: str, packs: str = "ours=theirs", **openai: Any) -> Setting
             "openai": {"timeout": HANG_GUARD} | openai,
         }
     )
+
+
+def generating_at(target: str, settings: Settings, **generator: Any) -> Settings:
+    """The settings with another service for generations."""
+    changed = settings.generator.model_copy(update={"target": target} | generator)
+    return settings.model_copy(update={"generator": changed})
 
 
 async def embed(models: Any, name: str = "ours") -> Any:
@@ -178,7 +187,102 @@ async def test_a_key_in_clear_text_to_another_machine_is_refused(exits: Any) -> 
         await open_openai_generators(settings, exits)
 
 
+@pytest.mark.parametrize("holds", ["key", "key_file"])
+async def test_a_key_for_two_services_is_refused(
+    holds: str, openai_server: Any, exits: Any, key_file: Path
+) -> None:
+    openai = {"key": KEY} if holds == "key" else {"key_file": key_file}
+    settings = configure(openai_server.target, **openai)
+    settings = generating_at(openai_server.target.replace("127.0.0.1", "localhost"), settings)
+    for open_ in (open_openai_models, open_openai_generators):
+        with pytest.raises(SetupError, match=r"^openai\.key: .*are two services"):
+            await open_(settings, exits)
+    assert openai_server.calls == []
+
+
+async def test_two_services_without_a_key_are_served(openai_server: Any, exits: Any) -> None:
+    settings = configure(openai_server.target)
+    settings = generating_at(openai_server.target.replace("127.0.0.1", "localhost"), settings)
+    await embed(await open_openai_models(settings, exits))
+    generation = generate(await open_openai_generators(settings, exits))
+    assert isinstance(await asyncio.wait_for(generation, HANG_GUARD), Completion)
+
+
+async def test_a_target_without_generators_is_no_second_service(
+    openai_server: Any, exits: Any
+) -> None:
+    settings = configure(openai_server.target, key=KEY)
+    settings = generating_at("openai://other.example/v1", settings, packs=())
+    await embed(await open_openai_models(settings, exits))
+
+
 # What is sent and what is logged
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+async def test_no_proxy_of_the_environment_gets_key_or_text(
+    name: str, openai_server: Any, exits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    reached = False
+
+    def connected(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal reached
+        reached = True
+        writer.close()
+
+    proxy = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+        settings = configure(openai_server.target, key=KEY, retries=0)
+        await embed(await open_openai_models(settings, exits))
+    assert not reached
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate of this machine that it has signed itself, and the key of that."""
+    files = tmp_path / "certificate.pem", tmp_path / "certificate.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    return files
+
+
+@pytest.fixture
+async def encrypted(certificate: tuple[Path, Path]) -> AsyncIterator[str]:
+    """The target of a service that has that certificate."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"index": 0, "embedding": [1.0, 2.0]}]})
+
+    app = web.Application()
+    app.router.add_post("/v1/embeddings", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    yield f"openai://127.0.0.1:{runner.addresses[0][1]}/v1"
+    await runner.cleanup()
+
+
+async def test_a_service_is_believed_if_openssls_variables_name_who_vouches_for_it(
+    encrypted: str,
+    certificate: tuple[Path, Path],
+    exits: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = configure(encrypted, retries=0)
+    models = await open_openai_models(settings, exits)
+    with pytest.raises(ModelUnavailableError, match="cannot be reached"):
+        await embed(models)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    await embed(await open_openai_models(settings, exits))
 
 
 async def test_nothing_is_taken_from_the_variables_of_the_sdk(

@@ -66,6 +66,19 @@ async def test_addresses_and_localhost_are_served(front: Front, host: str) -> No
     assert status == 200
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+async def test_a_listener_for_other_machines_is_served_by_every_name_but_not_to_web_pages(
+    open_front: OpenFront, address: str
+) -> None:
+    front = await open_front(openai_address=address, insecure=True)
+    for host in ("pool", "pool.models.svc.cluster.local:50601"):
+        status, _, _ = await front.send("GET", "models", headers={"Host": host})
+        assert status == 200
+        page = {"Host": host, "Origin": f"http://{host}"}
+        status, answer, _ = await front.send("GET", "models", headers=page)
+        assert (status, answer["error"]["code"]) == (403, "origin")
+
+
 async def test_the_name_that_it_listens_on_is_served(open_front: OpenFront) -> None:
     front = await open_front(openai_address="localhost:0")
     assert front.url.startswith("http://localhost:")
