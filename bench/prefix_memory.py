@@ -47,22 +47,21 @@ def measure(texts: Texts, prompts: int) -> dict[str, Any]:
     )
     full = [count for count in samples if count >= FULL_AFTER]
     growth = samples[prompts][0] - samples[FULL_AFTER][0]
-    slope = np.polyfit(full, [samples[count][0] for count in full], 1)[0] * 1024
-    block = prefix.bytes / max(prefix.blocks, 1)
+    slope = float(np.polyfit(full, [samples[count][0] for count in full], 1)[0]) * 1024
+    most = max(used for _, used, _ in samples.values())
     print(
         f"From {FULL_AFTER} prompts on, RSS grew by {growth:.1f} MiB, {slope:.2f} KiB a prompt.\n"
-        f"The budget held {prefix.blocks:,} blocks of {block / 1024:,.0f} KiB with what each costs"
-        f" beside its keys and values: {prefix.bytes / MIB:.1f} of"
-        f" {prefix.capacity_bytes / MIB:.0f} MiB; {prefix.evictions:,} were evicted.\n"
+        f"Of the budget, {prefix.bytes / MIB:.1f} MiB were in use at the end, by {prefix.blocks:,}"
+        f" blocks and what generations keep to work with, and at most {most / MIB:.1f} MiB between"
+        f" two rounds of {_EVERY}; {prefix.evictions:,} blocks were evicted.\n"
     )
     return {
         "rss_start_mb": samples[0][0],
         "rss_mb": {str(count): samples[count][0] for count in samples},
         f"rss_growth_after_{FULL_AFTER}_mb": growth,
         "rss_slope_kb_per_prompt": slope,
-        "prefix_bytes_max": max(used for _, used, _ in samples.values()),
+        "prefix_bytes_max": most,
         "prefix_capacity_bytes": prefix.capacity_bytes,
-        "prefix_block_bytes": block,
         "prefix_evictions": prefix.evictions,
     }
 
