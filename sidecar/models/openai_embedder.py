@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 INPUTS_A_CALL = 128
 CHARACTERS_A_CALL = 200_000
 CALLS_AT_ONCE = 4
+# Inputs of a refused call that are asked for alone to see whether any is taken.
+_PROBES = 8
 _START_SECONDS = 5.0
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.1, 30.0
 
@@ -156,22 +158,52 @@ class OpenAIEmbedder:
 
     async def _call(self, jobs: Sequence[_Job]) -> None:
         """Computes inputs. If the service refuses some, the others are asked for without them."""
+        refusal = await self._try(jobs)
+        if refusal is None:
+            return
+        if await self._takes_none(jobs):
+            _fail(jobs, refusal)
+        else:
+            await self._halve(jobs)
+
+    async def _takes_none(self, jobs: Sequence[_Job]) -> bool:
+        """Asks for inputs from all over a call alone, until one of them is not refused.
+
+        If all are, they are not what the service minds. That is told at the cost of a few calls;
+        halving on would cost two for every input.
+        """
+        for job in jobs[:: -(-len(jobs) // _PROBES)]:
+            await self._try([job])
+            fault = None if job.future.cancelled() else job.future.exception()
+            if not isinstance(fault, RefusedError):
+                return False
+        return True
+
+    async def _halve(self, jobs: Sequence[_Job]) -> None:
+        middle = len(jobs) // 2
+        for half in (jobs[:middle], jobs[middle:]):
+            if await self._try(half) is not None:
+                await self._halve(half)
+
+    async def _try(self, jobs: Sequence[_Job]) -> RefusedError | None:
+        """Computes those of the inputs that are still wanted, in one call.
+
+        Returns the refusal, if the service refuses the call and a part of it may do better.
+        """
         jobs = [job for job in jobs if not job.future.done()]
         if not jobs:
-            return
+            return None
         try:
             self._deliver(jobs, await self._compute([job.text for job in jobs]))
         except RefusedError as error:
-            if len(jobs) == 1:
-                _fail(jobs, error)
-            else:
-                middle = len(jobs) // 2
-                await self._call(jobs[:middle])
-                await self._call(jobs[middle:])
+            if len(jobs) > 1 and error.param.partition(".")[0] in ("", "input"):
+                return error
+            _fail(jobs, error)
         except ModelError as error:
             if isinstance(error, QueueFullError):
                 self.counters.shed += len(jobs)
             _fail(jobs, error)
+        return None
 
     async def _compute(self, texts: Sequence[str]) -> list[Embedded | ModelError]:
         answer = await self._ask(texts)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from sidecar.models.generation import Generation, GenerationRequest, Sampling
     from sidecar.models.openai_client import OpenAIClient
 
+LONGEST_SECONDS = 600.0
+"""The most time that a service has for one answer, repetitions of the call included."""
+
 _log = structlog.get_logger()
 
 
@@ -32,7 +35,8 @@ class OpenAIGenerator:
     """A `Generator` whose model is behind a service. Used from one event loop only.
 
     ``theirs`` is the service's name of the model. Up to ``parallel`` generations are at work, and
-    up to ``queue`` wait.
+    up to ``queue`` wait. One that the service does not end within `LONGEST_SECONDS`, or in which it
+    sends far more than ``max_tokens``, fails; the client bounds the wait for the next byte.
     """
 
     def __init__(
@@ -110,9 +114,9 @@ class OpenAIGenerator:
         arrived = perf_counter()
         async with self._slots:
             began = perf_counter()
-            reader = CompletionReader()
+            reader = CompletionReader(request.sampling.max_tokens)
             try:
-                await self._follow(request, generation, reader)
+                await self._follow_in_time(request, generation, reader)
                 completion = Completion(
                     pieces=tuple(generation.pieces),
                     finish_reason=reader.finish_reason(),
@@ -128,6 +132,20 @@ class OpenAIGenerator:
         if not generation.done():
             self._count(completion, began, generation)
             generation.set_result(completion)
+
+    async def _follow_in_time(
+        self, request: GenerationRequest, generation: Generation, reader: CompletionReader
+    ) -> None:
+        try:
+            async with asyncio.timeout(LONGEST_SECONDS):
+                await self._follow(request, generation, reader)
+        except TimeoutError:
+            raise ModelUnavailableError(
+                f"{self.info.runs_on} did not end its answer within {LONGEST_SECONDS:g} s: ask for"
+                " fewer tokens, or try again later"
+            ) from None
+        if rest := reader.rest():
+            generation.add([Piece(rest)])
 
     async def _follow(
         self, request: GenerationRequest, generation: Generation, reader: CompletionReader
@@ -200,7 +218,7 @@ def _options(sampling: Sampling) -> dict[str, Any]:
     """The options that are not neutral; what a service does not know must not be sent for that."""
     if sampling.stop_tokens:
         raise InputRejectedError(
-            "stop_tokens cannot be given to an OpenAI-compatible service: use stop"
+            "sampling.stop_tokens cannot be given to an OpenAI-compatible service: use stop"
         )
     options = {
         "temperature": sampling.temperature,

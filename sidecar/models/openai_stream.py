@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from sidecar.models.types import ModelUnavailableError
+from sidecar.models.types import ModelError, ModelUnavailableError
 
 if TYPE_CHECKING:
     from sidecar.models.generation import FinishReason
@@ -16,21 +16,36 @@ _FINISH_REASONS: dict[str, FinishReason] = {
     "content_filter": "filtered",
 }
 _MOST_TOKENS = 2**31 - 1
+_CHARACTERS_A_TOKEN, _ALWAYS_CHARACTERS = 64, 64 * 1024
+_PIECES_A_TOKEN, _ALWAYS_PIECES = 8, 1024
+_LARGEST_ANSWER = 2**18
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class CompletionReader:
     """What the events of one stream have told so far.
 
     ``completion_tokens`` counts pieces, and ``prompt_tokens`` is 0, unless the service counts.
+    An answer of ``max_tokens`` has a bounded number of characters and pieces; many times more than
+    any model writes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_tokens: int) -> None:
+        tokens = min(max_tokens, _LARGEST_ANSWER)
+        self._most_characters = _ALWAYS_CHARACTERS + tokens * _CHARACTERS_A_TOKEN
+        self._most_pieces = _ALWAYS_PIECES + tokens * _PIECES_A_TOKEN
         self._finish_reason: str | None = None
+        self._characters = 0
         self._pieces = 0
+        self._half = ""
         self._usage: tuple[int, int] | None = None
 
     def read(self, event: Any) -> str:
-        """Takes the next event; returns the text that it brings, which may be empty."""
+        """Takes the next event; returns the text that it brings, which may be empty.
+
+        Raises `ModelError` if the answer is longer than it can be.
+        """
         if not isinstance(event, dict):
             return ""
         usage = event.get("usage")
@@ -49,7 +64,24 @@ class CompletionReader:
         if not isinstance(text, str) or not text:
             return ""
         self._pieces += 1
-        return text
+        self._characters += len(text)
+        if self._characters > self._most_characters or self._pieces > self._most_pieces:
+            raise ModelError("the service went on far beyond max_tokens: is it what it should be?")
+        return self._whole(text)
+
+    def rest(self) -> str:
+        """The text that is due after the last event."""
+        rest, self._half = self._half, ""
+        return _REPLACEMENT if rest else ""
+
+    def _whole(self, text: str) -> str:
+        """What UTF-8 can hold of a text: a surrogate pair may have been split over two events."""
+        if not self._half and not _SURROGATE.search(text):
+            return text
+        text, self._half = self._half + text, ""
+        if "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
     def finish_reason(self) -> FinishReason:
         """Why the answer ended. Raises `ModelUnavailableError` if it was only broken off."""

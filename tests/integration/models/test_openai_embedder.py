@@ -256,6 +256,51 @@ async def test_an_input_that_is_refused_fails_alone(openai_server: Any, connect:
     assert embedder.counters.computed == 5
 
 
+@pytest.mark.parametrize("places", [(0,), (77,), (127,), (16, 17, 90)])
+async def test_inputs_that_are_refused_cost_few_calls(
+    places: tuple[int, ...], openai_server: Any, connect: Any
+) -> None:
+    embedder = await connect()
+    openai_server.refuses = lambda text: text.startswith("bad")
+    texts = [f"bad {n}" if n in places else f"good {n}" for n in range(INPUTS_A_CALL)]
+    found = await outcomes(embedder.submit(texts))
+    refused = [n for n, outcome in enumerate(found) if isinstance(outcome, InputRejectedError)]
+    assert refused == list(places)
+    levels = INPUTS_A_CALL.bit_length() - 1
+    assert len(batches(openai_server)) <= 3 + 2 * levels * len(places)
+
+
+async def test_when_every_input_is_refused_it_takes_few_calls_to_tell(
+    openai_server: Any, connect: Any
+) -> None:
+    embedder = await connect()
+    openai_server.refuses = lambda text: True
+    found = await outcomes(embedder.submit([f"text {n}" for n in range(INPUTS_A_CALL)]))
+    assert all(isinstance(outcome, InputRejectedError) for outcome in found)
+    assert len(batches(openai_server)) < 10
+
+
+async def test_a_batch_that_is_too_large_is_parted(openai_server: Any, connect: Any) -> None:
+    embedder = await connect()
+    texts = [f"text {n}" for n in range(INPUTS_A_CALL)]
+    openai_server.fail(413, times=1)
+    assert await lengths(embedder.submit(texts)) == [len(text) for text in texts]
+    assert len(batches(openai_server)) == 4
+
+
+@pytest.mark.parametrize(
+    ("param", "calls"), [("model", 1), ("encoding_format", 1), ("input", 4), ("input.1", 4)]
+)
+async def test_inputs_are_only_parted_if_it_may_be_them_that_the_service_minds(
+    param: str, calls: int, openai_server: Any, connect: Any
+) -> None:
+    embedder = await connect()
+    openai_server.fail(400, code="invalid", param=param)
+    found = await outcomes(embedder.submit(["one", "two", "three", "four", "five"]))
+    assert any(isinstance(outcome, InputRejectedError) for outcome in found) == (calls == 1)
+    assert len(batches(openai_server)) == calls
+
+
 async def test_the_words_of_the_service_which_may_quote_the_input_are_not_passed_on(
     openai_server: Any, connect: Any
 ) -> None:

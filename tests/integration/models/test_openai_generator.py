@@ -295,6 +295,40 @@ async def test_many_at_once_of_whom_some_leave_are_all_answered_rightly(
 # Failures
 
 
+async def test_a_pair_of_surrogates_in_two_pieces_is_one_character(
+    openai_server: Any, connect: Any
+) -> None:
+    openai_server.says = lambda body: ["a\ud83d", "\ude00b", "\ud83d"]
+    completion = await outcome(start(connect()))
+    texts = [piece.text for piece in completion.pieces]
+    assert texts == ["a", "\N{GRINNING FACE}b", "\N{REPLACEMENT CHARACTER}"]
+
+
+@pytest.mark.parametrize("prompt", ["Am I right?", CHAT])
+async def test_a_service_that_does_not_stop_is_an_error_and_its_call_is_ended(
+    prompt: Any, openai_server: Any, connect: Any, eventually: Any
+) -> None:
+    openai_server.says = lambda body: ["x" * 10_000] * 100
+    openai_server.hold_after = 50
+    error = await outcome(start(connect(), prompt))
+    assert type(error) is ModelError
+    assert "beyond max_tokens" in str(error)
+    await eventually(lambda: openai_server.disconnects == 1)
+
+
+async def test_a_service_that_never_ends_its_answer_has_only_so_long(
+    openai_server: Any, connect: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.models.openai_generator.LONGEST_SECONDS", 0.05)
+    openai_server.hold_after = 1
+    generator = connect(parallel=1)
+    error = await outcome(start(generator))
+    assert isinstance(error, ModelUnavailableError)
+    assert "within 0.05 s" in str(error)
+    await eventually(lambda: openai_server.disconnects == 1)
+    assert generator.active == 0
+
+
 @pytest.mark.parametrize("pieces", [0, 2])
 async def test_a_stream_that_breaks_is_an_error_and_is_not_repeated(
     pieces: int, openai_server: Any, connect: Any
