@@ -124,8 +124,6 @@ def generate(
     if system is not None and system_file is not None:
         raise click.UsageError("give --system or --system-file, not both")
     if system_file is not None:
-        if system is not None:
-            raise click.UsageError("give --system or --system-file, not both")
         system = _without_line_end(_decoded(system_file.read(), system_file.name))
     if chat is False and system is not None:
         raise click.UsageError("a prompt that is --raw has no message of the system")

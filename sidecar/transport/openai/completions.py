@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from embercache.v1 import generate_pb2
 
 from sidecar.transport.openai.answers import cache_headers, dump, respond
-from sidecar.transport.openai.errors import too_large
 from sidecar.transport.openai.events import send_events
 from sidecar.transport.openai.forms import finish_reason, head, usage
 
@@ -31,22 +30,19 @@ class Completions:
         self,
         methods: Methods,
         models: Models,
-        max_bytes: int,
         read: Callable[[Fields], Asked],
         form: Form,
     ) -> None:
         self._methods = methods
         self._models = models
-        self._max_bytes = max_bytes
         self._read = read
         self._form = form
 
     async def answer(self, fields: Fields, request: web.Request) -> web.StreamResponse:
         """Answers a POST. Raises `ApiError`, and what the service raises."""
         asked = self._read(fields)
+        # They are smaller than the body, whose size is bounded already.
         raws = [message.SerializeToString(deterministic=True) for message in asked.requests]
-        if any(len(raw) > self._max_bytes for raw in raws):
-            raise too_large(self._max_bytes)
         if asked.streams:
             return await self._stream(asked, raws[0], request)
         return await self._whole(asked, raws)
@@ -67,8 +63,9 @@ class Completions:
             "usage": usage(summaries),
         }
         headers = cache_headers(summaries)
-        if summaries[0].HasField("similarity"):
-            headers["x-embercache-similarity"] = f"{summaries[0].similarity:.4f}"
+        similarities = [s.similarity for s in summaries if s.HasField("similarity")]
+        if similarities:
+            headers["x-embercache-similarity"] = f"{min(similarities):.4f}"
         return respond(dump(body), headers=headers)
 
     async def _generate(self, model: str, raw: bytes) -> generate_pb2.GenerateResponse:

@@ -12,7 +12,7 @@ from embercache.v1 import embed_pb2
 
 from sidecar.transport.openai.answers import cache_headers, dump, respond
 from sidecar.transport.openai.errors import bad_field, item_error, too_large
-from sidecar.transport.openai.fields import text
+from sidecar.transport.openai.fields import items, text
 from sidecar.transport.openai.options import EXTENSION, cache_options
 
 if TYPE_CHECKING:
@@ -44,14 +44,15 @@ class Asked:
 class Embeddings:
     """Answers with vectors of EmbedService."""
 
-    def __init__(self, methods: Methods, models: Models, max_bytes: int) -> None:
+    def __init__(self, methods: Methods, models: Models, max_bytes: int, max_inputs: int) -> None:
         self._methods = methods
         self._models = models
         self._max_bytes = max_bytes
+        self._max_inputs = max_inputs
 
     async def answer(self, fields: Fields, _request: web.Request) -> web.Response:
         """``POST /v1/embeddings``. Raises `ApiError`, and what the service raises."""
-        asked = read(fields)
+        asked = read(fields, self._max_inputs)
         raw = asked.request.SerializeToString(deterministic=True)
         if len(raw) > self._max_bytes:
             raise too_large(self._max_bytes)
@@ -71,7 +72,7 @@ class Embeddings:
             )
 
 
-def read(fields: Fields) -> Asked:
+def read(fields: Fields, max_inputs: int) -> Asked:
     """The request in terms of the services. Raises `ApiError`."""
     extension = fields.fields(EXTENSION)
     input_type = extension.text("input_type")
@@ -79,7 +80,7 @@ def read(fields: Fields) -> Asked:
         raise bad_field(extension.path("input_type"), f"give one of {', '.join(_INPUT_TYPES)}")
     request = embed_pb2.EmbedRequest(
         model=fields.required_text("model"),
-        inputs=[embed_pb2.Input(text=entry) for entry in _texts(fields.take("input"))],
+        inputs=[embed_pb2.Input(text=entry) for entry in _texts(fields.take("input"), max_inputs)],
         namespace=extension.text("namespace") or "",
         input_type=_INPUT_TYPES.get(input_type or "", embed_pb2.INPUT_TYPE_UNSPECIFIED),
         cache=cache_options(extension),
@@ -93,7 +94,7 @@ def read(fields: Fields) -> Asked:
     return Asked(request, encoding == "base64", dimensions)
 
 
-def _texts(value: object) -> list[str]:
+def _texts(value: object, most: int) -> list[str]:
     if isinstance(value, str):
         return [text(value, "input")]
     if not isinstance(value, list) or not value:
@@ -104,7 +105,7 @@ def _texts(value: object) -> list[str]:
             "tokens are not taken, since they are of another model's tokenizer: send texts (in"
             " LangChain, OpenAIEmbeddings(check_embedding_ctx_length=False))",
         )
-    return [text(entry, f"input[{i}]") for i, entry in enumerate(value)]
+    return [text(entry, f"input[{i}]") for i, entry in enumerate(items(value, "input", most))]
 
 
 async def _write(response: embed_pb2.EmbedResponse, as_base64: bool) -> web.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import grpc
@@ -22,6 +23,9 @@ _STATUSES = {
 _BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _RETRY_AFTER_SECONDS = "1"
 _NOT_CACHED = "not_cached"
+# The services name fields as their own requests have them.
+_SAMPLING = re.compile(r"sampling\.([a-z_]+)")
+_OTHER_NAMES = {"stop_tokens": "stop_token_ids"}
 
 
 class ApiError(Exception):
@@ -90,7 +94,11 @@ def as_api_error(error: Exception) -> ApiError:
     # Models are looked up before a service is called: what it does not find is an entry.
     code = _NOT_CACHED if failure.code is grpc.StatusCode.NOT_FOUND else None
     status = _STATUSES.get(failure.code, 500)
-    return ApiError(status, failure.message, code=code, reason=failure.code.name)
+    message, param = failure.message, None
+    if field := _SAMPLING.match(message):
+        param = _OTHER_NAMES.get(field[1], field[1])
+        message = param + message[field.end() :]
+    return ApiError(status, message, param=param, code=code, reason=failure.code.name)
 
 
 def item_error(number: int, message: str) -> ApiError:

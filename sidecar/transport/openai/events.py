@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 STARTED = web.RequestKey("started", web.StreamResponse)
 """The response of a request, once its status is sent: then an error can only be an event."""
 
+_PIECES_AT_ONCE = 32
+
 
 async def send_events(
     request: web.Request, stream: Stream, form: Form, asked: Asked
@@ -32,11 +35,15 @@ async def send_events(
     await response.prepare(request)
     request[STARTED] = response
     chunk = head(form, form.chunk_kind, asked.model)
-    opening, summary = form.opening(), None
+    opening, summary, told = form.opening(), None, 0
     if opening is not None:
         await response.write(_event(_chunk(chunk, asked, opening)))
     async with aclosing(stream.messages()) as messages:
         async for data in messages:
+            told += 1
+            if not told % _PIECES_AT_ONCE:
+                # What is stored is all there: other calls come in between.
+                await asyncio.sleep(0)
             message = generate_pb2.GenerateStreamResponse.FromString(data)
             if message.text:
                 choice = form.piece(message.text, None)

@@ -51,19 +51,17 @@ class Fields:
             raise bad_field(self.path(name), "a string that is not empty must be given")
         return value
 
-    def texts(self, name: str) -> list[str] | None:
-        """A list of strings."""
-        values = self.items(name)
+    def texts(self, name: str, most: int) -> list[str] | None:
+        """A list of at most ``most`` strings."""
+        values = self.items(name, most)
         if values is None:
             return None
         return [text(value, f"{self.path(name)}[{i}]") for i, value in enumerate(values)]
 
-    def items(self, name: str) -> list[object] | None:
-        """A list."""
+    def items(self, name: str, most: int) -> list[object] | None:
+        """A list of at most ``most``."""
         value = self.take(name)
-        if value is not None and not isinstance(value, list):
-            raise bad_field(self.path(name), "give a list")
-        return value
+        return None if value is None else items(value, self.path(name), most)
 
     def flag(self, name: str) -> bool | None:
         """True or false."""
@@ -132,6 +130,18 @@ def fields(value: object, path: str) -> Fields:
             raise bad_field(path, "give an object")
         raise ApiError(400, "the body is not a JSON object")
     return Fields(value, path)
+
+
+def items(value: object, path: str, most: int) -> list[object]:
+    """A value that must be a list of at most ``most``. Raises `ApiError`.
+
+    It is counted before anything is made of it: a small body can hold millions.
+    """
+    if not isinstance(value, list):
+        raise bad_field(path, "give a list")
+    if len(value) > most:
+        raise bad_field(path, f"the list has {len(value)}, more than {most}")
+    return value
 
 
 def text(value: object, path: str) -> str:

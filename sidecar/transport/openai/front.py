@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
+from aiohttp.log import server_logger
 
+from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 from sidecar.transport.openai.completions import Completions
 from sidecar.transport.openai.embeddings import Embeddings
 from sidecar.transport.openai.errors import ApiError, as_api_error, too_large
@@ -55,6 +57,7 @@ class OpenAIFront:
             # A call whose client has gone is ended, and with it what it had generated.
             handler_cancellation=True,
             access_log=None,
+            logger=BadRequestsInBrief(server_logger),
             # What would be 16 MiB compressed is refused: see `guard`.
             auto_decompress=False,
             # A drain waits for so long twice: before and after it breaks off bodies. 0 is for ever.
@@ -86,9 +89,9 @@ class OpenAIFront:
             middlewares=[_errors_as_json, guard(self._host)], client_max_size=limit
         )
         methods, models = self._methods, Models(self._methods)
-        texts = Completions(methods, models, limit, read_completion, CompletionForm())
-        turns = Completions(methods, models, limit, read_chat, ChatForm())
-        embeddings = Embeddings(methods, models, limit)
+        texts = Completions(methods, models, read_completion, CompletionForm())
+        turns = Completions(methods, models, read_chat, ChatForm())
+        embeddings = Embeddings(methods, models, limit, self._settings.max_batch_items)
         for name, endpoint in (
             ("embeddings", embeddings.answer),
             ("completions", texts.answer),

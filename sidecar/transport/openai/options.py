@@ -8,7 +8,7 @@ from embercache.v1 import common_pb2, generate_pb2
 
 from sidecar.cache.items import CacheMode
 from sidecar.transport.openai.errors import bad_field
-from sidecar.transport.openai.fields import integer, text
+from sidecar.transport.openai.fields import integer, items, text
 
 if TYPE_CHECKING:
     from sidecar.transport.openai.fields import Fields
@@ -47,7 +47,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
-    "reasoning_effort": (),
+    "reasoning_effort": ("none",),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -55,6 +55,10 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
 
 _UINT32 = 2**32 - 1
 _UINT64 = 2**64 - 1
+_LEAST_INT64 = -(2**63)
+# As many as the services take.
+_MOST_STOPS = 16
+_MOST_TAGS = 16
 # The most that google.protobuf.Duration takes; what a lifetime may be, the services say.
 _LONGEST_SECONDS = 315_576_000_000
 _MODES = {mode.value: common_pb2.CacheMode.Value(f"CACHE_MODE_{mode.name}") for mode in CacheMode}
@@ -62,26 +66,31 @@ _MODES = {mode.value: common_pb2.CacheMode.Value(f"CACHE_MODE_{mode.name}") for 
 
 def sampling(fields: Fields) -> generate_pb2.Sampling:
     """Sampling, with what the call leaves open left open. Raises `ApiError`."""
-    repetition_penalty = fields.number("repetition_penalty")
+    # Some clients send signed numbers: what matters is that another number is another seed.
+    seed = fields.integer("seed", _LEAST_INT64, _UINT64)
     return generate_pb2.Sampling(
         max_tokens=_max_tokens(fields),
         temperature=fields.number("temperature"),
         top_k=fields.integer("top_k", 0, _UINT32) or 0,
         top_p=fields.number("top_p"),
         min_p=fields.number("min_p"),
-        repetition_penalty=repetition_penalty,
-        seed=fields.integer("seed", 0, _UINT64),
+        repetition_penalty=fields.number("repetition_penalty"),
+        seed=None if seed is None else seed & _UINT64,
         stop=_stop(fields),
         stop_tokens=[
             integer(value, f"stop_token_ids[{i}]", 0, _UINT32)
-            for i, value in enumerate(fields.items("stop_token_ids") or [])
+            for i, value in enumerate(fields.items("stop_token_ids", _MOST_STOPS) or [])
         ],
     )
 
 
 def cache_options(extension: Fields) -> common_pb2.CacheOptions | None:
     """The fields of the extension that say how the cache is used; None if there are none."""
-    mode, ttl, tags = extension.text("mode"), extension.number("ttl", 0), extension.texts("tags")
+    mode, ttl, tags = (
+        extension.text("mode"),
+        extension.number("ttl", 0),
+        extension.texts("tags", _MOST_TAGS),
+    )
     if mode is None and ttl is None and tags is None:
         return None
     options = common_pb2.CacheOptions(tags=tags or [])
@@ -124,5 +133,5 @@ def _stop(fields: Fields) -> list[str]:
     value = fields.take("stop")
     if value is None:
         return []
-    values = value if isinstance(value, list) else [value]
+    values = items(value, "stop", _MOST_STOPS) if isinstance(value, list) else [value]
     return [text(entry, "stop") for entry in values]

@@ -22,12 +22,15 @@ from sidecar.transport.openai.options import (
 if TYPE_CHECKING:
     from sidecar.transport.openai.fields import Fields
 
-_MAX_PROMPTS = 128
+_MOST_PROMPTS = 128
+_MOST_MESSAGES = 10_000
+_MOST_PARTS = 10_000
 # OpenAI's newer models call the system "developer".
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+# Whose message it is among several of a role, which no template here says.
+_IGNORED_IN_MESSAGES = frozenset({"name"})
 # What clients put into messages that they got from here and send back.
 _NEUTRAL_IN_MESSAGES: dict[str, tuple[object, ...]] = {
-    "name": (),
     "tool_calls": ([],),
     "function_call": (),
     "audio": (),
@@ -48,9 +51,11 @@ class Asked:
 
 def read_chat(fields: Fields) -> Asked:
     """A request of ``/v1/chat/completions``. Raises `ApiError`."""
-    messages = fields.items("messages")
+    messages = fields.items("messages", _MOST_MESSAGES)
     if not messages:
         raise bad_field("messages", "give a list of at least one message")
+    if sum(map(_count_parts, messages)) > _MOST_PARTS:
+        raise bad_field("messages", f"they have more than {_MOST_PARTS} parts: join them")
     request = _options(fields)
     request.chat.messages.extend(
         _message(as_fields(value, f"messages[{i}]")) for i, value in enumerate(messages)
@@ -100,8 +105,8 @@ def _options(fields: Fields) -> generate_pb2.GenerateRequest:
 def _prompts(value: object) -> list[str]:
     if isinstance(value, str):
         return [text(value, "prompt")]
-    if not isinstance(value, list) or not 1 <= len(value) <= _MAX_PROMPTS:
-        raise bad_field("prompt", f"give a string, or a list of 1 to {_MAX_PROMPTS} strings")
+    if not isinstance(value, list) or not 1 <= len(value) <= _MOST_PROMPTS:
+        raise bad_field("prompt", f"give a string, or a list of 1 to {_MOST_PROMPTS} strings")
     if any(isinstance(entry, int | list) for entry in value):
         raise bad_field("prompt", "tokens are not taken: send the text")
     return [text(entry, f"prompt[{i}]") for i, entry in enumerate(value)]
@@ -111,9 +116,18 @@ def _message(fields: Fields) -> generate_pb2.ChatMessage:
     role = fields.required_text("role")
     if role not in _ROLES:
         raise bad_field(fields.path("role"), f"give one of {', '.join(_ROLES)}")
-    content = _content(fields.take("content"), fields.path("content"))
-    fields.finish((), _NEUTRAL_IN_MESSAGES)
+    content = fields.take("content")
+    if content is None and role == "assistant":
+        # What an assistant that only called tools is said to have said.
+        content = ""
+    content = _content(content, fields.path("content"))
+    fields.finish(_IGNORED_IN_MESSAGES, _NEUTRAL_IN_MESSAGES)
     return generate_pb2.ChatMessage(role=_ROLES[role], content=content)
+
+
+def _count_parts(message: object) -> int:
+    content = message.get("content") if isinstance(message, dict) else None
+    return len(content) if isinstance(content, list) else 0
 
 
 def _content(value: object, path: str) -> str:

@@ -47,7 +47,9 @@ class FakeServices:
     """Services that give what a test puts here, and keep the requests that they got.
 
     ``error`` is what every call fails with; a stream, behind its ``pieces``. A stream waits with
-    its pieces until ``go`` is set, and with what answers for ever if that is ``never_known``.
+    its pieces until ``go`` is set, and with what answers for ever if that is ``never_known``. By
+    their prompts, texts have ``errors`` and ``similarities``, or hang; ``cancelled`` are those that
+    hung and were ended.
     """
 
     def __init__(self) -> None:
@@ -63,6 +65,10 @@ class FakeServices:
         self.never_known = False
         self.waiting = asyncio.Event()
         self.closed = 0
+        self.errors: dict[str, Exception] = {}
+        self.similarities: dict[str, float | None] = {}
+        self.hangs_on: set[str] = set()
+        self.cancelled: set[str] = set()
 
     def methods(self) -> Methods:
         """The methods that the front calls."""
@@ -101,12 +107,20 @@ class FakeServices:
         return generate_pb2.ListGeneratorsResponse(generators=[model]).SerializeToString()
 
     async def _generate(self, raw: bytes) -> bytes:
-        self.generates.append(generate_pb2.GenerateRequest.FromString(raw))
-        if self.error is not None:
-            raise self.error
-        return generate_pb2.GenerateResponse(
-            text="".join(self.pieces), summary=self.summary
-        ).SerializeToString()
+        request = generate_pb2.GenerateRequest.FromString(raw)
+        self.generates.append(request)
+        if request.text in self.hangs_on:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled.add(request.text)
+                raise
+        if (error := self.errors.get(request.text, self.error)) is not None:
+            raise error
+        response = generate_pb2.GenerateResponse(text="".join(self.pieces), summary=self.summary)
+        if (similarity := self.similarities.get(request.text)) is not None:
+            response.summary.similarity = similarity
+        return response.SerializeToString()
 
     def _open_stream(self, raw: bytes) -> FakeStream:
         self.generates.append(generate_pb2.GenerateRequest.FromString(raw))

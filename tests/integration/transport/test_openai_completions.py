@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import openai
 import pytest
 from embercache.v1 import common_pb2, generate_pb2
 
 from sidecar.models.types import QueueFullError
+from sidecar.services.errors import CallError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     Front = Any
     FakeServices = Any
 
@@ -96,6 +101,17 @@ async def test_the_answer_to_another_prompt_says_how_similar_that_is(
         model="small", messages=HELLO
     )
     assert answer.headers["x-embercache-similarity"] == "0.9750"
+
+
+@pytest.mark.parametrize("similarities", [(None, 0.75, 0.5), (0.75, 0.5, None), (0.5, None, 0.75)])
+async def test_of_several_answers_the_least_similarity_is_told(
+    front: Front, services: FakeServices, similarities: tuple[float | None, ...]
+) -> None:
+    services.similarities = dict(zip("abc", similarities, strict=True))
+    answer = await front.openai.completions.with_raw_response.create(
+        model="small", prompt=["a", "b", "c"]
+    )
+    assert answer.headers["x-embercache-similarity"] == "0.5000"
 
 
 async def test_a_stored_response_needs_no_service(front: Front, services: FakeServices) -> None:
@@ -215,6 +231,41 @@ async def test_semantic_answers_are_asked_for_with_or_without_a_threshold(
     assert services.generates[0].semantic == options
 
 
+@pytest.mark.parametrize(("asked", "seed"), [(-1, 2**64 - 1), (-(2**63), 2**63), (0, 0), (7, 7)])
+async def test_a_seed_may_be_negative(
+    front: Front, services: FakeServices, asked: int, seed: int
+) -> None:
+    await front.openai.chat.completions.create(model="small", messages=HELLO, seed=asked)
+    assert services.generates[0].sampling.seed == seed
+    assert services.generates[0].sampling.HasField("seed")
+
+
+async def test_reasoning_may_be_switched_off(front: Front, services: FakeServices) -> None:
+    await front.openai.chat.completions.create(
+        model="small", messages=HELLO, reasoning_effort="none"
+    )
+    assert len(services.generates) == 1
+
+
+@pytest.mark.parametrize("turn", [{"content": None}, {}, {"content": ""}])
+async def test_an_assistant_may_have_said_nothing(
+    front: Front, services: FakeServices, turn: Any
+) -> None:
+    messages = [*HELLO, {"role": "assistant"} | turn, *HELLO]
+    await front.openai.chat.completions.create(model="small", messages=messages)
+    (_, said, _) = services.generates[0].chat.messages
+    assert (said.role, said.content) == ("assistant", "")
+
+
+async def test_the_name_of_who_says_a_message_changes_nothing(
+    front: Front, services: FakeServices
+) -> None:
+    for name in ({}, {"name": "Ann"}, {"name": "Ben"}):
+        messages = [HELLO[0] | name]
+        await front.openai.chat.completions.create(model="small", messages=messages)
+    assert services.generates[0] == services.generates[1] == services.generates[2]
+
+
 async def test_developers_are_the_system(front: Front, services: FakeServices) -> None:
     messages = [{"role": "developer", "content": "Be brief."}, *HELLO]
     await front.openai.chat.completions.create(model="small", messages=messages)
@@ -286,21 +337,27 @@ async def test_so_is_what_only_completions_have(front: Front, field: str, value:
         ("messages[0].content", [{"role": "user", "content": 7}]),
         ("messages[0].content[0].type", [{"role": "user", "content": [{"type": "image_url"}]}]),
         ("messages[0].content[0].text", [{"role": "user", "content": [{"type": "text"}]}]),
-        ("messages[0].name", [{"role": "user", "content": "a", "name": "Ann"}]),
+        ("messages", [{"role": "user", "content": "a"}] * 10_001),
+        ("messages", [{"role": "user", "content": [{"type": "text", "text": ""}] * 5_001}] * 2),
+        ("messages[0].content", [{"role": "user", "content": None}]),
+        ("messages[0].content", [{"role": "user", "content": "\ud83d"}]),
         ("max_tokens", 0),
         ("max_tokens", 1.5),
         ("max_tokens", 2**32),
         ("temperature", "hot"),
         ("temperature", True),
         ("temperature", 10**400),
-        ("seed", -1),
+        ("seed", -(2**63) - 1),
+        ("seed", 2**64),
         ("stop", 5),
         ("stop", [5]),
+        ("stop", ["a"] * 17),
         ("stream", "yes"),
         ("stream_options", True),
         ("stream_options.include_all", {"include_all": True}),
         ("top_k", -1),
         ("stop_token_ids", [2**32]),
+        ("stop_token_ids", [1] * 17),
         ("embercache.semantic", {"semantic": 1.5}),
         ("embercache.store_sampled", {"store_sampled": 1}),
     ],
@@ -310,7 +367,8 @@ async def test_a_field_that_is_wrong_is_named(
 ) -> None:
     body: dict[str, Any] = {"model": "small", "messages": HELLO}
     body[field.partition(".")[0].partition("[")[0]] = value
-    status, answer, _ = await front.post("chat/completions", body)
+    # Unlike the client's, this JSON can hold half of a surrogate pair.
+    status, answer, _ = await front.post("chat/completions", json.dumps(body).encode())
     assert status == 400
     named = answer["error"]["param"]
     assert named == field or named.rpartition("[")[0] in (field, field.removesuffix("[0]"))
@@ -335,6 +393,34 @@ async def test_an_unknown_model_is_not_found(front: Front) -> None:
     with pytest.raises(openai.NotFoundError, match="choose one of small") as caught:
         await front.openai.chat.completions.create(model="tiny", messages=HELLO)
     assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("told", "field", "message"),
+    [
+        ("sampling.top_p is 0: use temperature 0", "top_p", "top_p is 0: use temperature 0"),
+        ("sampling.stop_tokens has more", "stop_token_ids", "stop_token_ids has more"),
+        ("the prompt is too long", None, "the prompt is too long"),
+    ],
+)
+async def test_what_the_service_refuses_has_the_name_that_the_caller_gave_it(
+    front: Front, services: FakeServices, told: str, field: str | None, message: str
+) -> None:
+    services.error = CallError(grpc.StatusCode.INVALID_ARGUMENT, told)
+    with pytest.raises(openai.BadRequestError) as caught:
+        await front.openai.chat.completions.create(model="small", messages=HELLO)
+    assert caught.value.param == field
+    assert caught.value.body["message"] == message
+
+
+async def test_when_one_of_several_prompts_fails_the_others_are_ended(
+    front: Front, services: FakeServices, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    services.errors["bad"] = QueueFullError("too many wait")
+    services.hangs_on = {"slow", "slower"}
+    with pytest.raises(openai.RateLimitError, match="too many wait"):
+        await front.openai.completions.create(model="small", prompt=["slow", "bad", "slower"])
+    await eventually(lambda: services.cancelled == {"slow", "slower"})
 
 
 async def test_when_one_of_several_prompts_fails_the_call_does(

@@ -48,11 +48,22 @@ async def test_vectors_of_a_list_come_in_its_order(front: Front, services: FakeS
 
 
 async def test_a_large_batch_is_whole(front: Front, services: FakeServices) -> None:
-    services.embeddings = [embedding(number, 0) for number in range(20_000)]
+    services.embeddings = [embedding(number, 0) for number in range(10_000)]
     answer = await front.openai.embeddings.create(
-        model="tiny", input=["a"] * 20_000, encoding_format="float"
+        model="tiny", input=["a"] * 10_000, encoding_format="float"
     )
-    assert [item.embedding[0] for item in answer.data] == list(range(20_000))
+    assert [item.embedding[0] for item in answer.data] == list(range(10_000))
+
+
+async def test_a_batch_of_more_than_the_service_takes_is_refused(
+    open_front: Callable[..., Awaitable[Front]], services: FakeServices
+) -> None:
+    front = await open_front(max_batch_items=2)
+    with pytest.raises(openai.BadRequestError, match="3, more than 2") as caught:
+        await front.openai.embeddings.create(model="tiny", input=["a", "b", "c"])
+    assert caught.value.param == "input"
+    assert services.embeds == []
+    assert len((await front.openai.embeddings.create(model="tiny", input=["a", "b"])).data) == 2
 
 
 async def test_base64_is_the_vectors_own_bytes(front: Front, services: FakeServices) -> None:
@@ -186,6 +197,7 @@ async def test_tokens_are_refused_with_the_option_that_helps(front: Front, token
         ("embercache.ttl", 1e300),
         ("embercache.tags", "a"),
         ("embercache.tags", [1]),
+        ("embercache.tags", ["a"] * 17),
         ("embercache.namespace", ["a"]),
         ("embercache.input_type", "song"),
         ("embercache.semantic", True),

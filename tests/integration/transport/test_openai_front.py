@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 TEXT = {"model": "tiny", "input": "a"}
 CHAT = {"model": "small", "messages": [{"role": "user", "content": "Hello"}]}
 HANG_GUARD = 30.0
+POST = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 async def until_refused(front: Front) -> None:
@@ -139,6 +142,33 @@ async def test_a_path_is_posted_to_or_not(front: Front) -> None:
 async def test_keys_are_accepted_whatever_they_are(front: Front) -> None:
     status, _, _ = await front.post("embeddings", TEXT, Authorization="Bearer sk-secret")
     assert status == 200
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(b"\x16\x03\x01\x02\x00\r\n\r\n", id="encrypted"),
+        pytest.param(b"private words\r\n\r\n", id="no HTTP"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", id="a long header"),
+        pytest.param(POST + b"Content-Length: 5\r\n" + CHUNKED + b"\r\n", id="two lengths"),
+        pytest.param(POST + CHUNKED + b"\r\nprivate\r\n", id="no chunk"),
+    ],
+)
+async def test_what_is_no_http_is_refused_and_fills_no_log(
+    front: Front, caplog: pytest.LogCaptureFixture, request_: bytes
+) -> None:
+    host, port = front.url.removeprefix("http://").removesuffix("/v1").split(":")
+    with caplog.at_level(logging.DEBUG, "aiohttp"):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(request_)
+        async with asyncio.timeout(HANG_GUARD):
+            status = await reader.readline()
+        writer.close()
+    assert status.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
+    records = [record for record in caplog.records if record.name.startswith("aiohttp")]
+    assert len(records) <= 1
+    assert all(r.levelno == logging.DEBUG and not r.exc_info for r in records)
+    assert "private" not in caplog.text
 
 
 async def test_an_address_in_use_is_refused(front: Front, open_front: OpenFront) -> None:

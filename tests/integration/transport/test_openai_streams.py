@@ -12,7 +12,7 @@ import pytest
 from sidecar.models.types import ModelUnavailableError, QueueFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     Front = Any
     FakeServices = Any
@@ -148,6 +148,41 @@ async def test_so_does_one_that_leaves_before_anything_came(
     call.cancel()
     await eventually(lambda: services.closed == 1)
     await eventually(lambda: front.failures("chat/completions", "CANCELLED") == 1)
+
+
+async def test_an_unknown_model_is_not_found(front: Front, services: FakeServices) -> None:
+    with pytest.raises(openai.NotFoundError, match="choose one of small") as caught:
+        await front.openai.chat.completions.create(**BODY | {"model": "huge"})
+    assert caught.value.code == "model_not_found"
+    assert services.generates == []
+
+
+async def test_a_long_answer_that_is_all_there_lets_other_calls_come_in_between(
+    front: Front, services: FakeServices
+) -> None:
+    turns = 0
+    seen: list[int] = []
+
+    def words() -> Iterator[str]:
+        for _ in range(1000):
+            seen.append(turns)
+            yield " word"
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    # None of the pieces waits for anything: only the front can give others a turn.
+    services.pieces = words()
+    other = asyncio.create_task(others())
+    async with asyncio.timeout(HANG_GUARD):
+        stream = await front.openai.completions.create(model="small", prompt="Say", stream=True)
+        text = "".join([chunk.choices[0].text async for chunk in stream])
+    other.cancel()
+    assert text == " word" * 1000
+    assert seen[-1] - seen[0] >= 20
 
 
 async def test_several_prompts_cannot_be_streamed(front: Front) -> None:
