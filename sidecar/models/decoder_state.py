@@ -27,8 +27,12 @@ key and value of each layer in turn."""
 class DecoderState(ABC):
     """The tokens of one text that a decoder has read: ``length`` of them.
 
+    With a smaller ``length``, those behind it are forgotten; only where ``can_go_back``.
+
     For one thread at a time; but what was read before may be exported while more is read.
     """
+
+    can_go_back = False
 
     def __init__(self, session: ort.InferenceSession, pack: DecoderPack, device: str) -> None:
         self.length = 0
@@ -45,10 +49,6 @@ class DecoderState(ABC):
         self.length += len(tokens)
         last: NDArray[np.float32] = logits[0, -1].astype(np.float32)
         return last
-
-    @abstractmethod
-    def forget(self) -> bool:
-        """Makes ready for another text; False if that one had better begin with a new state."""
 
     def load(self, blocks: Sequence[Block]) -> None:
         """Takes the keys and values of the first tokens as if they had been read.
@@ -119,8 +119,11 @@ class DecoderState(ABC):
 class InPlaceState(DecoderState):
     """One buffer for up to ``capacity`` tokens, into which the graph writes where it reads.
 
-    On a CPU it is in this process's memory, where loading and exporting are plain copies.
+    What lies behind ``length`` is not read, and written over. On a CPU the buffer is in this
+    process's memory, where loading and exporting are plain copies.
     """
+
+    can_go_back = True
 
     def __init__(
         self, session: ort.InferenceSession, pack: DecoderPack, device: str, capacity: int
@@ -138,11 +141,6 @@ class InPlaceState(DecoderState):
             part = (device, 0, kv.dtype, (1, *self._shape[1:]), address)
             self._binding.bind_input(names[0], *part)
             self._binding.bind_output(names[1], *part)
-
-    def forget(self) -> bool:
-        """What was written is written over: what lies behind ``length`` is not read."""
-        self.length = 0
-        return self._buffer is not None
 
     def _run(self, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
         for name, array in feed.items():
@@ -174,10 +172,6 @@ class GrowingState(DecoderState):
         super().__init__(session, pack, device)
         self._past: Sequence[ort.OrtValue] = ()
         self._loaded(self._first(0))
-
-    def forget(self) -> bool:
-        """Its memory grows with the text, so there is nothing to use again."""
-        return False
 
     def _run(self, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
         kv = self._pack.kv

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from sidecar.models.decoder_pack import read_decoder_pack
 from sidecar.models.decoding import Decoding
 from sidecar.models.engine import Engine, closing_error
 from sidecar.models.generation import Completion, GeneratorCounters, GeneratorInfo
-from sidecar.models.places import Places
+from sidecar.models.places import Left, Place, Places
 from sidecar.models.prompt_reader import PromptReader
 from sidecar.models.splits import Splits
 from sidecar.models.types import (
@@ -92,6 +92,8 @@ class LocalGenerator:
         self._queue = queue
         self._most = parallel + queue
         self._accepted = 0
+        # Tokens, beyond those of blocks that were held.
+        self._reused_in_place = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = ThreadPoolExecutor(1, f"read-{name}")
         self._closed = False
@@ -138,7 +140,11 @@ class LocalGenerator:
 
     def prefix_report(self) -> PrefixReport:
         """What is kept of prompts."""
-        return self._prefixes.report(self._splits.block_tokens)
+        report = self._prefixes.report(self._splits.block_tokens)
+        if self._reused_in_place == 0:
+            return report
+        hot = report.reused_tokens.get("hot", 0) + self._reused_in_place
+        return replace(report, reused_tokens={**report.reused_tokens, "hot": hot})
 
     def forget_prompts(self) -> int:
         """Empties the memory of what is kept of prompts; see `Generator.forget_prompts`."""
@@ -205,16 +211,28 @@ class LocalGenerator:
         if place is None:
             return None
         queued_seconds = perf_counter() - began
-        state, place.state = place.state or self._decoder.start(work.capacity), None
+        state = self._state(work, place)
         try:
             with await self._take(work) as lease:
                 completion = await self._answer(work, state, lease, queued_seconds)
             # What a failure leaves may not be numbers.
-            if completion is not None and state.forget():
-                place.state = state
+            if completion is not None and state.can_go_back:
+                kept = work.request.keeps_prefix
+                place.left = Left(state, work.tokens, work.keys) if kept else Left(state, (), ())
             return completion
         finally:
             self._places.leave(place)
+
+    def _state(self, work: _Work, place: Place) -> DecoderState:
+        """A state that has read as much of the prompt as the one that was left, if there is one."""
+        left, place.left = place.left, None
+        if left is None:
+            return self._decoder.start(work.capacity)
+        shared = 0
+        if work.request.reads_prefix:
+            shared = left.shared_tokens(work.tokens, work.keys, self._splits.block_tokens)
+        left.state.length = self._splits.reusable_tokens(shared, len(work.tokens))
+        return left.state
 
     def _read(self, request: GenerationRequest, generation: Generation) -> _Work:
         tokens = self._reader.read(request)
@@ -244,7 +262,17 @@ class LocalGenerator:
     async def _answer(
         self, work: _Work, state: DecoderState, lease: Lease, queued_seconds: float
     ) -> Completion | None:
-        reused_blocks = len(lease.blocks)
+        size, blocks = self._splits.block_tokens, lease.blocks
+        held = len(blocks)
+        reused = {tier: count * size for tier, count in lease.reused.items()}
+        if (more := state.length - held * size) < 0:
+            state.length = 0
+        else:
+            # As much was read already, where it need not be copied.
+            blocks = ()
+            self._reused_in_place += more
+            if more:
+                reused["hot"] = reused.get("hot", 0) + more
         decoding = Decoding(
             self._decoder.pack,
             self._splits,
@@ -253,7 +281,7 @@ class LocalGenerator:
             name=self.info.name,
             prompt=work.tokens,
             state=state,
-            blocks=lease.blocks,
+            blocks=blocks,
             sampling=work.request.sampling,
             generation=work.generation,
         )
@@ -261,7 +289,7 @@ class LocalGenerator:
         try:
             await asyncio.wait((done, decoding.prefilled), return_when=asyncio.FIRST_COMPLETED)
             if work.request.keeps_prefix and decoding.prefilled.done():
-                await self._keep(work, decoding, reused_blocks)
+                await self._keep(work, decoding, held)
             lease.release()
         finally:
             # What it works with must not be given back before.
@@ -269,13 +297,12 @@ class LocalGenerator:
             decoding.release()
         if not done.result():
             return None
-        size = self._splits.block_tokens
         return Completion(
             pieces=tuple(decoding.pieces),
             finish_reason=decoding.finish_reason,
             prompt_tokens=len(work.tokens),
             completion_tokens=decoding.tokens,
-            reused={tier: count * size for tier, count in lease.reused.items()},
+            reused=reused,
             queued_seconds=queued_seconds,
             loading_seconds=lease.seconds + decoding.loading_seconds,
         )

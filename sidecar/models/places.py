@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sidecar.models.engine import closing_error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.models.decoder_state import DecoderState
     from sidecar.models.prefixes import Prefixes
 
@@ -18,16 +20,39 @@ _SPARE_SHARE = 4
 _SPARE_FACTOR = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a generation left behind: its state, which begins with these tokens of its prompt.
+
+    ``keys`` name their blocks. There are none of either if the prompt is not to be kept.
+    """
+
+    state: DecoderState
+    tokens: Sequence[int]
+    keys: Sequence[bytes]
+
+    def shared_tokens(self, tokens: Sequence[int], keys: Sequence[bytes], block_tokens: int) -> int:
+        """With how many of its tokens another prompt begins that has a block in common with it.
+
+        Not in common are blocks of another scope, whatever their tokens.
+        """
+        blocks = _common(self.keys, keys)
+        if blocks == 0:
+            return 0
+        start = blocks * block_tokens
+        return start + _common(self.tokens[start:], tokens[start:])
+
+
 @dataclass(slots=True)
 class Place:
     """A place and ``n_bytes`` of memory.
 
-    ``state`` is what somebody left there who needed it no more, so that its memory is in use
-    already; None if there is none. Who leaves puts there what others may use.
+    ``left`` is what somebody left there, so that its memory is in use already; None if there is
+    nothing. Who leaves puts there what others may use.
     """
 
     n_bytes: int
-    state: DecoderState | None = None
+    left: Left | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +73,8 @@ class Places:
         self.taken = 0
         self._parallel = parallel
         self._prefixes = prefixes
-        # The system hands out memory page by page, which takes as long as filling it does.
+        # The system hands out memory page by page, which takes as long as filling it does. And the
+        # next prompt often begins as the last one did.
         self._spare: Place | None = None
         self._waiting: deque[_Waiting] = deque()
         self._closed = False
@@ -77,7 +103,7 @@ class Places:
         """Gives back a place and its memory."""
         self.taken -= 1
         self.clear()
-        if place.state is None or place.n_bytes * _SPARE_SHARE > self._prefixes.capacity_bytes:
+        if place.left is None or place.n_bytes * _SPARE_SHARE > self._prefixes.capacity_bytes:
             self._prefixes.free(place.n_bytes)
         else:
             self._spare = place
@@ -118,3 +144,9 @@ class Places:
             if not self._prefixes.reserve(n_bytes):
                 return None
         return Place(n_bytes)
+
+
+def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many elements two sequences have in common from the first on."""
+    most = min(len(one), len(other))
+    return next((place for place in range(most) if one[place] != other[place]), most)

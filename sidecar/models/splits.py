@@ -43,6 +43,13 @@ class Splits:
         """How many blocks of a prompt may be taken: the end is read anew, for its logits."""
         return max(0, prompt_tokens - self._least_run) // self.block_tokens
 
+    def reusable_tokens(self, shared: int, prompt_tokens: int) -> int:
+        """How many of ``shared`` tokens, with which a prompt begins, need not be read again."""
+        if not self.is_free:
+            blocks = min(shared // self.block_tokens, self.reusable_blocks(prompt_tokens))
+            return blocks * self.block_tokens
+        return max(0, min(shared, prompt_tokens - self._least_run))
+
     def blocks(self, prompt_tokens: int) -> int:
         """How many blocks of a prompt can be kept once it is read."""
         return prompt_tokens // self.block_tokens if prompt_tokens >= self._least_run else 0

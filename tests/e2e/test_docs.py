@@ -90,6 +90,7 @@ def test_every_metric_is_documented() -> None:
         disk=cache_pb2.DiskState(),
         warm=cache_pb2.WarmState(state=cache_pb2.WarmState.STATE_UP),
         models=[cache_pb2.ModelStats(name="m")],
+        generators=[cache_pb2.GeneratorStats(name="g", prefix=cache_pb2.PrefixStats())],
     )
     registry.register(StatsCollector(lambda: stats))
     names = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))

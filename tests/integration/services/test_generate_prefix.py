@@ -81,7 +81,6 @@ async def test_answers_are_the_same_with_any_part_of_the_prompt_kept(start_local
             text, reused = await asked(sidecar, about(question))
             assert text == truths[question]
             assert reused["HOT"] >= 5 * BLOCK
-            assert reused["HOT"] % BLOCK == 0
 
 
 async def test_a_new_pod_reads_only_the_end_of_a_prompt_that_another_read(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.models.places import Place, Places
+from sidecar.models.places import Left, Place, Places
 from sidecar.models.prefixes import Prefixes
 from sidecar.models.types import ModelUnavailableError
 
@@ -77,26 +77,27 @@ async def test_closing_sends_away_those_who_wait_and_those_who_come() -> None:
     assert places.taken == 0
 
 
-async def left_behind(places: Places, n_bytes: int) -> object:
+async def left_behind(places: Places, n_bytes: int) -> Left:
     """Leaves a place of which others may use the memory."""
     place = await enter(places, n_bytes)[0]
     assert place is not None
-    place.state = state = object()  # type: ignore[assignment]
+    state: Any = object()
+    place.left = left = Left(state, (), ())
     places.leave(place)
-    return state
+    return left
 
 
 async def test_who_needs_about_as_much_gets_the_memory_that_the_last_one_left() -> None:
     prefixes = Prefixes(1000)
     places = Places(2, prefixes)
-    state = await left_behind(places, 200)
+    left = await left_behind(places, 200)
     assert (places.taken, prefixes.report(1).bytes) == (0, 200)
     place = await enter(places, 100)[0]
     assert place is not None
-    assert (place.state, place.n_bytes, prefixes.report(1).bytes) == (state, 200, 200)
+    assert (place.left, place.n_bytes, prefixes.report(1).bytes) == (left, 200, 200)
     other = await enter(places, 100)[0]
     assert other is not None
-    assert (other.state, prefixes.report(1).bytes) == (None, 300)
+    assert (other.left, prefixes.report(1).bytes) == (None, 300)
 
 
 @pytest.mark.parametrize("n_bytes", [99, 201])
@@ -106,7 +107,7 @@ async def test_memory_that_does_not_fit_is_not_used(n_bytes: int) -> None:
     await left_behind(places, 200)
     place = await enter(places, n_bytes)[0]
     assert place is not None
-    assert (place.state, prefixes.report(1).bytes) == (None, 200 + n_bytes)
+    assert (place.left, prefixes.report(1).bytes) == (None, 200 + n_bytes)
 
 
 async def test_what_was_left_makes_way_for_who_needs_more() -> None:

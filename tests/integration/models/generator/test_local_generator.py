@@ -47,30 +47,51 @@ async def test_a_greedy_answer_is_the_same_whatever_of_its_prompt_was_kept(
         prompt = letters(length, seed=length)
         expected = await running.tokens(prompt, reads_prefix=False, keeps_prefix=False)
         for shared in {0, length // 3, length // 2, length - 1, length}:
-            running.prefixes.clear()
-            await running.answer(prompt[:shared] + "#", max_tokens=1)
-            completion = await running.answer(prompt)
-            found = [token for piece in completion.pieces for token in piece.tokens]
-            assert found == expected, (length, shared)
-            most = running.generator._splits.reusable_blocks(length)
-            assert sum(completion.reused.values()) == min(shared // block, most) * block
+            splits = running.generator._splits
+            in_blocks = min(shared // block, splits.reusable_blocks(length)) * block
+            in_place = splits.reusable_tokens(shared if shared >= block else 0, length)
+            for is_left in (False, True):
+                running.generator.forget_prompts()
+                await running.answer(prompt[:shared] + "#", max_tokens=1)
+                if not is_left:
+                    # Another prompt takes the memory of this one.
+                    await running.answer("other", max_tokens=1)
+                completion = await running.answer(prompt)
+                found = [token for piece in completion.pieces for token in piece.tokens]
+                assert found == expected, (length, shared, is_left)
+                # What was left may be too small for the whole of this prompt.
+                reused = {in_blocks, in_place} if is_left and kind == "in place" else {in_blocks}
+                assert sum(completion.reused.values()) in reused
 
 
 async def test_a_prompt_that_comes_again_is_not_read_again_but_for_its_end(running: Any) -> None:
     first = await running.answer(letters(200))
     read = running.generator.counters.prefill_tokens
     second = await running.answer(letters(200))
-    assert (first.reused, second.reused) == ({}, {"hot": 192})
+    assert (first.reused, second.reused) == ({}, {"hot": 198})
     assert read == 200
-    assert running.generator.counters.prefill_tokens == 208
+    assert running.generator.counters.prefill_tokens == 202
     assert second.pieces == first.pieces
-    assert running.generator.prefix_report().reused_tokens == {"hot": 192}
+    assert running.generator.prefix_report().reused_tokens == {"hot": 198}
+    await running.answer("other")
+    third = await running.answer(letters(200))
+    assert (third.reused, third.pieces) == ({"hot": 192}, first.pieces)
+
+
+async def test_what_the_last_prompt_left_is_used_although_its_blocks_were_evicted(
+    running: Any,
+) -> None:
+    first = await running.answer(letters(200))
+    running.prefixes.clear()
+    second = await running.answer(letters(200))
+    assert (second.reused, second.pieces) == ({"hot": 198}, first.pieces)
 
 
 async def test_scopes_share_no_blocks(running: Any) -> None:
     await running.answer(letters(200), scope=b"one")
     assert (await running.answer(letters(200), scope=b"two")).reused == {}
     assert (await running.answer(letters(200), scope=b"one")).reused == {"hot": 192}
+    assert (await running.answer(letters(200), scope=b"one")).reused == {"hot": 198}
 
 
 async def test_a_request_may_decline_to_read_or_to_keep_blocks(running: Any) -> None:
@@ -79,6 +100,11 @@ async def test_a_request_may_decline_to_read_or_to_keep_blocks(running: Any) -> 
     await running.answer(letters(200))
     assert running.prefixes.report(16).blocks == 12
     assert (await running.answer(letters(200), reads_prefix=False)).reused == {}
+
+
+async def test_a_prompt_that_is_not_to_be_kept_leaves_only_its_memory(running: Any) -> None:
+    await running.answer(letters(200), keeps_prefix=False)
+    assert (await running.answer(letters(200))).reused == {}
 
 
 async def test_answers_do_not_depend_on_what_else_is_at_work(

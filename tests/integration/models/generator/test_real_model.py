@@ -61,8 +61,12 @@ async def test_a_single_token_behind_blocks_is_not_read_alone(running: Any) -> N
     for count in (64, 65, 66):
         prompt = tokenizer.decode(ids[:count])
         assert len(tokenizer.encode(prompt).ids) == count
-        running.prefixes.clear()
+        running.generator.forget_prompts()
         first = await running.tokens(prompt, max_tokens=12)
+        completion = await running.answer(prompt, max_tokens=12)
+        assert [token for piece in completion.pieces for token in piece.tokens] == first
+        assert completion.reused == {"hot": count - 2}
+        await running.answer("Another prompt.", max_tokens=1)
         completion = await running.answer(prompt, max_tokens=12)
         assert [token for piece in completion.pieces for token in piece.tokens] == first
         assert completion.reused == {"hot": 64 if count == 66 else 48}
