@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LONGEST_SECONDS = 600.0
 """The most time that a service has for one answer, repetitions of the call included."""
 
+_EVENTS_AT_ONCE = 32
+
 _log = structlog.get_logger()
 
 
@@ -154,7 +156,12 @@ class OpenAIGenerator:
         path, body = _call(request, self._theirs, limit_name)
         try:
             async with aclosing(self._client.stream(path, body)) as events:
+                told = 0
                 async for event in events:
+                    told += 1
+                    if not told % _EVENTS_AT_ONCE:
+                        # A service that has its answer ready sends it all at once.
+                        await asyncio.sleep(0)
                     if text := reader.read(event):
                         generation.add([Piece(text)])
         except RefusedError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +27,7 @@ from sidecar.models.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from sidecar.models.generation import Prompt
 
@@ -206,6 +207,34 @@ async def test_the_generator_is_described_without_a_call(openai_server: Any, con
     assert info.version == connect().info.version != connect("other").info.version
     assert connect().prefix_report() is None
     assert openai_server.calls == []
+
+
+async def test_an_answer_that_comes_all_at_once_lets_other_work_come_in_between(
+    openai_server: Any, connect: Any
+) -> None:
+    turns = 0
+    pieces_in_turn: Counter[int] = Counter()
+
+    class Watched(Generation):
+        def add(self, pieces: Sequence[Piece]) -> None:
+            pieces_in_turn[turns] += len(pieces)
+            super().add(pieces)
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    openai_server.says = lambda body: [" word"] * 1000
+    generation = Watched()
+    other = asyncio.create_task(others())
+    options = Sampling(max_tokens=1000)
+    connect().start(GenerationRequest("Am I right?", options, NoScope()), generation)
+    assert isinstance(await outcome(generation), Completion)
+    other.cancel()
+    assert pieces_in_turn.total() == 1000
+    assert max(pieces_in_turn.values()) < 100
 
 
 # Who waits, and who leaves
