@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from sidecar.models.prefix_codec import encode_block, stored_name
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 MAX_WAITING = 4096
 # A block that a tier did not take is offered again when it is used after so long.
 _AGAIN_MS = 300_000
+
+_log = logging.getLogger(__name__)
 
 
 class PrefixWrites:
@@ -46,6 +49,8 @@ class PrefixWrites:
         # When a block in memory is to be written anew: mostly, when what was written expires.
         self._renewals: dict[bytes, int] = {}
         self._task: asyncio.Task[None] | None = None
+        # Of failures that follow each other, the first is logged.
+        self._has_failed = False
 
     def add(self, key: bytes) -> None:
         """Has a block written to all tiers."""
@@ -95,13 +100,26 @@ class PrefixWrites:
         while self._waiting:
             key = next(iter(self._waiting))
             tiers, expires_ms = self._waiting.pop(key)
-            block = self._store.peek(key)
-            if block is None:
-                continue
-            name = stored_name(key, self._codec)
-            value = await asyncio.to_thread(encode_block, block, name, self._codec, expires_ms)
-            if value is not None:
-                lower = self._lower[:tiers]
-                taken = await asyncio.gather(*(t.put(name, value, expires_ms) for t in lower))
-                if not all(taken):
-                    self._renewals[key] = self._now_ms() + _AGAIN_MS
+            try:
+                taken = await self._write(key, tiers, expires_ms)
+            except Exception as error:
+                taken = False
+                if not self._has_failed:
+                    _log.warning("blocks of prompts are not shared (%s)", type(error).__name__)
+                self._has_failed = True
+            if not taken:
+                self._renewals[key] = self._now_ms() + _AGAIN_MS
+
+    async def _write(self, key: bytes, tiers: int, expires_ms: int) -> bool:
+        """Returns False if a tier is to be offered the block again."""
+        block = self._store.peek(key)
+        if block is None:
+            return True
+        name = stored_name(key, self._codec)
+        value = await asyncio.to_thread(encode_block, block, name, self._codec, expires_ms)
+        if value is None:
+            return True
+        puts = (tier.put(name, value, expires_ms) for tier in self._lower[:tiers])
+        taken = all(await asyncio.gather(*puts))
+        self._has_failed = False
+        return taken
