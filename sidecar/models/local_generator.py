@@ -15,8 +15,10 @@ from sidecar.models.decoder import Decoder
 from sidecar.models.decoder_pack import read_decoder_pack
 from sidecar.models.decoding import Decoding
 from sidecar.models.engine import Engine, closing_error
+from sidecar.models.errors import SetupError
 from sidecar.models.generation import Completion, GeneratorCounters, GeneratorInfo
 from sidecar.models.places import Left, Place, Places
+from sidecar.models.prefix_store import BlockLayout
 from sidecar.models.prompt_reader import PromptReader
 from sidecar.models.splits import Splits
 from sidecar.models.types import (
@@ -59,7 +61,7 @@ class LocalGenerator:
     """A `Generator` whose model runs in this process, on a thread of its own.
 
     ``prefixes`` has the memory of its generations, so it is for no other generator. To be closed
-    after this.
+    after this. Raises `SetupError` if that memory is too small for any generation.
     """
 
     def __init__(
@@ -86,6 +88,12 @@ class LocalGenerator:
         self._decoder = decoder
         self._reader = reader
         self._prefixes = prefixes
+        if (least := self._state_bytes(1)) > prefixes.capacity_bytes:
+            raise SetupError(
+                f"model {name}: the shortest generation takes {least} bytes of memory, and there"
+                f" are {prefixes.capacity_bytes} for it; raise prefix.max_bytes, of which each of"
+                " the generator.packs has an equal share"
+            )
         self._splits = Splits.of(decoder, block_tokens)
         self._engine = Engine(name)
         self._places = Places(parallel, prefixes)
@@ -95,6 +103,7 @@ class LocalGenerator:
         # Tokens, beyond those of blocks that were held.
         self._reused_in_place = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._takes: set[asyncio.Task[Lease]] = set()
         self._reading = ThreadPoolExecutor(1, f"read-{name}")
         self._closed = False
 
@@ -170,6 +179,8 @@ class LocalGenerator:
         """Ends the turn in progress; what is not done fails with `ModelUnavailableError`."""
         self._closed = True
         self._places.close()
+        for taking in self._takes:
+            taking.cancel()
         await self._engine.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
@@ -211,9 +222,12 @@ class LocalGenerator:
         if place is None:
             return None
         queued_seconds = perf_counter() - began
-        state = self._state(work, place)
         try:
-            with await self._take(work) as lease:
+            lease = await self._take(work)
+            if lease is None:
+                return None
+            with lease:
+                state = await self._state(work, place)
                 completion = await self._answer(work, state, lease, queued_seconds)
             # What a failure leaves may not be numbers.
             if completion is not None and state.can_go_back:
@@ -223,11 +237,12 @@ class LocalGenerator:
         finally:
             self._places.leave(place)
 
-    def _state(self, work: _Work, place: Place) -> DecoderState:
+    async def _state(self, work: _Work, place: Place) -> DecoderState:
         """A state that has read as much of the prompt as the one that was left, if there is one."""
         left, place.left = place.left, None
         if left is None:
-            return self._decoder.start(work.capacity)
+            # On a GPU it is filled and copied.
+            return await asyncio.to_thread(self._decoder.start, work.capacity)
         shared = 0
         if work.request.reads_prefix:
             shared = left.shared_tokens(work.tokens, work.keys, self._splits.block_tokens)
@@ -239,25 +254,52 @@ class LocalGenerator:
         size = self._splits.block_tokens
         keys = _keys(request.scope, tokens, self._splits.blocks(len(tokens)), size)
         wanted = len(tokens) + request.sampling.max_tokens
-        rounded = -(-wanted // _CAPACITY_STEP) * _CAPACITY_STEP
-        capacity = min(rounded, self.info.context_tokens)
-        n_bytes = self._decoder.state_bytes(capacity)
-        if n_bytes > self._prefixes.capacity_bytes:
+        n_bytes, there_are = self._state_bytes(wanted), self._prefixes.capacity_bytes
+        if n_bytes > there_are:
+            fits_alone = self._state_bytes(len(tokens) + 1) <= there_are
             raise InputRejectedError(
                 f"a prompt of {len(tokens)} tokens and its answer take {n_bytes} bytes of memory,"
-                f" and all generations together have {self._prefixes.capacity_bytes}; ask for fewer"
-                " tokens, or have prefix.max_bytes raised"
+                f" and all generations together have {there_are};"
+                f" {'ask for fewer tokens' if fits_alone else 'shorten the prompt'}, or have"
+                " prefix.max_bytes raised"
             )
-        return _Work(request, generation, tokens, keys, capacity, n_bytes)
+        return _Work(request, generation, tokens, keys, self._capacity(wanted), n_bytes)
 
-    async def _take(self, work: _Work) -> Lease:
+    def _capacity(self, tokens: int) -> int:
+        rounded = -(-tokens // _CAPACITY_STEP) * _CAPACITY_STEP
+        return min(rounded, self.info.context_tokens)
+
+    def _state_bytes(self, tokens: int) -> int:
+        return self._decoder.state_bytes(self._capacity(tokens))
+
+    async def _take(self, work: _Work) -> Lease | None:
+        """What is kept of the prompt; None if the answer is not wanted any more."""
+        if self._closed:
+            raise closing_error()
         most = self._splits.reusable_blocks(len(work.tokens)) if work.request.reads_prefix else 0
-        size, counters = self._splits.block_tokens, self.counters
-        return await self._prefixes.take(
-            work.keys[:most],
-            size * self._decoder.pack.kv.token_bytes,
-            size * counters.prefill_seconds / max(1, counters.prefill_tokens),
+        counters = self.counters
+        compute_seconds = counters.prefill_seconds / max(1, counters.prefill_tokens)
+        # A task of its own, to be cancelled: a tier below may let one wait.
+        taking = asyncio.create_task(
+            self._prefixes.take(
+                work.keys[:most], self._layout, self._splits.block_tokens * compute_seconds
+            )
         )
+        self._takes.add(taking)
+        taking.add_done_callback(self._takes.discard)
+        work.generation.add_done_callback(lambda _: taking.cancel())
+        await asyncio.wait({taking})
+        if not taking.cancelled():
+            return taking.result()
+        if self._closed:
+            raise closing_error()
+        return None
+
+    @property
+    def _layout(self) -> BlockLayout:
+        kv = self._decoder.pack.kv
+        shape = (len(kv.past), kv.heads, self._splits.block_tokens, kv.head_size)
+        return BlockLayout(shape, kv.dtype)
 
     async def _answer(
         self, work: _Work, state: DecoderState, lease: Lease, queued_seconds: float
@@ -289,7 +331,7 @@ class LocalGenerator:
         try:
             await asyncio.wait((done, decoding.prefilled), return_when=asyncio.FIRST_COMPLETED)
             if work.request.keeps_prefix and decoding.prefilled.done():
-                await self._keep(work, decoding, held)
+                await self._keep(work, decoding)
             lease.release()
         finally:
             # What it works with must not be given back before.
@@ -307,10 +349,17 @@ class LocalGenerator:
             loading_seconds=lease.seconds + decoding.loading_seconds,
         )
 
-    async def _keep(self, work: _Work, decoding: Decoding, first: int) -> None:
-        # Beside the engine, which goes on: the copy takes as long as some tokens.
-        blocks = await asyncio.to_thread(decoding.export, first, len(work.keys))
-        self._prefixes.keep(work.keys, first, blocks)
+    async def _keep(self, work: _Work, decoding: Decoding) -> None:
+        """Keeps the prompt as far as there is room. A failure costs no more than that."""
+        try:
+            while copied := self._prefixes.lacking(work.keys, self._layout):
+                # Beside the engine, which goes on: the copy takes as long as some tokens.
+                blocks = await asyncio.to_thread(decoding.export, copied.start, copied.stop)
+                if self._prefixes.keep(work.keys, copied.start, blocks) < len(copied):
+                    return
+        except Exception as error:  # its message might quote a text
+            reason = type(error).__name__
+            _log.warning("model %s: a prompt was not kept (%s)", self.info.name, reason)
 
 
 def _keys(scope: PrefixScope, tokens: Sequence[int], count: int, size: int) -> list[bytes]:

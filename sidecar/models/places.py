@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # What is left behind has at most this share of all memory, and is at most so many times too large.
 _SPARE_SHARE = 4
 _SPARE_FACTOR = 2
+# How many may overtake one who waits for memory.
+MAX_OVERTAKEN = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +57,20 @@ class Place:
     left: Left | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Waiting:
     n_bytes: int
     entered: asyncio.Future[Place | None]
     unwanted: asyncio.Future[Any]
+    overtaken: int = 0
 
 
 class Places:
     """``parallel`` places, and memory reserved in ``prefixes``. For one event loop.
 
-    The first who waits is the next, even where one behind him needs less memory: else those who
-    need much would wait for ever.
+    The first who waits for a place is the next. Who waits for memory only, with a place free, may
+    be overtaken by those behind him who need less of it: a short answer does not wait for a long
+    one to end. After ``MAX_OVERTAKEN`` of them he is the next, so that he does not wait for ever.
     """
 
     def __init__(self, parallel: int, prefixes: Prefixes) -> None:
@@ -78,6 +82,7 @@ class Places:
         self._spare: Place | None = None
         self._waiting: deque[_Waiting] = deque()
         self._closed = False
+        prefixes.on_room(self._admit_soon)
 
     async def enter(self, n_bytes: int, unwanted: asyncio.Future[Any]) -> Place | None:
         """Waits for a place with so much memory or more, to be given back with `leave`.
@@ -123,27 +128,38 @@ class Places:
                 waiting.entered.set_exception(closing_error())
         self._waiting.clear()
 
+    def _admit_soon(self) -> None:
+        # Not at once: the room may be that which is made for somebody here.
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._admit)
+
     def _admit(self) -> None:
-        while self._waiting:
-            first = self._waiting[0]
-            if not first.entered.done() and not first.unwanted.done():
-                place = self._place(first.n_bytes) if self.taken < self._parallel else None
-                if place is None:
+        overtaken: list[_Waiting] = []
+        for waiting in list(self._waiting):
+            if not waiting.entered.done() and not waiting.unwanted.done():
+                if self.taken == self._parallel:
                     return
+                place = self._place(waiting.n_bytes)
+                if place is None and waiting.overtaken == MAX_OVERTAKEN:
+                    return
+                if place is None:
+                    overtaken.append(waiting)
+                    continue
                 self.taken += 1
-                first.entered.set_result(place)
-            self._waiting.popleft()
+                waiting.entered.set_result(place)
+                for each in overtaken:
+                    each.overtaken += 1
+            self._waiting.remove(waiting)
 
     def _place(self, n_bytes: int) -> Place | None:
         spare = self._spare
         if spare is not None and n_bytes <= spare.n_bytes <= _SPARE_FACTOR * n_bytes:
             self._spare = None
             return spare
-        if not self._prefixes.reserve(n_bytes):
+        room = self._prefixes.room
+        if spare is not None and room < n_bytes <= room + spare.n_bytes:
             self.clear()
-            if not self._prefixes.reserve(n_bytes):
-                return None
-        return Place(n_bytes)
+        return Place(n_bytes) if self._prefixes.reserve(n_bytes) else None
 
 
 def _common(one: Sequence[Any], other: Sequence[Any]) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sidecar.models.generation import PrefixTier
     from sidecar.models.prefix_codec import PrefixCodec
-    from sidecar.models.prefix_store import Block, Chain, PrefixStore
+    from sidecar.models.prefix_store import Block, BlockLayout, Chain, PrefixStore
     from sidecar.models.prefix_writes import PrefixWrites
 
 # Blocks that are asked for at once: a few, for there may be none, then twice as many each time.
@@ -59,7 +59,7 @@ class _Wanted:
     """Blocks that are loaded, and what they are like: see `Prefixes.take`."""
 
     keys: tuple[bytes, ...]
-    block_bytes: int
+    layout: BlockLayout
     compute_seconds: float
 
 
@@ -114,7 +114,7 @@ class PrefixLoads:
         return {name: rate for name, rate in rates if rate is not None}
 
     async def extend(
-        self, chain: Chain, keys: Sequence[bytes], block_bytes: int, compute_seconds: float
+        self, chain: Chain, keys: Sequence[bytes], layout: BlockLayout, compute_seconds: float
     ) -> dict[PrefixTier, int]:
         """Loads what comes after ``chain`` along ``keys``; says how many came from which tier."""
         counts: dict[PrefixTier, int] = {}
@@ -122,7 +122,7 @@ class PrefixLoads:
             held = len(chain)
             flight = self._flights.get(keys[held])
             if flight is None:
-                flight = self._start(_Wanted(tuple(keys), block_bytes, compute_seconds))
+                flight = self._start(_Wanted(tuple(keys), layout, compute_seconds))
             tiers = await self._join(flight, chain, keys)
             for key in keys[held : len(chain)]:
                 tier = tiers.get(key, "hot")
@@ -184,17 +184,17 @@ class PrefixLoads:
         """
         wanted, chain, size = flight.wanted, flight.chain, FIRST_ROUND
         while len(chain) < len(wanted.keys):
-            if not tier.bandwidth.should_load(wanted.block_bytes, wanted.compute_seconds):
+            if not tier.bandwidth.should_load(wanted.layout.n_bytes, wanted.compute_seconds):
                 return False
             keys = wanted.keys[len(chain) : len(chain) + size]
             # Memory for what is loaded is taken before it comes.
-            keys = keys[: self._reserve(len(keys), wanted.block_bytes)]
+            keys = keys[: self._reserve(len(keys), wanted.layout.n_bytes)]
             if not keys:
                 return True
             try:
                 loaded, was_late = await self._round(tier, keys, wanted)
             finally:
-                self._store.free(len(keys) * wanted.block_bytes)
+                self._store.free(len(keys) * wanted.layout.n_bytes)
             for key, (block, expires_ms) in zip(keys, loaded, strict=False):
                 if not chain.extend(key, block):
                     return True
@@ -220,20 +220,20 @@ class PrefixLoads:
         started = self._clock()
         values = await tier.blocks.get_many(names, limit)
         loaded, corrupt = await asyncio.to_thread(
-            _decode, names, values, wanted.block_bytes, self._now_ms()
+            _decode, names, values, wanted.layout, self._now_ms()
         )
         seconds = self._clock() - started
         was_late = seconds >= limit
         # That there is nothing says nothing of the bandwidth, unless it took long to find out.
         if loaded or was_late:
-            tier.bandwidth.measured(len(loaded) * wanted.block_bytes, seconds)
+            tier.bandwidth.measured(len(loaded) * wanted.layout.n_bytes, seconds)
         if corrupt:
             tier.blocks.delete(corrupt)
         return loaded, was_late
 
 
 def _decode(
-    names: Sequence[bytes], values: Sequence[bytes | None], block_bytes: int, now_ms: int
+    names: Sequence[bytes], values: Sequence[bytes | None], layout: BlockLayout, now_ms: int
 ) -> tuple[list[tuple[Block, int]], list[bytes]]:
     """The blocks up to the first that is missing, expired or corrupt; and the names of corrupt."""
     blocks: list[tuple[Block, int]] = []
@@ -244,8 +244,7 @@ def _decode(
             block, expires_ms = decode_block(value, name)
         except CorruptBlockError:
             return blocks, [name]
-        # Half of it, where half precision loses nothing.
-        if block.nbytes not in (block_bytes, block_bytes // 2):
+        if not layout.fits(block):
             return blocks, [name]
         if 0 < expires_ms <= now_ms:
             break

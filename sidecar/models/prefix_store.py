@@ -9,17 +9,44 @@ Used from one event loop only, so it needs no lock.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
 Block: TypeAlias = "NDArray[Any]"
 """Keys and values of consecutive tokens, read-only: float16 or float32 of shape
 ``[2 * layers, kv_heads, tokens, head_dim]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """What all blocks of a model are like: their shape, and the numbers that it computes with."""
+
+    shape: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of a block; one in float16, where that loses nothing, may have half."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def fits(self, block: Block) -> bool:
+        """Whether the model can go on from a block: it is of its shape, and its numbers finite."""
+        if block.shape != self.shape or block.dtype not in (np.float16, self.dtype):
+            return False
+        if block.dtype == np.float16:
+            # By the exponents: numpy's own test of halves takes twenty times as long.
+            return bool((block.view(np.uint16) & 0x7C00).max() < 0x7C00)
+        return bool(np.isfinite(block).all())
+
 
 # What a block costs beside its name and elements: the objects and its places in two dictionaries,
 # measured with tracemalloc (tests/unit/models/test_prefix_store.py).
@@ -45,12 +72,15 @@ class PrefixStore:
     A block in use is never evicted, and of a chain in use every block is in use. The others are in
     the order in which they go. A chain that is let go joins its end with its last block first: no
     block is before one that follows it in its prompt, so that the first in order is always a leaf.
+
+    ``on_room`` is called when there may be more `room` than before.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
         self.evictions = 0
         self.pinned_blocks = 0
+        self.on_room: Callable[[], None] = lambda: None
         self._held: dict[bytes, _Held] = {}
         # Those of them that are not in use.
         self._idle: OrderedDict[bytes, _Held] = OrderedDict()
@@ -65,6 +95,11 @@ class PrefixStore:
     def used_bytes(self) -> int:
         """What counts against the capacity: blocks, and what is reserved."""
         return self._idle_bytes + self._pinned_bytes + self._reserved
+
+    @property
+    def room(self) -> int:
+        """Bytes that can be had, by evicting whatever is not in use."""
+        return self.capacity_bytes - self._pinned_bytes - self._reserved
 
     def hold(self, keys: Sequence[bytes]) -> Chain:
         """The longest chain of held blocks that ``keys`` begin with, in use from now on."""
@@ -89,6 +124,7 @@ class PrefixStore:
         if n_bytes > self._reserved:
             raise ValueError(f"{n_bytes} bytes are freed, but only {self._reserved} are reserved")
         self._reserved -= n_bytes
+        self.on_room()
 
     def clear(self) -> None:
         """Forgets all blocks. Those in use take room until they are let go."""
@@ -99,7 +135,7 @@ class PrefixStore:
         self._idle_bytes = 0
 
     def _make_room(self, n_bytes: int) -> bool:
-        if self._pinned_bytes + self._reserved + n_bytes > self.capacity_bytes:
+        if n_bytes > self.room:
             return False
         while self.used_bytes + n_bytes > self.capacity_bytes:
             key, first = self._idle.popitem(last=False)
@@ -182,6 +218,7 @@ class Chain:
         """Lets the blocks go; more often does no harm."""
         while self._held:
             self._store._unpin(self._held.pop())
+        self._store.on_room()
 
     @property
     def _is_findable(self) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from sidecar.models.generation import PrefixReport
 from sidecar.models.prefix_loads import PrefixLoads
-from sidecar.models.prefix_store import PrefixStore
+from sidecar.models.prefix_store import BLOCK_OVERHEAD_BYTES, PrefixStore
 from sidecar.models.prefix_writes import PrefixWrites
 
 if TYPE_CHECKING:
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from sidecar.models.generation import PrefixTier
     from sidecar.models.prefix_codec import PrefixCodec
     from sidecar.models.prefix_loads import LowerBlocks
-    from sidecar.models.prefix_store import Block, Chain
+    from sidecar.models.prefix_store import Block, BlockLayout, Chain
+
+# Blocks that are copied at once to be kept: they take memory before they count.
+COPIED_BLOCKS = 32
 
 
 class Lease:
@@ -85,13 +88,23 @@ class Prefixes:
         """What blocks in memory and reserved room take at most, together."""
         return self._store.capacity_bytes
 
-    async def take(self, keys: Sequence[bytes], block_bytes: int, compute_seconds: float) -> Lease:
+    @property
+    def room(self) -> int:
+        """Bytes that can be reserved."""
+        return self._store.room
+
+    def on_room(self, call: Callable[[], None]) -> None:
+        """Has ``call`` called whenever there may be more `room` than before."""
+        self._store.on_room = call
+
+    async def take(
+        self, keys: Sequence[bytes], layout: BlockLayout, compute_seconds: float
+    ) -> Lease:
         """The longest chain of blocks that ``keys`` begin with, from memory or loaded.
 
-        ``block_bytes`` is the size of a block at full precision, of which it may have half;
-        ``compute_seconds`` what it takes to compute one, 0 if that is not known. Nothing is loaded
-        that is computed faster, and no longer than that takes. Tiers that fail are as if they had
-        nothing.
+        ``layout`` is what each must be like, and ``compute_seconds`` what it takes to compute one,
+        0 if that is not known. Nothing is loaded that is computed faster, and no longer than that
+        takes. Tiers that fail are as if they had nothing.
         """
         chain = self._store.hold(keys)
         reused: dict[PrefixTier, int] = {"hot": len(chain)} if len(chain) else {}
@@ -101,7 +114,7 @@ class Prefixes:
             if len(chain) < len(keys):
                 started = self._clock()
                 try:
-                    more = await self._loads.extend(chain, keys, block_bytes, compute_seconds)
+                    more = await self._loads.extend(chain, keys, layout, compute_seconds)
                 except BaseException:
                     chain.release()
                     raise
@@ -112,13 +125,24 @@ class Prefixes:
             self._reused[tier] = self._reused.get(tier, 0) + count
         return Lease(chain, reused, seconds)
 
-    def keep(self, keys: Sequence[bytes], first: int, blocks: Sequence[Block]) -> None:
+    def lacking(self, keys: Sequence[bytes], layout: BlockLayout) -> range:
+        """Which blocks of a prompt to copy next for `keep`, if any.
+
+        They are the first that are not kept, up to ``COPIED_BLOCKS`` for which there is room.
+        """
+        with Lease(self._store.hold(keys), {}, 0.0) as held:
+            first = len(held.blocks)
+            most = min(len(keys) - first, COPIED_BLOCKS)
+            size = layout.n_bytes + BLOCK_OVERHEAD_BYTES + max(map(len, keys), default=0)
+            return range(first, first + min(most, self._store.room // size))
+
+    def keep(self, keys: Sequence[bytes], first: int, blocks: Sequence[Block]) -> int:
         """Keeps ``blocks``, which ``keys[first:]`` name, as far as there is room.
 
         ``keys`` are those of the prompt from its beginning. Nothing is kept unless all blocks
         before ``first`` still are, as those of a lease that was not released yet. A block that is
         kept already stays as it is. An array that owns its memory becomes read-only, a view is
-        copied.
+        copied. Returns how many of ``blocks`` are kept then.
         """
         end = first + len(blocks)
         chain = self._store.hold(keys[:end])
@@ -127,7 +151,9 @@ class Prefixes:
                 if not chain.extend(keys[index], _own(blocks[index - first])):
                     break
                 self._writes.add(keys[index])
+        kept = max(0, len(chain) - first)
         chain.release()
+        return kept
 
     def reserve(self, n_bytes: int) -> bool:
         """Takes room for a generation, evicting blocks; False, and nothing, if there is none."""

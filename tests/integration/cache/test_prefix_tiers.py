@@ -16,6 +16,7 @@ from sidecar.cache.prefix_tiers import QUEUE_SHARE, DiskBlocks, WarmBlocks
 from sidecar.cache.redis_connect import connect
 from sidecar.models.prefix_bandwidth import RETRY_SECONDS
 from sidecar.models.prefix_codec import stored_name
+from sidecar.models.prefix_store import BlockLayout
 from sidecar.models.prefixes import Prefixes
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 KEYS = [b"block %d" % number for number in range(20)]
 SHAPE = (60, 3, 16, 8)
-BLOCK_BYTES = 60 * 3 * 16 * 8 * 4
+LAYOUT = BlockLayout(SHAPE, np.dtype(np.float32))
+BLOCK_BYTES = LAYOUT.n_bytes
 
 
 class Clock:
@@ -81,7 +83,7 @@ async def share(prefixes: Prefixes, values: Sequence[Block], tier: WarmTier | Di
 
 async def taken(prefixes: Prefixes, compute_seconds: float = 0.0) -> tuple[int, float]:
     """How many blocks were taken, and for how long they were loaded."""
-    with await prefixes.take(KEYS, BLOCK_BYTES, compute_seconds) as lease:
+    with await prefixes.take(KEYS, LAYOUT, compute_seconds) as lease:
         return len(lease.blocks), lease.seconds
 
 
@@ -92,7 +94,8 @@ async def test_blocks_of_one_sidecar_are_read_by_another_bit_by_bit_from_redis(
     values = blocks(dtype)
     one, other = await open_warm(redis_server.url), await open_warm(redis_server.url)
     await share(over(("warm", WarmBlocks(one))), values, one)
-    with await over(("warm", WarmBlocks(other))).take(KEYS, values[0].nbytes, 0) as lease:
+    layout = BlockLayout(SHAPE, np.dtype(dtype))
+    with await over(("warm", WarmBlocks(other))).take(KEYS, layout, 0) as lease:
         assert lease.reused == {"warm": len(KEYS)}
         assert [found.tobytes() for found in lease.blocks] == [each.tobytes() for each in values]
         assert {found.dtype for found in lease.blocks} == {np.dtype(dtype)}
@@ -104,7 +107,7 @@ async def test_blocks_are_read_bit_by_bit_from_disk_after_a_restart(open_disk: O
     await share(over(("disk", DiskBlocks(disk))), values, disk)
     await disk.close()
     prefixes = over(("disk", DiskBlocks(await open_disk())))
-    with await prefixes.take(KEYS, BLOCK_BYTES, 0) as lease:
+    with await prefixes.take(KEYS, LAYOUT, 0) as lease:
         assert lease.reused == {"disk": len(KEYS)}
         assert [found.tobytes() for found in lease.blocks] == [each.tobytes() for each in values]
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sidecar.models.places import Left, Place, Places
+from sidecar.models.places import MAX_OVERTAKEN, Left, Place, Places
+from sidecar.models.prefix_store import BlockLayout
 from sidecar.models.prefixes import Prefixes
 from sidecar.models.types import ModelUnavailableError
 
@@ -30,27 +32,89 @@ async def test_no_more_than_so_many_enter_at_once() -> None:
     assert await tasks[2]
 
 
-async def test_who_needs_much_memory_is_not_overtaken_by_those_who_need_little() -> None:
+async def test_who_needs_little_memory_does_not_wait_for_those_who_need_much() -> None:
+    prefixes = Prefixes(1000)
+    places = Places(3, prefixes)
+    sizes = (600, 700, 800, 100, 100, 100)
+    first, much, more, *little = (enter(places, size)[0] for size in sizes)
+    assert await first
+    assert await little[0]
+    assert await little[1]
+    # Now there is no place for the third of them, and those before it come first.
+    places.leave(Place(600))
+    assert await much
+    assert not little[2].done()
+    places.leave(Place(700))
+    places.leave(Place(100))
+    assert await more
+    assert await little[2]
+
+
+async def test_who_waits_for_memory_is_overtaken_a_bounded_number_of_times() -> None:
     prefixes = Prefixes(1000)
     places = Places(10, prefixes)
-    first, much, little = (enter(places, size)[0] for size in (600, 700, 100))
+    _first, much = enter(places, 600)[0], enter(places, 700)[0]
     await settle()
-    assert [task.done() for task in (first, much, little)] == [True, False, False]
+    for _ in range(MAX_OVERTAKEN):
+        assert await enter(places, 100)[0]
+        places.leave(Place(100))
+    little = enter(places, 100)[0]
+    await settle()
+    assert not much.done()
+    assert not little.done()
     places.leave(Place(600))
     assert await much
     assert await little
     assert prefixes.report(1).bytes == 800
 
 
+async def test_who_waits_for_a_place_is_not_overtaken() -> None:
+    places = Places(1, Prefixes(1000))
+    first, much, little = (enter(places, size)[0] for size in (100, 900, 100))
+    assert await first
+    places.leave(Place(100))
+    assert await much
+    assert not little.done()
+    places.leave(Place(900))
+    assert await little
+
+
 async def test_who_gives_up_waiting_makes_way_for_those_behind() -> None:
     prefixes = Prefixes(1000)
     places = Places(10, prefixes)
-    _first, (much, gives_up), (little, _) = (enter(places, size) for size in (600, 700, 100))
+    _first, (much, gives_up) = enter(places, 600), enter(places, 700)
     await settle()
+    for _ in range(MAX_OVERTAKEN):
+        assert await enter(places, 100)[0]
+        places.leave(Place(100))
+    little, _ = enter(places, 100)
     gives_up.cancel()
     assert not await much
     assert await little
-    assert (places.taken, prefixes.report(1).bytes) == (2, 700)
+    assert prefixes.report(1).bytes == 700
+
+
+async def test_who_waits_for_memory_enters_when_blocks_of_a_prompt_are_let_go() -> None:
+    prefixes = Prefixes(10_000)
+    places = Places(2, prefixes)
+    prefixes.keep([b"key"], 0, [np.zeros((2, 1, 4, 8), np.float32)])
+    lease = await prefixes.take([b"key"], BlockLayout((2, 1, 4, 8), np.dtype(np.float32)), 0)
+    waiting, _ = enter(places, 10_000)
+    await settle()
+    assert not waiting.done()
+    lease.release()
+    assert await waiting
+
+
+async def test_who_waits_for_memory_enters_when_a_reservation_beside_the_places_ends() -> None:
+    prefixes = Prefixes(1000)
+    places = Places(2, prefixes)
+    assert prefixes.reserve(300)
+    waiting, _ = enter(places, 800)
+    await settle()
+    assert not waiting.done()
+    prefixes.free(300)
+    assert await waiting
 
 
 async def test_who_gave_up_before_does_not_enter() -> None:
@@ -108,6 +172,19 @@ async def test_memory_that_does_not_fit_is_not_used(n_bytes: int) -> None:
     place = await enter(places, n_bytes)[0]
     assert place is not None
     assert (place.left, prefixes.report(1).bytes) == (None, 200 + n_bytes)
+
+
+async def test_what_was_left_stays_where_that_would_not_be_enough() -> None:
+    prefixes = Prefixes(1000)
+    places = Places(3, prefixes)
+    assert await enter(places, 500)[0]
+    left = await left_behind(places, 200)
+    much, _ = enter(places, 900)
+    await settle()
+    assert not much.done()
+    place = await enter(places, 200)[0]
+    assert place is not None
+    assert place.left is left
 
 
 async def test_what_was_left_makes_way_for_who_needs_more() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +14,9 @@ import pytest
 from sidecar.models.prefix_bandwidth import RETRY_SECONDS
 from sidecar.models.prefix_codec import encode_block, stored_name
 from sidecar.models.prefix_loads import FIRST_ROUND
-from sidecar.models.prefix_store import BLOCK_OVERHEAD_BYTES, Block
+from sidecar.models.prefix_store import BLOCK_OVERHEAD_BYTES, Block, BlockLayout
 from sidecar.models.prefix_writes import MAX_WAITING
-from sidecar.models.prefixes import Prefixes
+from sidecar.models.prefixes import COPIED_BLOCKS, Prefixes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     Make = Callable[..., Prefixes]
 
 SHAPE = (2, 1, 4, 8)
-BLOCK_BYTES = 2 * 4 * 8 * 4
+LAYOUT = BlockLayout(SHAPE, np.dtype(np.float32))
+BLOCK_BYTES = LAYOUT.n_bytes
 HOUR = 3600.0
 LONG = [b"key %05d" % number for number in range(100)]
 KEYS = LONG[:6]
@@ -131,7 +134,7 @@ async def take(
     prefixes: Prefixes, keys: Sequence[bytes] = KEYS, compute_seconds: float = 1.0
 ) -> dict[PrefixTier, int]:
     """Takes the blocks, checks that they are the right ones, and lets them go."""
-    with await prefixes.take(keys, BLOCK_BYTES, compute_seconds) as lease:
+    with await prefixes.take(keys, LAYOUT, compute_seconds) as lease:
         assert len(lease.blocks) == sum(lease.reused.values())
         for key, found in zip(keys, lease.blocks, strict=False):
             assert np.array_equal(found, block(key))
@@ -150,7 +153,7 @@ async def test_what_was_kept_is_taken_from_memory(make: Make) -> None:
 async def test_what_was_computed_behind_a_lease_is_kept_with_it(make: Make) -> None:
     prefixes = make(shares=False)
     prefixes.keep(KEYS, 0, blocks(KEYS[:2]))
-    with await prefixes.take(KEYS, BLOCK_BYTES, 0) as lease:
+    with await prefixes.take(KEYS, LAYOUT, 0) as lease:
         prefixes.keep(KEYS, len(lease.blocks), blocks(KEYS[2:]))
     assert await take(prefixes) == {"hot": 6}
 
@@ -160,16 +163,51 @@ async def test_blocks_are_not_kept_without_those_before_them(make: Make) -> None
     prefixes.keep(KEYS, 2, blocks(KEYS[2:]))
     assert prefixes.report(1).blocks == 0
     prefixes.keep(KEYS, 0, blocks(KEYS[:2]))
-    with await prefixes.take(KEYS, BLOCK_BYTES, 0):
+    with await prefixes.take(KEYS, LAYOUT, 0):
         prefixes.clear()
         prefixes.keep(KEYS, 2, blocks(KEYS[2:]))
     assert (prefixes.report(1).blocks, prefixes.report(1).bytes) == (0, 0)
+    assert prefixes.keep(KEYS, 2, blocks(KEYS[2:])) == 0
+
+
+async def test_blocks_are_copied_a_few_at_a_time_and_none_that_is_kept(make: Make) -> None:
+    prefixes = make(shares=False)
+    assert prefixes.lacking(LONG, LAYOUT) == range(COPIED_BLOCKS)
+    assert prefixes.keep(LONG, 0, blocks(LONG[:90])) == 90
+    assert prefixes.lacking(LONG, LAYOUT) == range(90, 100)
+    assert prefixes.keep(LONG, 80, blocks(LONG[80:])) == 20
+    assert not prefixes.lacking(LONG, LAYOUT)
+    assert prefixes.report(1).pinned_blocks == 0
+
+
+async def test_no_more_blocks_are_copied_than_there_is_room_for(make: Make) -> None:
+    prefixes = make(10 * SIZE, shares=False)
+    assert prefixes.reserve(2 * SIZE)
+    assert prefixes.lacking(KEYS[:4], LAYOUT) == range(4)
+    prefixes.keep([b"another %d" % number for number in range(8)], 0, blocks(KEYS))
+    assert prefixes.lacking(LONG, LAYOUT) == range(8)
+    assert prefixes.keep(LONG, 0, blocks(LONG[:10])) == 8
+    assert not prefixes.lacking(LONG, LAYOUT)
+    prefixes.free(2 * SIZE)
+    assert prefixes.lacking(LONG, LAYOUT) == range(8, 10)
+
+
+async def test_it_is_told_when_there_is_more_room(make: Make) -> None:
+    prefixes = make(10 * SIZE, shares=False)
+    told: list[int] = []
+    assert prefixes.reserve(4 * SIZE)
+    prefixes.keep(KEYS, 0, blocks(KEYS[:2]))
+    lease = await prefixes.take(KEYS, LAYOUT, 0)
+    prefixes.on_room(lambda: told.append(prefixes.room))
+    lease.release()
+    prefixes.free(4 * SIZE)
+    assert told == [6 * SIZE, 10 * SIZE]
 
 
 async def test_blocks_in_use_are_not_evicted_and_those_let_go_are(make: Make) -> None:
     prefixes = make(2 * SIZE, shares=False)
     prefixes.keep(KEYS, 0, blocks(KEYS[:2]))
-    lease = await prefixes.take(KEYS, BLOCK_BYTES, 0)
+    lease = await prefixes.take(KEYS, LAYOUT, 0)
     assert (prefixes.report(1).pinned_blocks, prefixes.reserve(1)) == (2, False)
     lease.release()
     lease.release()
@@ -183,7 +221,7 @@ async def test_kept_blocks_are_read_only_and_keep_nothing_else_alive(make: Make)
     buffer = np.zeros((2, *SHAPE), np.float32)
     prefixes.keep(KEYS, 0, [buffer[0], buffer[1]])
     buffer[:] = 1
-    with await prefixes.take(KEYS, BLOCK_BYTES, 0) as lease:
+    with await prefixes.take(KEYS, LAYOUT, 0) as lease:
         assert [found.sum() for found in lease.blocks] == [0, 0]
         assert not any(found.flags.writeable or found.base is not None for found in lease.blocks)
 
@@ -244,23 +282,65 @@ async def test_of_a_long_prompt_that_is_there_more_are_asked_for_each_time(
     assert (sum(asked), len(asked)) == (100, 5)
 
 
-@pytest.mark.parametrize("corrupt", [b"", b"nonsense", "other key", "other size"])
+async def assert_is_corrupt(make: Make, redis: Lower, value: bytes, layout: BlockLayout) -> None:
+    """The value is a miss in place of the fourth block, is removed, and ends the chain."""
+    redis.have(KEYS)
+    redis.values[stored_name(KEYS[3], "exact")] = value
+    with await make().take(KEYS, layout, 1.0) as lease:
+        assert lease.reused == {"warm": 3}
+    assert redis.has(KEYS) == [True] * 3 + [False] + [True] * 2
+
+
+@pytest.mark.parametrize("corrupt", [b"", b"nonsense", "other key"])
 async def test_a_corrupt_block_is_a_miss_and_is_removed(
     make: Make, redis: Lower, corrupt: bytes | str
 ) -> None:
     redis.have(KEYS)
+    value = redis.values[stored_name(KEYS[0], "exact")] if isinstance(corrupt, str) else corrupt
+    await assert_is_corrupt(make, redis, value, LAYOUT)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        np.full((2, 1, 3, 4), 0.1, np.float32),
+        # As many bytes.
+        np.full((2, 1, 8, 4), 0.1, np.float32),
+        # As many as the block would have in float16.
+        np.full((2, 1, 2, 8), 0.1, np.float32),
+        np.zeros((0, 1, 4, 8), np.float32),
+        np.zeros((0, 0, 0, 0), np.float32),
+    ],
+    ids=lambda other: str(other.shape),
+)
+async def test_a_block_of_another_shape_is_a_miss_and_is_removed(
+    make: Make, redis: Lower, other: Block
+) -> None:
+    value = encode_block(other, stored_name(KEYS[3], "exact"), "exact", 0)
+    assert value is not None
+    await assert_is_corrupt(make, redis, value, LAYOUT)
+
+
+async def test_a_model_in_float16_takes_no_blocks_in_float32(make: Make, redis: Lower) -> None:
+    redis.have(KEYS)
+    layout = BlockLayout(SHAPE, np.dtype(np.float16))
+    with await make().take(KEYS, layout, 1.0) as lease:
+        assert lease.reused == {}
+    assert redis.has(KEYS) == [False] + [True] * 5
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+async def test_a_block_with_a_number_that_is_not_finite_is_a_miss_and_is_removed(
+    make: Make, redis: Lower, dtype: type, number: float
+) -> None:
     name = stored_name(KEYS[3], "exact")
-    if corrupt == "other key":
-        corrupt = redis.values[stored_name(KEYS[0], "exact")]
-    elif corrupt == "other size":
-        other = encode_block(np.ones((2, 1, 3, 4), np.float32), name, "exact", 0)
-        assert other is not None
-        corrupt = other
-    assert isinstance(corrupt, bytes)
-    redis.values[name] = corrupt
-    prefixes = make()
-    assert await take(prefixes) == {"warm": 3}
-    assert redis.has(KEYS) == [True] * 3 + [False] + [True] * 2
+    good = encode_block(np.full(SHAPE, 0.1).astype(dtype), name, "exact", 0)
+    assert good is not None
+    elements = np.frombuffer(good, dtype, offset=32).copy()
+    elements[7] = number
+    checksum = zlib.crc32(name + good[:28] + elements.tobytes()).to_bytes(4, "little")
+    await assert_is_corrupt(make, redis, good[:28] + checksum + elements.tobytes(), LAYOUT)
 
 
 async def test_an_expired_block_is_a_miss_and_one_from_below_keeps_its_expiry(
@@ -308,6 +388,36 @@ async def test_a_block_that_a_tier_did_not_take_is_offered_again_later(
     assert redis.has(KEYS) == [True] * 6
 
 
+async def test_blocks_that_cannot_be_written_stop_no_others_and_are_offered_again(
+    make: Make,
+    clock: Clock,
+    redis: Lower,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    put = redis.put
+
+    async def fail_for_two(name: bytes, value: bytes, expires_ms: int) -> bool:
+        if name in [stored_name(key, "exact") for key in KEYS[1:3]]:
+            raise MemoryError("the text of a user")
+        return await put(name, value, expires_ms)
+
+    monkeypatch.setattr(redis, "put", fail_for_two)
+    prefixes = make()
+    with caplog.at_level(logging.DEBUG):
+        prefixes.keep(KEYS, 0, blocks(KEYS))
+        assert await prefixes.flush(20)
+    assert redis.has(KEYS) == [True, False, False, True, True, True]
+    assert [record.getMessage() for record in caplog.records] == [
+        "blocks of prompts are not shared (MemoryError)"
+    ]
+    monkeypatch.undo()
+    clock.now += 300
+    assert await take(prefixes) == {"hot": 6}
+    assert await prefixes.flush(20)
+    assert redis.has(KEYS) == [True] * 6
+
+
 async def test_a_block_that_is_not_finite_is_kept_in_memory_only(make: Make, redis: Lower) -> None:
     prefixes = make()
     prefixes.keep(KEYS, 0, [np.full(SHAPE, np.inf, np.float32), block(KEYS[1])])
@@ -320,7 +430,7 @@ async def test_sidecars_with_other_codecs_do_not_read_each_others_blocks(
 ) -> None:
     redis.have(KEYS, codec="int8")
     assert await take(make()) == {}
-    with await make(codec="int8").take(KEYS, BLOCK_BYTES, 1) as lease:
+    with await make(codec="int8").take(KEYS, LAYOUT, 1) as lease:
         assert lease.reused == {"warm": 6}
 
 
@@ -370,7 +480,7 @@ async def test_a_load_has_as_long_as_computing_its_blocks_takes(
     redis.have(LONG)
     redis.seconds = 1000.0
     before = clock.now
-    with await make().take(LONG, BLOCK_BYTES, 0.01) as lease:
+    with await make().take(LONG, LAYOUT, 0.01) as lease:
         assert clock.now - before == pytest.approx(FIRST_ROUND * 0.01)
         assert lease.seconds == pytest.approx(FIRST_ROUND * 0.01)
 
