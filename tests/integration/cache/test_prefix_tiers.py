@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -183,6 +183,39 @@ async def test_loads_that_are_given_up_do_not_make_others_believe_that_redis_is_
             assert await tier.get_many(KEYS, 0.01) == [None] * len(KEYS)
         assert warm.state == "up"
         await warm.close()
+
+
+async def test_blocks_for_a_redis_that_is_down_are_refused_and_so_offered_again(
+    own_redis: DevRedis, open_warm: OpenWarm, eventually: Eventually
+) -> None:
+    warm = await open_warm(own_redis.url)
+    assert await WarmBlocks(warm).put(b"one", b"value", 0)
+    own_redis.kill()
+    for _ in range(5):
+        await warm.get_many([b"key"])
+    await eventually(lambda: warm.state == "down")
+    assert not await WarmBlocks(warm).put(b"other", b"value", 0)
+
+
+async def test_loads_leave_connections_to_redis_for_lookups(
+    redis_server: DevRedis, open_warm: OpenWarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm = await open_warm(redis_server.url)
+    run, at_work, most = warm.run, 0, 0
+
+    async def counted(*args: Any) -> Any:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        try:
+            return await run(*args)
+        finally:
+            at_work -= 1
+
+    monkeypatch.setattr(warm, "run", counted)
+    tier = WarmBlocks(warm)
+    await asyncio.gather(*(tier.get_many(KEYS, 20) for _ in range(8)))
+    assert most == 2
 
 
 async def test_a_redis_that_became_slow_is_left_alone_and_is_found_again_when_it_is_fast(

@@ -78,6 +78,39 @@ async def test_what_can_never_have_enough_memory_is_rejected(
     await running.answer(prompt(1), max_tokens=100)
     with pytest.raises(InputRejectedError, match=r"ask for fewer tokens, or have prefix.max_bytes"):
         await running.answer(prompt(1), max_tokens=200)
+    # Nor would that help.
+    with pytest.raises(InputRejectedError, match=r"; shorten the prompt, or have prefix.max_bytes"):
+        await running.answer(prompt(1, 256), max_tokens=1)
+
+
+async def test_a_short_answer_does_not_wait_for_the_memory_of_a_long_one(
+    run_generator: Callable[..., Any], folder: Path, gate: Any, eventually: Callable[..., Any]
+) -> None:
+    running = run_generator(folder, parallel=4, max_bytes=3 * STATE_BYTES)
+    gate.close()
+    long = [running.start(prompt(seed), max_tokens=300) for seed in range(2)]
+    short = running.start("Hi")
+    await eventually(lambda: running.generator.active == 2 and gate.waiting)
+    assert running.generator.queued == 1
+    long[0].cancel()
+    gate.open()
+    await asyncio.gather(long[1], short)
+
+
+async def test_what_a_cancelled_generation_left_is_not_taken_for_its_whole_prompt(
+    run_generator: Callable[..., Any], folder: Path, gate: Any, eventually: Callable[..., Any]
+) -> None:
+    running = run_generator(folder)
+    expected = await running.tokens(prompt(1, 400), reads_prefix=False, keeps_prefix=False)
+    gate.close()
+    generation = running.start(prompt(1, 400))
+    await eventually(lambda: gate.waiting)
+    generation.cancel()
+    gate.open()
+    await eventually(lambda: running.generator.active == 0)
+    completion = await running.answer(prompt(1, 400))
+    assert completion.reused == {}
+    assert [token for piece in completion.pieces for token in piece.tokens] == expected
 
 
 @pytest.mark.parametrize("runs", [0, 1, 2, 5])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tokenizers import Tokenizer, processors
 
 from sidecar.models.decoder_pack import read_decoder_pack
+from sidecar.models.errors import SetupError
 from sidecar.models.local_generator import LocalGenerator
 from sidecar.models.prefixes import Prefixes
 from sidecar.models.types import InputRejectedError, ModelError
@@ -204,6 +206,17 @@ async def test_text_that_was_held_back_is_told_at_the_end(running: Any) -> None:
     assert completion.finish_reason == "length"
 
 
+async def test_a_stop_string_in_text_that_was_held_back_is_why_the_answer_ends(
+    running: Any,
+) -> None:
+    text = "".join(piece.text for piece in (await running.answer(PROMPT, max_tokens=5)).pieces)
+    assert text[-1] not in text[:-1]
+    # The longer one might still have come, and it begins before.
+    completion = await running.answer(PROMPT, max_tokens=5, stop=(text[-2:] + "never", text[-1]))
+    assert "".join(piece.text for piece in completion.pieces) == text[:-1]
+    assert (completion.completion_tokens, completion.finish_reason) == (5, "stop")
+
+
 async def test_an_answer_is_no_longer_than_the_context_has_room_for(running: Any) -> None:
     completion = await running.answer(letters(505), max_tokens=1000)
     assert (completion.completion_tokens, completion.finish_reason) == (7, "length")
@@ -277,6 +290,52 @@ async def test_a_failure_of_the_model_is_that_of_one_generation(
         await bad
     assert [token for piece in (await good).pieces for token in piece.tokens] == expected
     assert "secret" not in caplog.text
+
+
+async def test_a_generation_that_cannot_begin_gives_all_back(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(capacity: int) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.generator._decoder, "start", fail)
+        for _ in range(5):
+            with pytest.raises(ModelError, match=r"model tiny gave no answer \(MemoryError\)"):
+                await running.answer(PROMPT)
+    running.assert_nothing_held()
+    await running.answer(PROMPT)
+
+
+async def test_the_memory_of_a_generation_is_filled_beside_the_event_loop(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, threads = running.generator._decoder.start, []
+
+    def noted(capacity: int) -> Any:
+        threads.append(threading.current_thread())
+        return start(capacity)
+
+    monkeypatch.setattr(running.generator._decoder, "start", noted)
+    await running.answer(PROMPT)
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
+
+
+async def test_memory_that_has_too_little_room_for_any_generation_is_refused_at_the_start(
+    decoder_folders: dict[str, Path],
+) -> None:
+    # 256 tokens, old and new ones.
+    needed = 256 * 2 * 2 * 2 * 16 * 4 * 2
+    folder = decoder_folders["growing"]
+    message = (
+        f"model mine: the shortest generation takes {needed} bytes of memory, and there are"
+        rf" {needed - 1} for it; raise prefix\.max_bytes"
+    )
+    with pytest.raises(SetupError, match=message):
+        LocalGenerator.load(folder, "mine", prefixes=Prefixes(needed - 1), provider="cpu")
+    generator = LocalGenerator.load(folder, "mine", prefixes=Prefixes(needed), provider="cpu")
+    await generator.close()
 
 
 async def test_a_model_that_was_loaded_describes_itself(decoder_folders: dict[str, Path]) -> None:
