@@ -210,8 +210,7 @@ async def test_cancelling_while_blocks_are_loaded_frees_the_place_at_once(
     # The tier has still not answered.
     await running.answer(letters(200), reads_prefix=False)
     assert running.generator.counters.abandoned == 1
-    lower.answers.set()
-    await eventually(lambda: running.prefixes.report(16).pinned_blocks == 0)
+    await running.prefixes.close()
 
 
 async def test_closing_does_not_wait_for_blocks_that_are_loaded(
