@@ -220,8 +220,10 @@ async def test_closing_does_not_wait_for_blocks_that_are_loaded(
     lower.answers.clear()
     generation = running.start(letters(200))
     await eventually(lambda: lower.limits)
-    async with asyncio.timeout(20):
-        await running.generator.close()
+    try:
+        async with asyncio.timeout(20):
+            await running.generator.close()
+    finally:
+        await running.prefixes.close()
     with pytest.raises(ModelUnavailableError, match="shutting down"):
         await generation
-    await running.prefixes.close()
