@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.prefix_texts import Texts
 
 TOKENS = 1000
+_LUCK = 4
 _NAMES = {common_pb2.TIER_HOT: "hot", common_pb2.TIER_DISK: "disk", common_pb2.TIER_WARM: "Redis"}
 
 
@@ -39,7 +40,9 @@ class Timed:
         Raises `RuntimeError` if it has more or less, or if the prompt has another length.
         """
         answer = client.stream(text)
-        if answer.prompt_tokens != TOKENS or dict(answer.reused) != {self.tier: self.reused}:
+        # The next token of two texts may happen to be the same.
+        more = answer.reused.get(self.tier, 0) - self.reused
+        if answer.prompt_tokens != TOKENS or len(answer.reused) != 1 or not 0 <= more <= _LUCK:
             raise RuntimeError(
                 f"{self.reused:,} of {TOKENS:,} tokens should come from {_NAMES[self.tier]};"
                 f" of {answer.prompt_tokens:,} came {_by_name(answer.reused)}"
