@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sidecar.models.decoder_state import DecoderState, GrowingState, InPlaceState
+from sidecar.models.decoder_state import (
+    DecoderState,
+    GrowingState,
+    InPlaceState,
+    TwoBufferState,
+)
 from sidecar.models.errors import SetupError
+from sidecar.models.heap import give_back_freed_memory
 from sidecar.models.session import Provider, open_session
 
 if TYPE_CHECKING:
@@ -31,9 +38,12 @@ class Decoder:
         self, pack: DecoderPack, provider: Provider = "auto", threads: int | None = None
     ) -> None:
         """Loads the model and tries it out; raises `SetupError` if that fails."""
+        give_back_freed_memory()
         self.pack = pack
         self._session, device = open_session(pack.path, provider, threads)
         self.device: str = device
+        is_one_thread = self._session.get_session_options().intra_op_num_threads == 1
+        self._copiers = None if is_one_thread else ThreadPoolExecutor(2, "copy")
         try:
             self.splits_freely = self._splits_freely()
         except Exception as error:  # ONNX Runtime's errors share no base class
@@ -41,9 +51,10 @@ class Decoder:
 
     def start(self, capacity: int) -> DecoderState:
         """A text of which nothing is read yet, and which has up to ``capacity`` tokens."""
+        common = (self._session, self.pack, self.device, self._copiers)
         if self.pack.kv.is_in_place:
-            return InPlaceState(self._session, self.pack, self.device, capacity)
-        return GrowingState(self._session, self.pack, self.device)
+            return InPlaceState(*common, capacity)
+        return TwoBufferState(*common, capacity) if self.device == "cpu" else GrowingState(*common)
 
     def state_bytes(self, capacity: int) -> int:
         """The memory that such a text takes."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,7 @@ from sidecar.models.session import new_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Executor
 
     import onnxruntime as ort  # type: ignore[import-untyped]
 
@@ -34,11 +35,19 @@ class DecoderState(ABC):
 
     can_go_back = False
 
-    def __init__(self, session: ort.InferenceSession, pack: DecoderPack, device: str) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        pack: DecoderPack,
+        device: str,
+        copiers: Executor | None,
+    ) -> None:
+        """``copiers`` are two threads for `load`; without them, the caller's is the only one."""
         self.length = 0
         self._session = session
         self._pack = pack
         self._device = device
+        self._copiers = copiers
 
     def run(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Reads these tokens; returns the logits behind the last of them: ``[vocabulary]``.
@@ -68,8 +77,8 @@ class DecoderState(ABC):
 
         # The first token waits for this, and one thread does not use all the bandwidth of memory.
         half = len(first) // 2
-        with ThreadPoolExecutor(2) as threads:
-            list(threads.map(copy, (slice(half), slice(half, None))))
+        apply = self._copiers.map if self._copiers else map
+        list(apply(copy, (slice(half), slice(half, None))))
         self._loaded(first)
         self.length = int(places[-1])
 
@@ -80,9 +89,13 @@ class DecoderState(ABC):
         """
         layers = self._layers()
         blocks = []
+        scratch = None
         for place in range(start, stop, tokens):
-            block = np.stack([layer[:, place : place + tokens] for layer in layers])
-            blocks.append(narrow(block) if block.dtype == np.float32 else block)
+            parts = [layer[:, place : place + tokens] for layer in layers]
+            block = np.stack(parts, out=scratch)
+            narrowed = narrow(block) if block.dtype == np.float32 else block
+            scratch = None if narrowed is block else block
+            blocks.append(narrowed)
         return blocks
 
     def _feed(self, tokens: Sequence[int]) -> dict[str, NDArray[Any]]:
@@ -126,9 +139,14 @@ class InPlaceState(DecoderState):
     can_go_back = True
 
     def __init__(
-        self, session: ort.InferenceSession, pack: DecoderPack, device: str, capacity: int
+        self,
+        session: ort.InferenceSession,
+        pack: DecoderPack,
+        device: str,
+        copiers: Executor | None,
+        capacity: int,
     ) -> None:
-        super().__init__(session, pack, device)
+        super().__init__(session, pack, device, copiers)
         kv = pack.kv
         self._shape = (len(kv.past), kv.heads, capacity, kv.head_size)
         buffer = self._zeros()
@@ -165,11 +183,80 @@ class InPlaceState(DecoderState):
         return np.zeros(self._shape, self._pack.kv.dtype)
 
 
-class GrowingState(DecoderState):
-    """What a graph made in a run is what it is given in the next one, without another copy."""
+class TwoBufferState(DecoderState):
+    """Two buffers for up to ``capacity`` tokens: a graph reads from one and writes to the other.
 
-    def __init__(self, session: ort.InferenceSession, pack: DecoderPack, device: str) -> None:
-        super().__init__(session, pack, device)
+    For graphs that write all keys and values anew in each run, on a CPU. ONNX Runtime would
+    allocate them from memory that it never gives back.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        pack: DecoderPack,
+        device: str,
+        copiers: Executor | None,
+        capacity: int,
+    ) -> None:
+        super().__init__(session, pack, device, copiers)
+        kv = pack.kv
+        shape = (len(kv.past), kv.heads * capacity * kv.head_size)
+        self._read, self._written = np.empty(shape, kv.dtype), np.empty(shape, kv.dtype)
+        # The buffer that was exported last: somebody may still be copying it.
+        self._exported: NDArray[Any] | None = None
+        self._lock = threading.Lock()
+        self._kept = self._first(0)
+
+    def _run(self, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        kv = self._pack.kv
+        with self._lock:
+            if self._written is self._exported:
+                self._written, self._exported = np.empty_like(self._exported), None
+        past = self._kept
+        present = self._view(self._written, past.shape[2] + feed["input_ids"].shape[1])
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, array)
+        for name, layer in zip(kv.past, past, strict=True):
+            binding.bind_ortvalue_input(name, new_value(layer[None], "cpu"))
+        binding.bind_output("logits", "cpu")
+        for name, layer in zip(kv.present, present, strict=True):
+            binding.bind_ortvalue_output(name, new_value(layer[None], "cpu"))
+        self._session.run_with_iobinding(binding)
+        logits: NDArray[Any] = binding.get_outputs_as_ortvaluevector()[0].numpy()
+        with self._lock:
+            self._read, self._written, self._kept = self._written, self._read, present
+        return logits
+
+    def _view(self, buffer: NDArray[Any], tokens: int) -> NDArray[Any]:
+        """The part for so many tokens: all of a layer's lie together."""
+        kv = self._pack.kv
+        part = buffer[:, : kv.heads * tokens * kv.head_size]
+        return part.reshape(len(kv.past), kv.heads, tokens, kv.head_size)
+
+    def _first(self, tokens: int) -> NDArray[Any]:
+        return self._view(self._read, tokens)
+
+    def _loaded(self, first: NDArray[Any]) -> None:
+        self._kept = first
+
+    def _layers(self) -> Sequence[NDArray[Any]]:
+        with self._lock:
+            self._exported = self._read
+            return list(self._kept)
+
+
+class GrowingState(DecoderState):
+    """What a graph made in a run, on a GPU, is what it is given in the next one."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        pack: DecoderPack,
+        device: str,
+        copiers: Executor | None,
+    ) -> None:
+        super().__init__(session, pack, device, copiers)
         self._past: Sequence[ort.OrtValue] = ()
         self._loaded(self._first(0))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -29,6 +30,23 @@ def test_what_came_from_float16_becomes_float16_again() -> None:
     back = narrow(FINITE.astype(np.float32))
     assert back.dtype == np.float16
     assert np.array_equal(back.view(np.uint16), FINITE.view(np.uint16))
+
+
+@pytest.mark.parametrize("value", [65536.0, -65536.0, np.inf, -np.inf, np.nan])
+def test_what_float16_has_no_finite_number_for_stays_float32(value: float) -> None:
+    # Bits of infinity, widened as if they were a number's, are those of 65536.
+    assert narrow(np.array([1, value], np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", [(60, 3, 16, 64), (3, 2**16), (2**17,), (0, 4), (4, 0)])
+def test_arrays_of_any_size_are_converted_whole(shape: tuple[int, ...]) -> None:
+    values = np.resize(FINITE, shape).astype(np.float32)
+    back = narrow(values)
+    assert back.dtype == np.float16
+    assert np.array_equal(back.astype(np.float32), values)
+    if values.size:
+        values.flat[-1] = 1 / 3
+        assert narrow(values) is values
 
 
 @given(arrays(np.float32, 3, elements=st.floats(width=32)))

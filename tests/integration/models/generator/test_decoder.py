@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from sidecar.models.decoder import Decoder
 from sidecar.models.decoder_pack import read_decoder_pack
+from sidecar.models.decoder_state import GrowingState
 from sidecar.models.errors import SetupError
 
 if TYPE_CHECKING:
@@ -77,6 +80,24 @@ def test_exported_blocks_stay_as_they_are_while_reading_goes_on(decoder: Decoder
     assert block.base is None
 
 
+def test_reading_goes_on_while_blocks_are_copied(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, state = read(decoder, 96)
+    expected = state.export(0, 96, 32)
+    stack = np.stack
+
+    def read_on(*args: Any, **options: Any) -> Any:
+        for _ in range(3):
+            state.run(TOKENS[state.length : state.length + 2])
+        return stack(*args, **options)
+
+    monkeypatch.setattr(np, "stack", read_on)
+    found = state.export(0, 96, 32)
+    assert state.length > 96
+    assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
+
+
 def test_blocks_are_float16_only_where_that_is_exact(decoder_folders: dict[str, Path]) -> None:
     half = Decoder(read_decoder_pack(decoder_folders["half"]), "cpu", threads=1)
     assert read(half, 32)[1].export(0, 32, 32)[0].dtype == np.float16
@@ -111,6 +132,58 @@ def test_memory_is_that_of_one_buffer_where_it_is_written_in_place(
     }
     one = 256 * 2 * 2 * 2 * 16 * 4
     assert sizes == {"in place": one, "growing": 2 * one, "half": one}
+
+
+def test_a_buffer_that_is_written_in_place_has_no_numbers_of_others(
+    decoder_folders: dict[str, Path],
+) -> None:
+    decoder = Decoder(read_decoder_pack(decoder_folders["in place"]), "cpu", threads=1)
+    for _ in range(20):
+        garbage = np.full((4, 2, 16, 16), np.nan, np.float32)
+        del garbage
+        assert not decoder.start(16).export(0, 16, 16)[0].any()
+
+
+def test_a_text_takes_the_memory_that_was_told(decoder: Decoder) -> None:
+    told = decoder.state_bytes(20_000)
+    tracemalloc.start()
+    try:
+        state = decoder.start(20_000)
+        for _ in range(10):
+            state.run(TOKENS[:9])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert told <= peak < told + 2**20
+
+
+@pytest.mark.parametrize("kind", ["growing", "half", "merged"])
+def test_keys_and_values_that_stay_on_a_device_give_the_same(
+    decoder_folders: dict[str, Path], kind: str
+) -> None:
+    decoder = Decoder(read_decoder_pack(decoder_folders[kind]), "cpu", threads=1)
+    expected, state = read(decoder, 64, 30, 1)
+    on_device = GrowingState(decoder._session, decoder.pack, "cpu", None)
+    on_device.run(TOKENS[:64])
+    (block,) = on_device.export(0, 64, 64)
+    assert np.array_equal(block, state.export(0, 64, 64)[0])
+    loaded = GrowingState(decoder._session, decoder.pack, "cpu", None)
+    loaded.load([block])
+    loaded.run(TOKENS[64:94])
+    assert np.array_equal(loaded.run(TOKENS[94:95]), expected)
+
+
+@pytest.mark.parametrize(("threads", "copiers"), [(1, 0), (2, 2)])
+def test_blocks_are_loaded_by_two_threads_that_stay_unless_one_is_all_there_may_be(
+    decoder_folders: dict[str, Path], threads: int, copiers: int
+) -> None:
+    before = set(threading.enumerate())
+    decoder = Decoder(read_decoder_pack(decoder_folders["in place"]), "cpu", threads)
+    (block,) = read(decoder, 32)[1].export(0, 32, 32)
+    for _ in range(5):
+        decoder.start(160).load([block])
+    started = [thread for thread in threading.enumerate() if thread not in before]
+    assert len(started) == copiers
 
 
 def test_a_graph_that_does_not_run_is_told_at_the_start(
