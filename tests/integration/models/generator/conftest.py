@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from sidecar.models.decoder import Decoder
@@ -66,7 +67,7 @@ class _Graph:
         return self.constant(name, values)
 
     def node(self, op: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, outputs, **attributes))
+        self.nodes.append(helper.make_node(op, inputs, outputs, outputs[0], **attributes))
         return outputs[0]
 
     def project(self, source: str, name: str, width: int) -> str:
@@ -229,11 +230,35 @@ def _grow(graph: _Graph, number: int, part: str, new: str, *, merged: bool) -> s
     return graph.node("Gather", [wide, heads], f"{name}.repeated", axis=1)
 
 
+def _quantized(path: Path, nodes: Sequence[str] = ()) -> None:
+    """Matrices of 8 bits, all or some: the scale of what they are applied to is that of a run."""
+    _growing(path)
+    quantize_dynamic(
+        path,
+        path,
+        op_types_to_quantize=["MatMul"],
+        nodes_to_quantize=list(nodes),
+        extra_options={"DefaultTensorType": TensorProto.FLOAT},
+    )
+
+
+def _quantized_unheard(path: Path) -> None:
+    """As if of the last layer's keys alone, and of what they do the logits do not depend on it."""
+    _quantized(path, [f"{LAYERS - 1}.key.flat"])
+    model = onnx.load(path)
+    (weight,) = [t for t in model.graph.initializer if t.name == f"{LAYERS - 1}.out"]
+    weight.CopyFrom(numpy_helper.from_array(np.zeros(weight.dims, np.float32), weight.name))
+    onnx.save(model, path)
+
+
 _KINDS: dict[str, Callable[[Path], None]] = {
     "in place": _in_place,
     "growing": _growing,
     "half": lambda path: _growing(path, TensorProto.FLOAT16),
     "merged": lambda path: _growing(path, merged=True),
+    "quantized": _quantized,
+    "quantized logits": lambda path: _quantized(path, ["unbiased"]),
+    "quantized keys": _quantized_unheard,
 }
 
 
@@ -252,7 +277,10 @@ def _tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def make_decoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes a pack of a kind: "in place", "growing", "half" or "merged".
+    """Makes a pack of a kind: "in place", "growing", "half", "merged" or "quantized".
+
+    Or one of which only the logits, or only keys that no logits depend on, depend on the length of
+    a run: "quantized logits" and "quantized keys".
 
     ``files`` are JSON files in place of those that it has, None for one that it has not.
     """
