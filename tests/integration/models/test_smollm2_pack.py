@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from sidecar.models.decoder import Decoder as PackDecoder
+from sidecar.models.decoder_pack import read_decoder_pack
 from sidecar.models.errors import SetupError
 from sidecar.models.packs import default_folder, sha256
 from sidecar.models.pull import pull
@@ -225,6 +227,14 @@ def test_4_bits_predict_what_float32_predicts(smollm2_folder: Path, fp32: Any, c
     assert np.mean(divergences) < 0.02
 
 
+@pytest.fixture(scope="module")
+def same_bits_in_parts(folder: Path) -> None:
+    """For what holds only where kernels do not round by the length of a run."""
+    if not PackDecoder(read_decoder_pack(folder), "cpu", 2).splits_freely:
+        pytest.skip("this processor's kernels round by the length of a run")
+
+
+@pytest.mark.usefixtures("same_bits_in_parts")
 @pytest.mark.parametrize("chunks", [[35, 2], [2, 35], [16, 16, 5], [9, 28]])
 def test_a_prompt_read_in_parts_has_the_same_bits(
     session: Any, chat: Any, chunks: list[int]
@@ -241,6 +251,7 @@ def test_a_prompt_read_in_parts_has_the_same_bits(
     np.testing.assert_array_equal(parts.cache(), whole.cache())
 
 
+@pytest.mark.usefixtures("same_bits_in_parts")
 def test_a_buffer_that_holds_something_else_behind_makes_no_difference(
     session: Any, chat: Any
 ) -> None:
