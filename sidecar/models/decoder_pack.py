@@ -196,16 +196,27 @@ class _Export:
         generation = read_json(self.folder / "generation_config.json", dict) or {}
         ends = generation.get("eos_token_id", self.config.get("eos_token_id"))
         ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        if not all(isinstance(token, int) for token in ends):
+        if not all(type(token) is int for token in ends):
             raise SetupError(f"{self.folder}: eos_token_id must be a number or a list of numbers")
+        vocabulary = self.vocabulary()
+        if strange := [token for token in ends if not 0 <= token < vocabulary]:
+            raise SetupError(
+                f"{self.folder}: eos_token_id {strange[0]} is outside of the vocabulary of"
+                f" {vocabulary} tokens; copy the configuration of the model that was exported"
+            )
         return frozenset(ends)
 
     def number(self, names: Sequence[str]) -> int:
         """What the configuration says under the first of the names that it has."""
         for name in names:
             value = self.config.get(name)
-            if isinstance(value, int) and value > 0:
-                return value
+            if value is None:
+                continue
+            if type(value) is not int or value < 1:
+                raise SetupError(
+                    f"{self.folder / 'config.json'}: {name!r} must be a whole number from 1 on"
+                )
+            return value
         raise SetupError(
             f"{self.folder / 'config.json'}: has no {names[0]!r}; copy it from the model that was"
             " exported"

@@ -44,7 +44,7 @@ def read_json(path: Path, kind: type) -> Any:
         return None
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SetupError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, kind):
         raise SetupError(f"{path}: a JSON {kind.__name__} is expected")

@@ -72,6 +72,13 @@ def test_the_tokens_that_end_an_answer_are_those_of_the_configuration(
     assert read_decoder_pack(make_decoder("growing", **files)).end_tokens == ends
 
 
+def test_a_size_that_is_null_is_looked_for_under_its_other_names(
+    make_decoder: Callable[..., Path],
+) -> None:
+    config = {"max_position_embeddings": None, "n_ctx": 64, "vocab_size": 300}
+    assert read_decoder_pack(make_decoder("growing", config=config)).context_tokens == 64
+
+
 def test_the_chat_template_may_be_in_three_places(make_decoder: Callable[..., Path]) -> None:
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
     folder = make_decoder("growing", tokenizer_config={"chat_template": named})
@@ -167,6 +174,32 @@ def _drop(values: Any, name: str) -> None:
         (
             lambda f: (f / "generation_config.json").write_text('{"eos_token_id": "</s>"}'),
             r"eos_token_id must be a number or a list of numbers",
+        ),
+        *(
+            (
+                lambda f, end=end: (f / "generation_config.json").write_text(
+                    json.dumps({"eos_token_id": [5, end]})
+                ),
+                message,
+            )
+            for end, message in [
+                (True, "eos_token_id must be a number or a list of numbers"),
+                (-1, "eos_token_id -1 is outside of the vocabulary of 300 tokens; copy"),
+                (300, "eos_token_id 300 is outside of the vocabulary of 300 tokens; copy"),
+            ]
+        ),
+        *(
+            (
+                lambda f, context=context: (f / "config.json").write_text(
+                    json.dumps(CONFIG | {"max_position_embeddings": context})
+                ),
+                r"config.json: 'max_position_embeddings' must be a whole number from 1 on",
+            )
+            for context in (True, 512.0, 0, -512, "512")
+        ),
+        (
+            lambda f: (f / "config.json").write_text("[" * 100_000),
+            r"config.json: not valid JSON",
         ),
         (
             lambda f: (f / "tokenizer_config.json").write_text('{"chat_template": 3}'),
