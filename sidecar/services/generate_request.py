@@ -28,6 +28,8 @@ _ROLES = get_args(Role)
 _MAX_MESSAGES = 10_000
 _MAX_STOPS = 16
 _MAX_STOP_BYTES = 256
+# Far below it, logits would become infinite. As a message has it, in float32.
+(_LEAST_PENALTY,) = struct.unpack("<f", struct.pack("<f", 0.01))
 _NUMBERS = struct.Struct("<IdIdddQ")
 
 
@@ -175,9 +177,7 @@ class GenerateReader:
         min_p = _within(wanted.min_p, "min_p", 0, 1) if wanted.HasField("min_p") else 0.0
         penalty = 1.0
         if wanted.HasField("repetition_penalty"):
-            penalty = _within(wanted.repetition_penalty, "repetition_penalty", 0, 10)
-            if penalty == 0:
-                raise invalid("sampling.repetition_penalty is 0: it is above 0; 1 is no penalty")
+            penalty = _within(wanted.repetition_penalty, "repetition_penalty", _LEAST_PENALTY, 10)
         seed = wanted.seed if wanted.HasField("seed") else None
         top_k = wanted.top_k
         if temperature == 0:
@@ -198,7 +198,7 @@ class GenerateReader:
 
 def _within(value: float, name: str, least: float, most: float) -> float:
     if not least <= value <= most:
-        raise invalid(f"sampling.{name} must be from {least} to {most}")
+        raise invalid(f"sampling.{name} must be from {least:g} to {most:g}")
     return value
 
 

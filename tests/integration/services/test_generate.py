@@ -408,7 +408,14 @@ BAD = {
     "no probability": ({"text": "a"}, {"top_p": 0}, "top_p"),
     "too much probability": ({"text": "a"}, {"top_p": 1.1}, "top_p"),
     "a negative share": ({"text": "a"}, {"min_p": -1}, "min_p"),
-    "no penalty": ({"text": "a"}, {"repetition_penalty": 0}, "repetition_penalty"),
+    **{
+        f"a penalty of {penalty}": (
+            {"text": "a"},
+            {"repetition_penalty": penalty},
+            "sampling.repetition_penalty must be from 0.01 to 10",
+        )
+        for penalty in (0, 1e-40, 0.0099, 10.1, float("nan"))
+    },
     "an empty stop string": ({"text": "a"}, {"stop": [""]}, "stop string"),
     "a long stop string": ({"text": "a"}, {"stop": ["x" * 257]}, "stop string"),
     "many stop strings": ({"text": "a"}, {"stop": list(map(str, range(17)))}, "sampling.stop"),
@@ -424,6 +431,16 @@ BAD = {
         "cache.ttl",
     ),
 }
+
+
+@pytest.mark.parametrize("penalty", [0.01, 10])
+async def test_the_ends_of_a_range_belong_to_it(start_generating: Start, penalty: float) -> None:
+    sidecar = await start_generating()
+    sampling = generate_pb2.Sampling(repetition_penalty=penalty, max_tokens=2)
+    answer = await sidecar.generators.Generate(
+        generate_pb2.GenerateRequest(text="a", sampling=sampling)
+    )
+    assert answer.summary.usage.completion_tokens > 0
 
 
 @pytest.mark.parametrize("what", BAD)

@@ -179,7 +179,7 @@ class Sampling(_message.Message):
     """Only those that have this share of the likeliest one's probability; 0 to 1."""
     repetition_penalty: _builtins.float
     """Above 1 makes tokens of the prompt and the answer less likely to come again;
-    above 0, at most 10.
+    0.01 to 10, and 1 is no penalty.
     """
     seed: _builtins.int
     """With the same seed, model and options, the answer is the same."""
