@@ -26,7 +26,7 @@ class VerifyRequest(_message.Message):
     MATCHED_QUERY_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """What is answered: "search"."""
+    """What is answered: "search" or "generate"."""
     namespace: _builtins.str
     query: _builtins.str
     """What the caller asked."""
