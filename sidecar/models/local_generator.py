@@ -95,6 +95,9 @@ class LocalGenerator:
                 " the generator.packs has an equal share"
             )
         self._splits = Splits.of(decoder, block_tokens)
+        kv = pack.kv
+        shape = (len(kv.past), kv.heads, self._splits.block_tokens, kv.head_size)
+        self._layout = BlockLayout(shape, kv.dtype)
         self._engine = Engine(name)
         self._places = Places(parallel, prefixes)
         self._queue = queue
@@ -294,12 +297,6 @@ class LocalGenerator:
         if self._closed:
             raise closing_error()
         return None
-
-    @property
-    def _layout(self) -> BlockLayout:
-        kv = self._decoder.pack.kv
-        shape = (len(kv.past), kv.heads, self._splits.block_tokens, kv.head_size)
-        return BlockLayout(shape, kv.dtype)
 
     async def _answer(
         self, work: _Work, state: DecoderState, lease: Lease, queued_seconds: float

@@ -191,8 +191,6 @@ class EmbedService:
             state=state,
             model=parsed.embedder,
             info=parsed.info,
-            second_model=None,
-            second_info=None,
             response=response,
             items=len(results),
             tokens=tokens,

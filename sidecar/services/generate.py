@@ -179,8 +179,6 @@ class GenerateService:
                 state=plan.state,
                 model=plan.parsed.generator,
                 info=plan.parsed.info,
-                second_model=None,
-                second_info=None,
                 response=response,
                 items=1,
                 tokens=entry.value.tokens,

@@ -34,13 +34,13 @@ class StoredResponse:
     state: NamespaceState
     model: _HasInfo
     info: Any
-    second_model: _HasInfo | None
-    second_info: Any
     response: AgedBytes
     items: int
     tokens: int
     account: Account
     popular: bool
+    second_model: _HasInfo | None = None
+    second_info: Any = None
 
 
 class StoredResponses:

@@ -8,7 +8,7 @@ from embercache.v1 import common_pb2
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from embercache.v1 import cache_pb2
     from prometheus_client.metrics_core import Metric
@@ -37,19 +37,10 @@ _PREFIX_COUNTERS = {
 
 def generators(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
     """Metrics of `StatsResponse.generators`."""
-    counters = {
-        field: CounterMetricFamily(f"embercache_generator_{field}", text, labels=["model"])
-        for field, text in _COUNTERS.items()
-    }
-    gauges = {
-        field: GaugeMetricFamily(f"embercache_generator_{field}", text, labels=["model"])
-        for field, text in _GAUGES.items()
-    }
+    families = _families("generator", _COUNTERS, _GAUGES)
     for each in stats.generators:
-        for field, family in (counters | gauges).items():
-            family.add_metric([each.name], getattr(each, field))
-    yield from counters.values()
-    yield from gauges.values()
+        _add(families, each.name, each)
+    yield from families.values()
     yield from _prefixes(stats)
 
 
@@ -64,14 +55,7 @@ def _prefixes(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
         "How fast blocks came from a tier of late.",
         labels=["model", "tier"],
     )
-    counters = {
-        field: CounterMetricFamily(f"embercache_prefix_{field}", text, labels=["model"])
-        for field, text in _PREFIX_COUNTERS.items()
-    }
-    gauges = {
-        field: GaugeMetricFamily(f"embercache_prefix_{field}", text, labels=["model"])
-        for field, text in _PREFIX_GAUGES.items()
-    }
+    families = _families("prefix", _PREFIX_COUNTERS, _PREFIX_GAUGES)
     for each in stats.generators:
         if not each.HasField("prefix"):
             continue
@@ -80,9 +64,28 @@ def _prefixes(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
         for measured in each.prefix.bandwidths:
             names = [each.name, _tier_name(measured.tier)]
             bandwidth.add_metric(names, measured.bytes_per_second)
-        for field, family in (counters | gauges).items():
-            family.add_metric([each.name], getattr(each.prefix, field))
-    yield from (reused, bandwidth, *counters.values(), *gauges.values())
+        _add(families, each.name, each.prefix)
+    yield from (reused, bandwidth, *families.values())
+
+
+def _families(
+    subject: str, counters: Mapping[str, str], gauges: Mapping[str, str]
+) -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
+    """A family for each field of a message, from what the field means."""
+    return {
+        field: kind(f"embercache_{subject}_{field}", text, labels=["model"])
+        for kind, fields in ((CounterMetricFamily, counters), (GaugeMetricFamily, gauges))
+        for field, text in fields.items()
+    }
+
+
+def _add(
+    families: Mapping[str, CounterMetricFamily | GaugeMetricFamily],
+    model: str,
+    message: cache_pb2.GeneratorStats | cache_pb2.PrefixStats,
+) -> None:
+    for field, family in families.items():
+        family.add_metric([model], getattr(message, field))
 
 
 def _tier_name(tier: common_pb2.Tier.ValueType) -> str:
