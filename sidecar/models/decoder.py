@@ -11,6 +11,7 @@ from sidecar.models.decoder_state import (
     DecoderState,
     GrowingState,
     InPlaceState,
+    LoadedModel,
     TwoBufferState,
 )
 from sidecar.models.errors import SetupError
@@ -42,10 +43,11 @@ class Decoder:
         """Loads the model and tries it out; raises `SetupError` if that fails."""
         give_back_freed_memory()
         self.pack = pack
-        self._session, device = open_session(pack.path, provider, threads)
+        session, device = open_session(pack.path, provider, threads)
         self.device: str = device
-        is_one_thread = self._session.get_session_options().intra_op_num_threads == 1
-        self._copiers = None if is_one_thread else ThreadPoolExecutor(2, "copy")
+        is_one_thread = session.get_session_options().intra_op_num_threads == 1
+        copiers = None if is_one_thread else ThreadPoolExecutor(2, "copy")
+        self._model = LoadedModel(session, pack, device, copiers)
         try:
             self.splits_freely = self._splits_freely()
         except Exception as error:  # ONNX Runtime's errors share no base class
@@ -53,10 +55,11 @@ class Decoder:
 
     def start(self, capacity: int) -> DecoderState:
         """A text of which nothing is read yet, and which has up to ``capacity`` tokens."""
-        common = (self._session, self.pack, self.device, self._copiers)
         if self.pack.kv.is_in_place:
-            return InPlaceState(*common, capacity)
-        return TwoBufferState(*common, capacity) if self.device == "cpu" else GrowingState(*common)
+            return InPlaceState(self._model, capacity)
+        if self.device == "cpu":
+            return TwoBufferState(self._model, capacity)
+        return GrowingState(self._model)
 
     def state_bytes(self, capacity: int) -> int:
         """The memory that such a text takes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -25,6 +26,19 @@ Block: TypeAlias = NDArray[Any]
 key and value of each layer in turn."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """What all texts of a decoder have in common.
+
+    ``copiers`` are two threads for `DecoderState.load`; without them, the caller's is the only one.
+    """
+
+    session: ort.InferenceSession
+    pack: DecoderPack
+    device: str
+    copiers: Executor | None
+
+
 class DecoderState(ABC):
     """The tokens of one text that a decoder has read: ``length`` of them.
 
@@ -35,19 +49,12 @@ class DecoderState(ABC):
 
     can_go_back = False
 
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        pack: DecoderPack,
-        device: str,
-        copiers: Executor | None,
-    ) -> None:
-        """``copiers`` are two threads for `load`; without them, the caller's is the only one."""
+    def __init__(self, model: LoadedModel) -> None:
         self.length = 0
-        self._session = session
-        self._pack = pack
-        self._device = device
-        self._copiers = copiers
+        self._session = model.session
+        self._pack = model.pack
+        self._device = model.device
+        self._copiers = model.copiers
 
     def run(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Reads these tokens; returns the logits behind the last of them: ``[vocabulary]``.
@@ -138,25 +145,18 @@ class InPlaceState(DecoderState):
 
     can_go_back = True
 
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        pack: DecoderPack,
-        device: str,
-        copiers: Executor | None,
-        capacity: int,
-    ) -> None:
-        super().__init__(session, pack, device, copiers)
-        kv = pack.kv
+    def __init__(self, model: LoadedModel, capacity: int) -> None:
+        super().__init__(model)
+        kv = model.pack.kv
         self._shape = (len(kv.past), kv.heads, capacity, kv.head_size)
         buffer = self._zeros()
-        self._buffer = buffer if device == "cpu" else None
-        self._value = new_value(buffer, device)
-        self._binding = session.io_binding()
+        self._buffer = buffer if model.device == "cpu" else None
+        self._value = new_value(buffer, model.device)
+        self._binding = model.session.io_binding()
         self._binding.bind_output("logits", "cpu")  # the first, so that it is found
         for index, names in enumerate(zip(kv.past, kv.present, strict=True)):
             address = self._value.data_ptr() + index * buffer[0].nbytes
-            part = (device, 0, kv.dtype, (1, *self._shape[1:]), address)
+            part = (model.device, 0, kv.dtype, (1, *self._shape[1:]), address)
             self._binding.bind_input(names[0], *part)
             self._binding.bind_output(names[1], *part)
 
@@ -190,16 +190,9 @@ class TwoBufferState(DecoderState):
     allocate them from memory that it never gives back.
     """
 
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        pack: DecoderPack,
-        device: str,
-        copiers: Executor | None,
-        capacity: int,
-    ) -> None:
-        super().__init__(session, pack, device, copiers)
-        kv = pack.kv
+    def __init__(self, model: LoadedModel, capacity: int) -> None:
+        super().__init__(model)
+        kv = model.pack.kv
         shape = (len(kv.past), kv.heads * capacity * kv.head_size)
         self._read, self._written = np.empty(shape, kv.dtype), np.empty(shape, kv.dtype)
         # The buffer that was exported last: somebody may still be copying it.
@@ -249,14 +242,8 @@ class TwoBufferState(DecoderState):
 class GrowingState(DecoderState):
     """What a graph made in a run, on a GPU, is what it is given in the next one."""
 
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        pack: DecoderPack,
-        device: str,
-        copiers: Executor | None,
-    ) -> None:
-        super().__init__(session, pack, device, copiers)
+    def __init__(self, model: LoadedModel) -> None:
+        super().__init__(model)
         self._past: Sequence[ort.OrtValue] = ()
         self._loaded(self._first(0))
 

@@ -163,11 +163,11 @@ def test_keys_and_values_that_stay_on_a_device_give_the_same(
 ) -> None:
     decoder = Decoder(read_decoder_pack(decoder_folders[kind]), "cpu", threads=1)
     expected, state = read(decoder, 64, 30, 1)
-    on_device = GrowingState(decoder._session, decoder.pack, "cpu", None)
+    on_device = GrowingState(decoder._model)
     on_device.run(TOKENS[:64])
     (block,) = on_device.export(0, 64, 64)
     assert np.array_equal(block, state.export(0, 64, 64)[0])
-    loaded = GrowingState(decoder._session, decoder.pack, "cpu", None)
+    loaded = GrowingState(decoder._model)
     loaded.load([block])
     loaded.run(TOKENS[64:94])
     assert np.array_equal(loaded.run(TOKENS[94:95]), expected)
