@@ -1,7 +1,9 @@
 VENV := .venv
 PY := $(VENV)/bin/python
+TOOLS := .tools/bin
+GO_INSTALL := GOBIN=$(CURDIR)/$(TOOLS) go install
 
-.PHONY: setup run test lint bench proto lock
+.PHONY: setup run test test-clients test-cluster lint bench load-test proto clients tools lock
 
 setup: $(VENV)/.ready
 
@@ -20,6 +22,25 @@ run: setup
 
 test: setup
 	$(PY) -m pytest
+
+# Tools written in Go, each at a fixed version; needs Go.
+tools: $(TOOLS)/helm $(TOOLS)/ghz $(TOOLS)/kube
+
+$(TOOLS)/helm:
+	$(GO_INSTALL) helm.sh/helm/v3/cmd/helm@v3.22.0
+
+$(TOOLS)/ghz:
+	$(GO_INSTALL) github.com/bojand/ghz/cmd/ghz@v0.121.0
+
+$(TOOLS)/protoc-gen-go:
+	$(GO_INSTALL) google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+
+$(TOOLS)/protoc-gen-go-grpc:
+	$(GO_INSTALL) google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+
+# A control plane of Kubernetes, for tests.
+$(TOOLS)/kube: $(wildcard tests/cluster/kube/*)
+	cd tests/cluster/kube && go build -trimpath -ldflags="-s -w" -o $(CURDIR)/$@ .
 
 lint: setup
 	$(PY) -m ruff check .
