@@ -218,6 +218,11 @@ class CacheSettings(_Section):
     prefix: str = Field(
         "embercache", pattern=rf"^{NAME_PATTERN}$", description="first part of every key"
     )
+    namespace: str = Field(
+        "default",
+        pattern=rf"^{NAME_PATTERN}$",
+        description="namespace of calls that name none; not of events",
+    )
     salt: SecretStr = Field(
         SecretStr(""),
         description="secret mixed into every key; the same for all sidecars that share a Redis",

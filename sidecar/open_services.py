@@ -89,7 +89,9 @@ async def open_services(
     exits.push_async_callback(writer.close)
     vectors = Vectors(cache, accounts, settings.cache)
     scores = Scores(cache, accounts, settings.cache)
-    requests = RequestReader(models, settings.server, settings.model.normalise)
+    requests = RequestReader(
+        models, settings.server, settings.model.normalise, settings.cache.namespace
+    )
     reader = SearchReader(requests, rerankers, settings.semantic)
     semantic = _open_semantic(settings, tiers, exits)
     embed = EmbedService(
@@ -141,7 +143,7 @@ async def open_services(
     if tiers.warm is not None:
         events = EventConsumer(tiers.warm, settings.cache.prefix, invalidation.apply)
         keep_running(events.run(), exits)
-    warmer = Warmer(embed.embed, search.search, popular)
+    warmer = Warmer(embed.embed, search.search, popular, requests.namespace)
     schedule_warming(settings, tiers, warmer, popular, exits)
     copied = CachedDocuments(requests, vectors, generations, writer)
     responses = (embed_responses, search_responses, generate_responses)

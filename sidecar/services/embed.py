@@ -25,7 +25,7 @@ from sidecar.services.errors import (
     invalid,
     raise_if_all_may_be_retried,
 )
-from sidecar.services.requests import decode, namespace
+from sidecar.services.requests import decode
 from sidecar.services.stored import StoredResponse
 from sidecar.services.vectors import KIND
 from sidecar.services.wire import length_delimited, varint
@@ -125,7 +125,7 @@ class EmbedService:
     async def _answer(self, request: embed_pb2.EmbedRequest, raw: bytes | None) -> bytes:
         """Answers a request; keeps the response for ``raw`` if a repetition may use it."""
         # First the namespace, then the model: a name that moves meanwhile changes the stamp.
-        state = await self._generations.state(namespace(request.namespace))
+        state = await self._generations.state(self._reader.namespace(request.namespace))
         # What is invalidated from now on must not be in a response that is kept.
         stamp = state.stamp
         parsed = self._reader.read(request)

@@ -87,15 +87,21 @@ class RequestReader:
         models: ModelRouter,
         limits: ServerSettings,
         normalise: Sequence[str],
+        default_namespace: str,
     ) -> None:
         self._models = models
         self._limits = limits
         self._normalise = normaliser(normalise)
+        self._default_namespace = default_namespace
 
     def decode(self, raw: bytes) -> embed_pb2.EmbedRequest:
         """The message in the bytes. Raises `CallError`."""
         self.check_size(raw)
         return decode(embed_pb2.EmbedRequest, raw)
+
+    def namespace(self, name: str) -> str:
+        """The namespace of that name, or the default for an empty one. Raises `CallError`."""
+        return namespace(name, self._default_namespace)
 
     def check_size(self, raw: bytes) -> None:
         """Raises `CallError` for a message that is larger than allowed."""
@@ -124,7 +130,7 @@ class RequestReader:
         return ParsedRequest(
             embedder=embedder,
             info=info,
-            namespace=namespace(request.namespace),
+            namespace=self.namespace(request.namespace),
             items=[self.item(entry, prompt, input_type) for entry in request.inputs],
             encoding=enum_value(_ENCODINGS, request.encoding, "encoding"),
             fail_truncated=enum_value(_TRUNCATIONS, request.truncation, "truncation"),

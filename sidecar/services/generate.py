@@ -27,7 +27,7 @@ from sidecar.models.types import ModelError
 from sidecar.services.generate_stream import GenerateStream
 from sidecar.services.generate_wire import finish_reason, tier_count, write_last, write_whole
 from sidecar.services.generation_value import pack_completion, read_completion, read_prompt
-from sidecar.services.requests import CacheChoices, decode, namespace
+from sidecar.services.requests import CacheChoices, decode
 from sidecar.services.semantic import SemanticValue
 from sidecar.services.stored import StoredResponse
 from sidecar.services.vectors import KeySpaces
@@ -247,7 +247,7 @@ class GenerateService:
         """The answer to a request, and the namespace's stamp from before it was looked up."""
         self._requests.check_size(raw)
         request = decode(generate_pb2.GenerateRequest, raw)
-        state = await self._generations.state(namespace(request.namespace))
+        state = await self._generations.state(self._requests.namespace(request.namespace))
         # What is invalidated from now on must not be in a response that is kept.
         stamp = state.stamp
         parsed = self._reader.read(request)

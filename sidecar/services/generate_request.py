@@ -12,7 +12,7 @@ import grpc
 from sidecar.models.generation import Role, Sampling
 from sidecar.services.embed_request import check_version
 from sidecar.services.errors import CallError, invalid
-from sidecar.services.requests import cache_choices, namespace, semantic_threshold
+from sidecar.services.requests import cache_choices, semantic_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +108,7 @@ class GenerateReader:
         check_version(info, request.model_version)
         sampling = self._sampling(request.sampling, info)
         is_random = sampling.temperature != 0 and sampling.seed is None
-        name = namespace(request.namespace)
+        name = self._requests.namespace(request.namespace)
         return ParsedGeneration(
             generator=generator,
             info=info,

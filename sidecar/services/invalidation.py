@@ -26,7 +26,6 @@ from sidecar.services.requests import (
     decode,
     document_id,
     enum_value,
-    namespace,
     tag_digests,
 )
 from sidecar.units import NAME_PATTERN
@@ -88,7 +87,7 @@ class Invalidation:
         """Invalidate."""
         self._requests.check_size(raw)
         request = decode(cache_pb2.InvalidateRequest, raw)
-        name = namespace(request.namespace)
+        name = self._requests.namespace(request.namespace)
         match request.WhichOneof("target"):
             case "tags":
                 tags = tag_digests(request.tags.tags, _MOST_TAGS)
@@ -129,7 +128,7 @@ class Invalidation:
             raise invalid(f"publish 1 to {_MOST_EVENTS} events in one call")
         # All are read before the first is applied, and all are applied here, whoever can be told.
         failure: InvalidationNotSharedError | None = None
-        for event in [_event(message) for message in request.events]:
+        for event in [self._event(message) for message in request.events]:
             try:
                 await self.apply(event)
             except InvalidationNotSharedError as error:
@@ -137,6 +136,19 @@ class Invalidation:
         if failure is not None:
             raise failure
         return cache_pb2.PublishEventsResponse().SerializeToString()
+
+    def _event(self, message: cache_pb2.Event) -> Event:
+        kind = enum_value(_TYPES, message.type, "events.type")
+        if kind != "created" and not message.ids and not message.tags:
+            raise invalid("an event about documents that were updated or deleted needs their ids")
+        tag_digests(message.tags, _MOST_TAGS)
+        return Event(
+            type=kind,
+            namespace=self._requests.namespace(message.namespace),
+            collection=collection(message.collection),
+            ids=tuple(document_id(each) for each in message.ids),
+            tags=tuple(message.tags),
+        )
 
     async def apply(self, event: Event) -> None:
         """Invalidates what depends on documents that changed outside.
@@ -230,17 +242,3 @@ class Invalidation:
             raise InvalidationNotSharedError(
                 "Redis did not say under which epoch others keep the entries: repeat the call"
             )
-
-
-def _event(message: cache_pb2.Event) -> Event:
-    kind = enum_value(_TYPES, message.type, "events.type")
-    if kind != "created" and not message.ids and not message.tags:
-        raise invalid("an event about documents that were updated or deleted needs their ids")
-    tag_digests(message.tags, _MOST_TAGS)
-    return Event(
-        type=kind,
-        namespace=namespace(message.namespace),
-        collection=collection(message.collection),
-        ids=tuple(document_id(each) for each in message.ids),
-        tags=tuple(message.tags),
-    )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
-DEFAULT_NAMESPACE = "default"
+_DEFAULT_COLLECTION = "default"
 MAX_TAGS = 16
 MAX_ID_BYTES = 1024
 _MAX_TAG_BYTES = 256
@@ -64,14 +64,14 @@ def decode(message_type: type[M], raw: bytes) -> M:
         ) from None
 
 
-def namespace(name: str) -> str:
+def namespace(name: str, default: str) -> str:
     """The namespace of that name, or the default for an empty one. Raises `CallError`."""
-    return _name(name, "namespace")
+    return _name(name, "namespace") or default
 
 
 def collection(name: str) -> str:
     """The collection of that name, or the default for an empty one. Raises `CallError`."""
-    return _name(name, "collection")
+    return _name(name, "collection") or _DEFAULT_COLLECTION
 
 
 def document_id(name: str) -> str:
@@ -128,7 +128,7 @@ def semantic_threshold(
 def _name(name: str, what: str) -> str:
     if name and not _NAME.fullmatch(name):
         raise invalid(f"a {what} has 1 to 64 letters, digits, '.', '_' or '-'")
-    return name or DEFAULT_NAMESPACE
+    return name
 
 
 def _ttl(options: common_pb2.CacheOptions) -> float | None:

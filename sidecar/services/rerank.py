@@ -9,7 +9,7 @@ from embercache.v1 import search_pb2
 from sidecar.models.types import VersionChangedError
 from sidecar.services.embed_request import check_version
 from sidecar.services.errors import as_call_error, invalid, raise_if_all_may_be_retried
-from sidecar.services.requests import cache_choices, decode, namespace
+from sidecar.services.requests import cache_choices, decode
 from sidecar.services.scores import score
 from sidecar.services.wire import TIER_NUMBER
 
@@ -76,7 +76,7 @@ class RerankService:
         info = reranker.info
         check_version(info, request.reranker_version)
         choices = cache_choices(request.cache)
-        state = await self._generations.state(namespace(request.namespace))
+        state = await self._generations.state(self._requests.namespace(request.namespace))
         response = search_pb2.RerankResponse(reranker=info.name, reranker_version=info.version)
         pairs = [(request.query, passage) for passage in request.passages]
         return response, await self._scores.fetch(state, reranker, info, pairs, choices)

@@ -31,7 +31,7 @@ from sidecar.services.changes import (
     model_digest,
 )
 from sidecar.services.errors import invalid
-from sidecar.services.requests import MAX_TAGS, CacheChoices, decode, namespace, tag_digests
+from sidecar.services.requests import MAX_TAGS, CacheChoices, decode, tag_digests
 from sidecar.services.result_list import ANY_SCORE, FORMAT, ListFacts, pack_list, read_facts
 from sidecar.services.scores import score
 from sidecar.services.search_request import write_metadata
@@ -143,7 +143,7 @@ class SearchService:
 
     async def _answer(self, request: search_pb2.SearchRequest, raw: bytes) -> bytes:
         # First the namespace, then the models: a name that moves meanwhile changes the stamp.
-        state = await self._generations.state(namespace(request.namespace))
+        state = await self._generations.state(self._requests.namespace(request.namespace))
         # What is invalidated from now on must not be in a response that is kept.
         stamp = state.stamp
         parsed = self._reader.read(request)

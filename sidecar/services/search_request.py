@@ -18,7 +18,6 @@ from sidecar.services.errors import CallError, invalid
 from sidecar.services.requests import (
     cache_choices,
     collection,
-    namespace,
     semantic_threshold,
 )
 
@@ -124,7 +123,7 @@ class SearchReader:
             raise invalid(f"top_k is {request.top_k}: ask for at most {MAX_TOP_K}")
         top_k = request.top_k or DEFAULT_TOP_K
         item, vector = self._query(request, info)
-        name = namespace(request.namespace)
+        name = self._reader.namespace(request.namespace)
         threshold = semantic_threshold(request.semantic, name, self._semantic)
         return ParsedSearch(
             embedder=embedder,
@@ -144,7 +143,11 @@ class SearchReader:
     def collection(self, info: ModelInfo, in_namespace: str, name: str) -> Collection:
         """A collection as a model sees it. Raises `CallError`."""
         return Collection(
-            namespace(in_namespace), collection(name), info.name, info.version, info.dimensions
+            self._reader.namespace(in_namespace),
+            collection(name),
+            info.name,
+            info.version,
+            info.dimensions,
         )
 
     def reranker(self, name: str) -> Reranker:

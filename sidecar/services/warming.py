@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from sidecar.services.errors import RETRYABLE, CallError, as_call_error, invalid
 from sidecar.services.pace import Pace, reports
-from sidecar.services.requests import decode, namespace
+from sidecar.services.requests import decode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -81,6 +81,7 @@ class Warmer:
         embed: `EmbedService.embed`: bytes in, bytes out.
         search: `SearchService.search`.
         popular: None where popular queries are not tracked.
+        namespace: `RequestReader.namespace`.
         now: monotonic, in seconds.
         sleep: waits for so many seconds.
     """
@@ -90,6 +91,7 @@ class Warmer:
         embed: Call,
         search: Call,
         popular: PopularQueries | None,
+        namespace: Callable[[str], str],
         *,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -97,6 +99,7 @@ class Warmer:
         self._embed = embed
         self._search = search
         self._popular = popular
+        self._namespace = namespace
         self._now = now
         self._sleep = sleep
 
@@ -161,7 +164,7 @@ class Warmer:
                 popular = request.popular
                 if not popular.count:
                     raise invalid("popular.count: say how many queries")
-                return await self.popular(namespace(popular.namespace), popular.count), False
+                return await self.popular(self._namespace(popular.namespace), popular.count), False
             case _:
                 raise invalid("say what to warm: embed, searches or popular")
 

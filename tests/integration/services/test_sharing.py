@@ -53,6 +53,18 @@ async def test_another_version_of_a_model_never_sees_the_entries_of_this_one(
         assert await sidecar.vectors("a text") == [vector]
 
 
+async def test_calls_that_name_no_namespace_use_that_of_the_sidecar(
+    start: Start, redis_server: DevRedis, view: View, eventually: Eventually
+) -> None:
+    orders = await start(redis=redis_server, cache={"namespace": "orders"})
+    carts = await start(redis=redis_server, cache={"namespace": "carts"})
+    assert await orders.tiers("a text") == ["COMPUTED"]
+    await eventually(view(redis_server).entries)
+    assert await carts.tiers("a text") == ["COMPUTED"]
+    assert await carts.tiers("a text", namespace="orders") == ["WARM"]
+    assert await orders.tiers("a text", namespace="orders") == ["HOT"]
+
+
 async def test_two_models_of_one_sidecar_have_entries_of_their_own(
     start: Start, tiny_pack: Path, make_pack: Callable[..., Path]
 ) -> None:

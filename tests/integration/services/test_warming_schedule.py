@@ -66,7 +66,7 @@ class Fleet:
     def schedule(self, popular: PopularQueries, leases: Leases, window: str) -> WarmingSchedule:
         return WarmingSchedule(
             Window.parse(window),
-            Warmer(self.embed, self.embed, popular, sleep=self.sleep),
+            Warmer(self.embed, self.embed, popular, str, sleep=self.sleep),
             popular,
             leases,
             queries=2,

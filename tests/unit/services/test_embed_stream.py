@@ -21,7 +21,7 @@ async def test_a_request_is_read_only_when_fewer_than_a_window_are_unanswered() 
     unused: Any = None
     service = EmbedService(
         models=unused,
-        reader=RequestReader(unused, ServerSettings(), ()),
+        reader=RequestReader(unused, ServerSettings(), (), "default"),
         vectors=unused,
         responses=unused,
         generations=Generations(LocalGenerations(None)),

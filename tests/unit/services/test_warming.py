@@ -13,6 +13,7 @@ from embercache.v1 import cache_pb2, common_pb2, embed_pb2, search_pb2
 from sidecar.cache.popular import PopularQueries
 from sidecar.models.types import QueueFullError
 from sidecar.services.errors import CallError
+from sidecar.services.requests import namespace
 from sidecar.services.warming import Warmer
 
 if TYPE_CHECKING:
@@ -90,9 +91,15 @@ def popular() -> PopularQueries:
     return PopularQueries(100, None, "test")
 
 
+def _namespace(name: str) -> str:
+    return namespace(name, "default")
+
+
 @pytest.fixture
 def warmer(service: Service, popular: PopularQueries) -> Warmer:
-    return Warmer(service.embed, service.search, popular, now=service.clock, sleep=service.sleep)
+    return Warmer(
+        service.embed, service.search, popular, _namespace, now=service.clock, sleep=service.sleep
+    )
 
 
 async def warm(warmer: Warmer, request: cache_pb2.WarmRequest) -> cache_pb2.WarmProgress:
@@ -306,7 +313,7 @@ async def test_a_popular_query_is_stored_whatever_it_asked_of_the_cache(
 
 
 async def test_popular_queries_that_are_not_tracked_cannot_be_warmed(service: Service) -> None:
-    warmer = Warmer(service.embed, service.search, None)
+    warmer = Warmer(service.embed, service.search, None, _namespace)
     code, message = await status(warmer, popular_queries(1))
     assert code == "FAILED_PRECONDITION"
     assert "set popular.queries" in message
@@ -344,7 +351,7 @@ async def test_the_work_ends_when_the_caller_goes_away() -> None:
         finally:
             ended.set()
 
-    warmer = Warmer(embed, embed, None)
+    warmer = Warmer(embed, embed, None, _namespace)
     messages = warmer.warm(texts("a", "b").SerializeToString())
     first = asyncio.ensure_future(anext(messages))
     await begun.wait()
