@@ -15,6 +15,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from sidecar.cli.migrate import migrate, rollback
 from sidecar.config_sources import ConfigError, load_settings
 from sidecar.models import packs
 from sidecar.models.decoder_pack import read_decoder_pack
@@ -62,6 +63,10 @@ def _folder_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group()
 def models() -> None:
     """Fetch, list and check model packs."""
+
+
+models.add_command(migrate)
+models.add_command(rollback)
 
 
 @models.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from embercache import _channel
 
-from sidecar.cli import main
+from sidecar.cli import COMMANDS, main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,10 +30,10 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str
             yield (*path, name)
 
 
-COMMANDS = sorted(leaves(main))
+LEAVES = sorted(leaves(main))
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(main, [*path, "--help"])
     assert result.exit_code == 0
@@ -42,6 +44,35 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     assert command.help
     assert all(p.help for p in command.params if isinstance(p, click.Option))
     assert f"embercache {' '.join(path)}" in result.output.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_every_command_with_how_its_own_help_begins(name: str) -> None:
+    command = main.commands[name]
+    assert command.name == name
+    assert command.help is not None
+    assert command.help.startswith(COMMANDS[name].summary.removesuffix("."))
+    listed = CliRunner().invoke(main, ["--help"]).output
+    assert COMMANDS[name].summary in " ".join(listed.split())
+
+
+def test_help_and_version_wait_for_no_command_to_be_imported() -> None:
+    code = (
+        "import sys; from sidecar.cli import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        "print(*(name for name in sys.modules if name.startswith('sidecar.')))"
+    )
+    for argument in ("--help", "--version"):
+        ran = subprocess.run(
+            [sys.executable, "-c", code, argument], capture_output=True, text=True, check=True
+        )
+        assert ran.stdout.splitlines()[-1] == "sidecar.cli"
+
+
+def test_a_command_written_wrongly_is_answered_with_the_one_meant() -> None:
+    result = CliRunner().invoke(main, ["srve"])
+    assert result.exit_code == 2
+    assert "Did you mean 'serve'?" in result.stderr
 
 
 @pytest.mark.parametrize(
