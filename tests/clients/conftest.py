@@ -1,0 +1,222 @@
+"""One real sidecar for the clients of every language, and what the Python client gets of it.
+
+The clients are built before: ``make test-clients`` builds them and runs these tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import redis
+from embercache import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sidecar.dev_redis import DevRedis
+
+CLIENTS = Path(__file__).parents[2] / "clients"
+HANG_GUARD = 100.0
+
+TEXTS = (
+    "",
+    " ",
+    ".",
+    "An ember is a piece of glowing coal.",
+    "Zażółć gęślą jaźń, Ünïcödé, ﬁ and e\u0301 are not é",
+    "日本語の文章と한국어 문장, русский текст, نص عربي, ข้อความไทย",
+    "👩🏽‍🚀 flew to 🇺🇳 with 🧑‍🤝‍🧑 and 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 beyond the first plane 🜂",
+    "a\ttab, a\nline, a\r\nline of Windows, \"quotes\", 'more', a \\backslash and $HOME `id` %s",
+    "long " * 3000 + "and its end, which the model does not read",
+    "An ember is a piece of glowing coal. ",  # not the same as without the space
+)
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """A sidecar with the models minilm and smollm2-135m, and where it listens."""
+
+    tcp: str
+    unix: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a program ``embed`` prints of one text.
+
+    ``tier`` in small letters, as Python names it; SHA-256 of the bytes of the vector as it came,
+    in hexadecimal; its first three elements.
+    """
+
+    tier: str
+    digest: str
+    start: tuple[float, ...]
+
+
+@pytest.fixture(scope="session")
+def sidecar(
+    tmp_path_factory: pytest.TempPathFactory,
+    minilm_folder: Path,
+    smollm2_folder: Path,
+    shared_redis: DevRedis,
+) -> Iterator[Sidecar]:
+    """A sidecar in a process of its own, on TCP and on a Unix socket, with a real Redis."""
+    folder = tmp_path_factory.mktemp("sidecar")
+    socket, log = folder / "sidecar.sock", folder / "log"
+    command = [sys.executable, "-m", "sidecar", "serve", "--log-format", "json"]
+    command += ["--server-address", "127.0.0.1:0", "--server-socket", str(socket)]
+    command += ["--server-drain-delay", "0", "--model-packs", str(minilm_folder)]
+    command += ["--generator-packs", str(smollm2_folder)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
+    environment["EMBERCACHE_REDIS_URL"] = shared_redis.url
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stderr=output)
+    try:
+        yield Sidecar(tcp=_tcp_address(process, log), unix=f"unix:{socket}")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(HANG_GUARD) == 0
+
+
+def _tcp_address(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Waits until the sidecar says where it serves."""
+    give_up = time.monotonic() + HANG_GUARD
+    while time.monotonic() < give_up and process.poll() is None:
+        for line in log.read_text("utf-8").splitlines():
+            if line.endswith("}") and json.loads(line)["event"] == "serving":
+                addresses = json.loads(line)["addresses"]
+                return next(each for each in addresses if not each.startswith("unix:"))
+        time.sleep(0.01)
+    raise AssertionError(f"the sidecar does not serve: {log.read_text('utf-8')}")
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def address(request: pytest.FixtureRequest, sidecar: Sidecar) -> str:
+    """Where the sidecar listens, both ways in turn."""
+    return getattr(sidecar, request.param)
+
+
+@pytest.fixture(scope="session")
+def python_client(sidecar: Sidecar) -> Iterator[Client]:
+    """What the other clients are compared with."""
+    with Client(sidecar.tcp, timeout=HANG_GUARD) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def built() -> Callable[[str], Path]:
+    """Finds what was built, by its path in the folder clients; the test fails if it is not there."""
+
+    def find(name: str) -> Path:
+        path = CLIENTS / name
+        if not path.exists():
+            pytest.fail(f"clients/{name} is not there: run make test-clients, which builds it")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., str]:
+    """Runs a command of a client with that ``EMBERCACHE_ADDRESS``, none if it is empty.
+
+    Returns its standard output; the test fails with all its output if it does not end with
+    ``code``, or gives ``stderr`` back if that is another than 0.
+    """
+
+    def run_command(
+        *command: str | Path, address: str = "", folder: str = ".", code: int = 0
+    ) -> str:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
+        if address:
+            environment["EMBERCACHE_ADDRESS"] = address
+        ended = subprocess.run(
+            [str(part) for part in command],
+            cwd=CLIENTS / folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=HANG_GUARD,
+            check=False,
+        )
+        assert ended.returncode == code, f"{ended.stdout}\n{ended.stderr}"
+        return ended.stderr if code else ended.stdout
+
+    return run_command
+
+
+@pytest.fixture
+def embed(run: Callable[..., str]) -> Callable[..., list[Line]]:
+    """Runs a program ``embed`` for some texts and reads what it prints."""
+
+    def run_embed(command: Sequence[str | Path], texts: Sequence[str], address: str) -> list[Line]:
+        lines = run(*command, *texts, address=address).splitlines()
+        assert len(lines) == len(texts)
+        fields = [line.split() for line in lines]
+        return [Line(tier, digest, tuple(map(float, start))) for tier, digest, *start in fields]
+
+    return run_embed
+
+
+@pytest.fixture
+def compare_with_python(
+    embed: Callable[..., list[Line]],
+    address: str,
+    python_client: Client,
+    shared_redis: DevRedis,
+) -> Callable[[Sequence[str | Path]], None]:
+    """Runs a program ``embed`` with an empty cache and with every tier full.
+
+    What it gets must be, bit for bit, what the Python client gets.
+    """
+
+    def entries() -> int:
+        with redis.Redis.from_url(shared_redis.url) as view:
+            return len(view.keys("embercache:embed:*"))
+
+    def compare(command: Sequence[str | Path]) -> None:
+        python_client.invalidate(whole_namespace=True)
+        before = entries()
+        cold = embed(command, TEXTS, address)
+        hot = embed(command, TEXTS, address)
+        _wait_until(lambda: entries() == before + len(TEXTS))
+        python_client.flush(["hot"])
+        warm = embed(command, TEXTS, address)
+        expected = python_client.embed(TEXTS)
+        python_client.invalidate(whole_namespace=True)
+        by_python = python_client.embed(TEXTS)
+        after_python = embed(command, TEXTS, address)
+
+        for tier, lines in {"computed": cold, "hot": hot, "warm": warm}.items():
+            assert [line.tier for line in lines] == [tier] * len(TEXTS)
+            assert [line.digest for line in lines] == _digests(expected.raw)
+        assert [line.tier for line in after_python] == ["hot"] * len(TEXTS)
+        assert [line.digest for line in after_python] == _digests(by_python.raw)
+        starts = np.array([line.start for line in cold])
+        np.testing.assert_allclose(starts, expected.vectors[:, :3], atol=1e-6, rtol=0)
+
+    return compare
+
+
+def _digests(vectors: np.ndarray) -> list[str]:
+    return [hashlib.sha256(vector.tobytes()).hexdigest() for vector in vectors]
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + HANG_GUARD
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
