@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from bench.plots import pyplot, save
 from bench.report import add_json_option, print_table, write_json
+from bench.zipf import zipf
 from sidecar.cache.accounts import Account
 from sidecar.cache.hot import ENTRY_OVERHEAD_BYTES, HotTier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
 Policy = Literal["lru", "s3fifo"]
 
@@ -85,7 +85,7 @@ def main() -> None:
 def traces(count: int) -> dict[str, list[int]]:
     """Requests as numbers of keys, by name of the trace; those of `KEYS` and above come once."""
     rng = np.random.default_rng(11)
-    popular = _zipf(rng, 1.0, count)
+    popular = zipf(rng, 1.0, KEYS, count)
     places = np.arange(count)
 
     one_off = popular.copy()
@@ -100,7 +100,7 @@ def traces(count: int) -> dict[str, list[int]]:
     # Every tenth of the trace another twentieth of the keys becomes the most popular.
     shifting = (popular + places * 10 // count * (KEYS // 20)) % KEYS
     made = {
-        "Zipf 0.8": _zipf(rng, 0.8, count),
+        "Zipf 0.8": zipf(rng, 0.8, KEYS, count),
         "Zipf 1.0": popular,
         "Zipf 1.0, 30 % one-off": one_off,
         f"Zipf 1.0, scans of {block:,}": scans,
@@ -160,12 +160,9 @@ def left_after_scan(policy: Policy) -> int:
 
 def draw(rows: Sequence[HitRates], file: Path) -> None:
     """Draws one panel a size of the tier, one line a trace, one dot a policy."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "admission", "svg.fonttype": "none", "font.size": 9})
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import PercentFormatter
+
+    plt = pyplot("admission")
 
     sizes = sorted({row.entries for row in rows})
     figure, panels = plt.subplots(
@@ -192,19 +189,13 @@ def draw(rows: Sequence[HitRates], file: Path) -> None:
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(left=False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.savefig(file, metadata={"Date": None, "Creator": None})
+    save(figure, file)
 
 
 def _tier(entries: int, policy: Policy) -> tuple[HotTier[None], Account]:
     """A tier with room for so many entries under keys of eight bytes."""
     hot: HotTier[None] = HotTier(entries * (ENTRY_OVERHEAD_BYTES + 8), lambda: 0.0, policy)
     return hot, Account("embed", "default", "model")
-
-
-def _zipf(rng: np.random.Generator, alpha: float, count: int) -> NDArray[np.int64]:
-    """``count`` of `KEYS` keys, the n-th of which is asked for in proportion to n^-alpha."""
-    weights = np.cumsum(np.arange(1, KEYS + 1) ** -alpha)
-    return np.searchsorted(weights, rng.random(count) * weights[-1])
 
 
 if __name__ == "__main__":

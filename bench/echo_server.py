@@ -19,13 +19,13 @@ class _Anything(grpc.GenericRpcHandler):
         return self._handler
 
 
-async def _main(address: str, response_bytes: int) -> None:
+async def _main(address: str, response: bytes) -> None:
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers([_Anything(bytes(response_bytes))])
+    server.add_generic_rpc_handlers([_Anything(response)])
     server.add_insecure_port(address)
     await server.start()
     await server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(_main(sys.argv[1], bytes.fromhex(sys.argv[2])))

@@ -1,7 +1,7 @@
 """What a hot hit costs: calls of Embed and of Search against a bare grpcio asyncio server.
 
-Each is compared with a server that answers with the same number of bytes, to the same client, in
-turns within one run; the figures are medians over the rounds.
+Each is compared with a server that answers with the same bytes, to the same client, in turns
+within one run; the figures are medians over the rounds.
 
     python -m bench.hot_path
 """
@@ -38,12 +38,12 @@ DOCUMENTS = 200
 
 @dataclass(frozen=True)
 class Call:
-    """A call that is hot: its request, the bytes of the answer, and who echoes as many."""
+    """A call that is hot: its request, the answer, and who echoes it."""
 
     name: str
     method: str
     request: bytes
-    response_bytes: int
+    response: bytes
     echo: str
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     ratios: dict[str, float] = {}
     with sidecar("--server-address", SIDECAR):
         for call in _hot_calls():
-            with echo(call.echo, call.response_bytes):
+            with echo(call.echo, call.response):
                 compared, ratios[call.name] = _compare(call, options.rounds, options.calls)
                 rows += compared
     print_table(
@@ -89,15 +89,17 @@ def _hot_calls() -> Iterator[Call]:
             found = searches.Search(search)
     if {vector.embeddings[0].tier, found.tier} != {common_pb2.TIER_HOT}:
         raise RuntimeError("the calls are not answered from memory")
-    yield Call("Embed", METHOD, embed.SerializeToString(), vector.ByteSize(), ECHO)
-    yield Call("Search", SEARCH_METHOD, search.SerializeToString(), found.ByteSize(), SEARCH_ECHO)
+    yield Call("Embed", METHOD, embed.SerializeToString(), vector.SerializeToString(), ECHO)
+    yield Call(
+        "Search", SEARCH_METHOD, search.SerializeToString(), found.SerializeToString(), SEARCH_ECHO
+    )
 
 
 def _compare(
     call: Call, rounds: int, calls: int
 ) -> tuple[list[tuple[str, float, float, float]], float]:
     """The rows of echo and sidecar, and the ratio of their throughputs."""
-    bare, ours = f"bare grpcio echo, {call.response_bytes:,} bytes", f"Embercache, {call.name}, hot"
+    bare, ours = f"bare grpcio echo, {len(call.response):,} bytes", f"Embercache, {call.name}, hot"
     servers = {bare: call.echo, ours: SIDECAR}
     for address in servers.values():
         drive(address, call.method, call.request, calls=2000, connections=4, streams=8)

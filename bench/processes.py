@@ -34,9 +34,9 @@ def sidecar(
 
 
 @contextlib.contextmanager
-def echo(address: str, response_bytes: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The bare server of ``bench/echo_server.py``, serving."""
-    command = [sys.executable, str(_HERE / "echo_server.py"), address, str(response_bytes)]
+def echo(address: str, response: bytes) -> Iterator[subprocess.Popen[bytes]]:
+    """The bare server of ``bench/echo_server.py``, serving; it answers every call with this."""
+    command = [sys.executable, str(_HERE / "echo_server.py"), address, response.hex()]
     with _running(command, address, None) as process:
         yield process
 

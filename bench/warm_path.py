@@ -44,8 +44,8 @@ def main() -> None:
             environment={"EMBERCACHE_REDIS_URL": redis.url},
         ),
     ):
-        size = _warm_up(request)
-        with echo(ECHO, size):
+        answer = _warm_up(request)
+        with echo(ECHO, answer):
             for _ in range(options.rounds):
                 get = asyncio.run(_get_p50_ms(redis.url, options.calls))
                 bare, warm = (
@@ -73,14 +73,14 @@ def main() -> None:
     )
 
 
-def _warm_up(request: embed_pb2.EmbedRequest) -> int:
-    """Makes the request a warm one; returns the bytes of its response."""
+def _warm_up(request: embed_pb2.EmbedRequest) -> bytes:
+    """Makes the request a warm one; returns its response."""
     with grpc.insecure_channel(SIDECAR) as channel:
         stub = embed_pb2_grpc.EmbedServiceStub(channel)
         for _ in range(100):
             response = stub.Embed(request)
             if response.embeddings[0].tier == common_pb2.TIER_WARM:
-                return response.ByteSize()
+                return response.SerializeToString()
             time.sleep(0.02)
     raise RuntimeError("the call is not answered from Redis")
 
