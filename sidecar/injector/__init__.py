@@ -1,0 +1,1 @@
+"""The injector: adds the sidecar to pods, at admission or in files."""
