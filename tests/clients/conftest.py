@@ -211,6 +211,42 @@ def compare_with_python(
     return compare
 
 
+@pytest.fixture
+def compare_search_with_python(
+    run: Callable[..., str], sidecar: Sidecar, python_client: Client
+) -> Callable[[Sequence[str | Path]], None]:
+    """Runs a program ``search``, which must find in its documents what the Python client finds."""
+
+    def compare(command: Sequence[str | Path]) -> None:
+        python_client.invalidate(whole_namespace=True)
+        question = "What is stored so that it is not worked out twice?"
+        said = run(*command, question, address=sidecar.unix)
+        found = python_client.search(question, collection="examples", top_k=2).results
+        assert found[0].id == "cache"
+        lines = [f"{hit.score:.4f} {hit.id}: {hit.content}" for hit in found]
+        assert said.splitlines() == lines
+
+    return compare
+
+
+@pytest.fixture
+def compare_generation_with_python(
+    run: Callable[..., str], sidecar: Sidecar, python_client: Client
+) -> Callable[[Sequence[str | Path]], None]:
+    """Runs a program ``generate`` twice, which must print what the Python client gets."""
+
+    def compare(command: Sequence[str | Path]) -> None:
+        python_client.invalidate(whole_namespace=True)
+        prompt = "The capital of France is"
+        cold = run(*command, prompt, address=sidecar.unix)
+        hot = run(*command, prompt, address=sidecar.unix)
+        text = python_client.generate(prompt, max_tokens=16).text
+        assert cold == f"{text}\nTIER_COMPUTED FINISH_REASON_LENGTH\n"
+        assert hot == f"{text}\nTIER_HOT FINISH_REASON_LENGTH\n"
+
+    return compare
+
+
 def _digests(vectors: np.ndarray) -> list[str]:
     return [hashlib.sha256(vector.tobytes()).hexdigest() for vector in vectors]
 

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 
-@pytest.fixture
-def program(built: Callable[[str], Path]) -> Path:
-    """The example."""
-    return built("go/build/embed")
-
-
 def test_the_example_gets_the_vectors_of_python_bit_for_bit_cold_and_from_every_tier(
-    program: Path, compare_with_python: Callable[..., None]
+    built: Callable[[str], Path], compare_with_python: Callable[..., None]
 ) -> None:
-    compare_with_python([program])
+    compare_with_python([built("go/build/embed")])
 
 
-def test_the_example_names_the_variable_that_holds_a_wrong_address(
-    program: Path, run: Callable[..., str]
+def test_the_example_finds_what_python_finds(
+    built: Callable[[str], Path], compare_search_with_python: Callable[..., None]
 ) -> None:
-    assert 'EMBERCACHE_ADDRESS is "localhost"' in run(
-        program, "a text", address="localhost", code=1
-    )
+    compare_search_with_python([built("go/build/search")])
+
+
+def test_the_example_streams_what_python_generates_cold_and_from_cache(
+    built: Callable[[str], Path], compare_generation_with_python: Callable[..., None]
+) -> None:
+    compare_generation_with_python([built("go/build/generate")])
+
+
+def test_a_wrong_address_is_refused_with_where_it_came_from(
+    built: Callable[[str], Path], run: Callable[..., str]
+) -> None:
+    said = run(built("go/build/embed"), "a text", address="localhost", code=1)
+    assert 'EMBERCACHE_ADDRESS is "localhost"' in said
+
+
+def test_its_own_tests_pass(
+    built: Callable[[str], Path], run: Callable[..., str], sidecar: Any
+) -> None:
+    # Compiled with the tag sidecar, which adds the tests that need one.
+    said = run(built("go/build/sidecar.test"), "-test.v", address=sidecar.tcp, folder="go")
+    assert "PASS: TestAnInputThatIsNotCachedIsAnErrorOfThatInputAlone" in said
