@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sidecar.cli.parameters import DurationType
+from sidecar.cli.duration import DurationType
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from embercache import Filter, InvalidArgumentError, field
-from pydantic import TypeAdapter, ValidationError
-
-from sidecar.units import Seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,21 +39,6 @@ class NumberType(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is no number to reckon with", param, ctx)
         return number
-
-
-class DurationType(click.ParamType[float]):
-    """Seconds, written with a unit."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """As click asks for it."""
-        try:
-            return TypeAdapter(Seconds).validate_python(value)
-        except ValidationError:
-            self.fail("write a number and a unit, like 90s or 24h", param, ctx)
 
 
 class ConditionType(click.ParamType[Filter]):

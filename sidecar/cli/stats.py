@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from sidecar.cli.connection import address_option, connected
-from sidecar.cli.parameters import DurationType
+from sidecar.cli.duration import DurationType
 from sidecar.cli.stats_tables import hit_rate, page
 
 if TYPE_CHECKING:

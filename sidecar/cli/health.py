@@ -1,0 +1,80 @@
+"""``embercache health``: asks a sidecar whether it serves. A probe runs it every few seconds, so it
+imports little.
+"""
+
+from __future__ import annotations
+
+import os
+
+import click
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from sidecar.cli.duration import DurationType
+
+_DEFAULT_ADDRESS = "127.0.0.1:50551"
+
+
+@click.command()
+@click.option(
+    "--address",
+    envvar="EMBERCACHE_ADDRESS",
+    show_envvar=True,
+    help="the sidecar: HOST:PORT or unix:PATH  [default: where a sidecar of this environment"
+    f" listens: EMBERCACHE_SERVER_SOCKET, EMBERCACHE_SERVER_ADDRESS, else {_DEFAULT_ADDRESS}]",
+)
+@click.option("--service", default="", help="one gRPC service  [default: the whole sidecar]")
+@click.option(
+    "--timeout", type=DurationType(), default="1s", show_default=True, help="longest wait"
+)
+def health(address: str | None, service: str, timeout: float) -> None:
+    """Ask a sidecar whether it serves: the exit status is 0 if it does, else 1, with the reason.
+
+    It is a probe for containers: while the sidecar loads its models it does not answer, and from
+    SIGTERM on it says that it does not serve. A settings file is not read.
+
+    \b
+    Examples:
+      embercache health
+      embercache health --address unix:/run/embercache/embercache.sock
+      embercache health --service embercache.v1.EmbedService --timeout 500ms
+    """
+    address = address or _own_address()
+    status = _status(address, service, timeout)
+    if status != "SERVING":
+        raise click.ClickException(f"{address} says {status}")
+    click.echo("SERVING")
+
+
+def _own_address() -> str:
+    """Where a sidecar that is started with this environment listens."""
+    if socket := os.environ.get("EMBERCACHE_SERVER_SOCKET"):
+        return f"unix:{os.path.abspath(socket)}"
+    return os.environ.get("EMBERCACHE_SERVER_ADDRESS") or _DEFAULT_ADDRESS
+
+
+def _status(address: str, service: str, timeout: float) -> str:
+    """What the health service says. An error ends the command with one line."""
+    # A sidecar is next door: http_proxy in the environment is not meant for it.
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=HealthCheckRequest.SerializeToString,
+            response_deserializer=HealthCheckResponse.FromString,
+        )
+        try:
+            answer = check(HealthCheckRequest(service=service), timeout=timeout)
+        except grpc.RpcError as error:
+            raise click.ClickException(_reason(error, address, service, timeout)) from None
+    return HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+def _reason(error: grpc.RpcError, address: str, service: str, timeout: float) -> str:
+    match error.code():
+        case grpc.StatusCode.NOT_FOUND:
+            return f"{address} has no service {service}"
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"no answer from {address} within {timeout:g} s"
+        case code:
+            details = " ".join((error.details() or "").split())
+            return f"no answer from {address}: {code.name}: {details}"
