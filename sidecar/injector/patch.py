@@ -1,4 +1,4 @@
-"""JSON Patch, RFC 6902: operations applied to JSON.
+"""JSON Patch, RFC 6902: operations read, applied and made.
 
 `add`, `remove`, `replace` and `test` only: there is nothing to `move` in a pod, and a few dozen
 times `copy` would fill the memory.
@@ -47,7 +47,44 @@ def apply(document: Any, operations: list[Operation] | tuple[Operation, ...]) ->
     return document
 
 
-def escape(key: str) -> str:
+class Changes:
+    """Makes a patch of additions. ``document`` is what it leads to; the original stays."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self.operations: list[Operation] = []
+
+    def add(self, *path: str | int, value: Any) -> None:
+        """Adds a value at the end of a path, where ``-`` and 0 are places in a list.
+
+        What is missing or null on the way is made. What is already there is not overwritten:
+        the caller knows that it is not, or that it is null.
+        """
+        node: Any = self.document
+        for depth, part in enumerate(path[:-1], start=1):
+            node = node.get(part) if isinstance(node, dict) else node[part]
+            if node is None:
+                for missing in reversed(path[depth:]):
+                    value = [value] if missing in ("-", 0) else {missing: value}
+                path = path[:depth]
+                break
+        self.document = _with(self.document, path, value)
+        pointer = "".join(f"/{_escape(str(part))}" for part in path)
+        self.operations.append({"op": "add", "path": pointer, "value": value})
+
+
+def _with(node: Any, path: tuple[str | int, ...], value: Any) -> Any:
+    """A copy of a node with the addition. What is not on the path is shared with the original."""
+    part, rest = path[0], path[1:]
+    node = node.copy()
+    if rest:
+        node[part] = _with(node[part], rest, value)
+    else:
+        _add(node, str(part), value)
+    return node
+
+
+def _escape(key: str) -> str:
     """A key as a part of a JSON Pointer, RFC 6901."""
     return key.replace("~", "~0").replace("/", "~1")
 

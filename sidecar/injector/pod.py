@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sidecar import __version__
+from sidecar.injector import container as sidecar
+from sidecar.injector.annotations import (
+    INJECT_LABEL,
+    PREFIX,
+    STATUS_INJECTED,
+    STATUS_LABEL,
+    VERSION_ANNOTATION,
+    read_overrides,
+)
+from sidecar.injector.errors import InjectionError
+from sidecar.injector.patch import Changes
+from sidecar.injector.shape import mapping, objects
+from sidecar.injector.wiring import LISTS, connect_containers, sidecar_place
+
 if TYPE_CHECKING:
+    from sidecar.injector.annotations import Overrides
+    from sidecar.injector.container import Ports
     from sidecar.injector.patch import Operation
     from sidecar.injector.settings import InjectorSettings
+
+_MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+_OS_LABEL = "kubernetes.io/os"
 
 
 def left_alone(pod: dict[str, Any], *, native: bool) -> str | None:
@@ -14,7 +34,19 @@ def left_alone(pod: dict[str, Any], *, native: bool) -> str | None:
 
     Pods of Windows, mirrors of static pods, and, without native sidecars, pods that are to end.
     """
-    raise NotImplementedError
+    spec, annotations = mapping(pod, "spec"), mapping(pod, "metadata", "annotations")
+    if "windows" in (mapping(spec, "os").get("name"), mapping(spec, "nodeSelector").get(_OS_LABEL)):
+        return "it runs on Windows"
+    if _MIRROR_ANNOTATION in annotations:
+        return "it is a static pod, which its node has started already"
+    asked = annotations.get(f"{PREFIX}native-sidecar") in ("true", "false")
+    ends = spec.get("restartPolicy") in ("Never", "OnFailure")
+    if ends and not native and not asked and sidecar_place(spec) is None:
+        return (
+            "it is to end, and a sidecar that is not native would keep it from ending: that needs"
+            " Kubernetes 1.29 or later"
+        )
+    return None
 
 
 def inject(
@@ -24,6 +56,85 @@ def inject(
 
     ``pod`` is its JSON as it came and is not changed. ``namespace`` is where it goes; empty if
     that is not known. ``native`` is the kind of sidecar unless the pod's annotation says which.
+    A pod that has its sidecar keeps it as it is: then containers that are new are told of it.
     Raises `InjectionError`, mostly its kind `AnnotationError`.
     """
-    raise NotImplementedError
+    labels = mapping(pod, "metadata", "labels")
+    overrides = read_overrides(mapping(pod, "metadata", "annotations"), labels)
+    if left_alone(pod, native=native) is not None:
+        return []
+    spec, changes = mapping(pod, "spec"), Changes(pod)
+    if not objects(spec, "containers"):
+        raise InjectionError("the pod has no containers")
+    if sidecar_place(spec) is None:
+        if overrides.native_sidecar is not None:
+            native = overrides.native_sidecar
+        _add_sidecar(changes, overrides, settings, namespace=namespace, native=native)
+    elif labels.get(STATUS_LABEL) != STATUS_INJECTED:
+        raise InjectionError(
+            f"the pod has a container named {sidecar.NAME} of its own: rename it, or label the pod"
+            f' {INJECT_LABEL}: "false"'
+        )
+    connect_containers(changes, overrides.containers)
+    return changes.operations
+
+
+def _add_sidecar(
+    changes: Changes,
+    overrides: Overrides,
+    settings: InjectorSettings,
+    *,
+    namespace: str,
+    native: bool,
+) -> None:
+    spec = mapping(changes.document, "spec")
+    ports = sidecar.choose_ports(spec, overrides, settings)
+    _check_ports(spec, ports)
+    container = sidecar.sidecar_container(
+        spec, overrides, settings, namespace=namespace, native=native, ports=ports
+    )
+    if native:
+        # Before the pod's own init containers, so that they can call it.
+        changes.add("spec", "initContainers", 0, value=container)
+    else:
+        # Last: the first is what kubectl takes for the main one, and nothing waits for it anyway.
+        changes.add("spec", "containers", "-", value=container)
+    _add_volume(changes, spec)
+    if settings.run_as_group is not None:
+        _add_group(changes, spec, settings.run_as_group)
+    changes.add("metadata", "labels", STATUS_LABEL, value=STATUS_INJECTED)
+    changes.add("metadata", "annotations", VERSION_ANNOTATION, value=__version__)
+
+
+def _check_ports(spec: dict[str, Any], ports: Ports) -> None:
+    """Two containers of a pod cannot listen on one port."""
+    wanted = {ports.grpc: "port", ports.metrics: "metrics-port"}
+    for container in (each for key in LISTS for each in objects(spec, key)):
+        for port in objects(container, "ports"):
+            number = port.get("containerPort")
+            if number in wanted and port.get("protocol", "TCP") == "TCP" and number is not None:
+                raise InjectionError(
+                    f"container {container.get('name')} listens on port {number} like the sidecar:"
+                    f" give the sidecar another with {PREFIX}{wanted[number]}"
+                )
+
+
+def _add_volume(changes: Changes, spec: dict[str, Any]) -> None:
+    for volume in objects(spec, "volumes"):
+        if volume == sidecar.VOLUME:
+            return
+        if volume.get("name") == sidecar.VOLUME["name"]:
+            raise InjectionError(
+                f"the pod has a volume named {volume['name']} of its own, the name of the"
+                " sidecar's: rename it"
+            )
+    changes.add("spec", "volumes", "-", value=sidecar.VOLUME)
+
+
+def _add_group(changes: Changes, spec: dict[str, Any], group: int) -> None:
+    """Containers of any user may connect to the socket, which is the sidecar's group's."""
+    groups = mapping(spec, "securityContext").get("supplementalGroups") or []
+    if not isinstance(groups, list):
+        raise InjectionError("spec.securityContext.supplementalGroups must be a list")
+    if group not in groups:
+        changes.add("spec", "securityContext", "supplementalGroups", "-", value=group)

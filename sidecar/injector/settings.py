@@ -197,6 +197,11 @@ class InjectorSettings(_Section):
             raise ValueError("port and metricsPort must not be the same")
         return self
 
+    @property
+    def redis_secret_key(self) -> values.SecretKey | None:
+        """`redis_secret`, read."""
+        return values.parse_secret_key(self.redis_secret) if self.redis_secret else None
+
     def excludes(self, namespace: str) -> bool:
         """Whether pods of a namespace are left alone."""
         return namespace in _ALWAYS_EXCLUDED or namespace in self.excluded_namespaces

@@ -1,0 +1,89 @@
+"""How the pod's own containers reach the sidecar: its address, and the folder of its socket."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from sidecar.injector import container as sidecar
+from sidecar.injector.annotations import PREFIX
+from sidecar.injector.errors import AnnotationError, InjectionError
+from sidecar.injector.shape import mapping, objects
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidecar.injector.patch import Changes
+
+LISTS = ("initContainers", "containers")
+
+
+def sidecar_place(spec: dict[str, Any]) -> tuple[str, int] | None:
+    """The list and the index of the sidecar; None if there is none."""
+    for key in LISTS:
+        for index, container in enumerate(objects(spec, key)):
+            if container.get("name") == sidecar.NAME:
+                return key, index
+    return None
+
+
+def connect_containers(changes: Changes, chosen: Sequence[str] | None) -> None:
+    """Gives address and socket to the containers that lack them; ``chosen`` are names, None all.
+
+    An init container that runs before the sidecar gets nothing. Raises `InjectionError`.
+    """
+    found = _within_reach(mapping(changes.document, "spec"))
+    if chosen is not None:
+        _check_chosen(chosen, [container.get("name") for *_, container in found])
+    for key, index, container in found:
+        if chosen is None or container.get("name") in chosen:
+            _connect(changes, key, index, container)
+
+
+def _within_reach(spec: dict[str, Any]) -> list[tuple[str, int, dict[str, Any]]]:
+    """The containers that run while the sidecar does, with their places."""
+    place = sidecar_place(spec)
+    first = {"containers": 0}
+    if place is not None and place[0] == "initContainers":
+        first = {"initContainers": place[1] + 1, "containers": 0}
+    return [
+        (key, index, container)
+        for key, start in first.items()
+        for index, container in enumerate(objects(spec, key))
+        if index >= start and (key, index) != place
+    ]
+
+
+def _check_chosen(chosen: Sequence[str], names: Sequence[Any]) -> None:
+    known = [name for name in names if isinstance(name, str)]
+    for name in chosen:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            guess = f"did you mean {near[0]}? " if near else ""
+            raise AnnotationError(
+                f"{PREFIX}containers: no container {name} runs beside the sidecar; {guess}There"
+                f" are: {', '.join(known)}"
+            )
+
+
+def _connect(changes: Changes, key: str, index: int, container: dict[str, Any]) -> None:
+    variables = {variable.get("name") for variable in objects(container, "env")}
+    if sidecar.ADDRESS["name"] not in variables:
+        # At the beginning, so that the others can refer to it with $(EMBERCACHE_ADDRESS).
+        changes.add("spec", key, index, "env", 0, value=sidecar.ADDRESS)
+    if not _is_mounted(container):
+        changes.add("spec", key, index, "volumeMounts", "-", value=sidecar.APP_MOUNT)
+
+
+def _is_mounted(container: dict[str, Any]) -> bool:
+    for mount in objects(container, "volumeMounts"):
+        path = str(mount.get("mountPath")).rstrip("/")
+        if path == sidecar.FOLDER and mount.get("name") == sidecar.VOLUME["name"]:
+            return True
+        if f"{path}/".startswith(f"{sidecar.FOLDER}/"):
+            raise InjectionError(
+                f"container {container.get('name')} mounts a volume of its own at {path}, where"
+                f" the sidecar's socket goes: mount it elsewhere, or leave the container out with"
+                f" {PREFIX}containers"
+            )
+    return False
