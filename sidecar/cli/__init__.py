@@ -30,6 +30,7 @@ COMMANDS = {
     "flush": Entry("invalidate", "Empty the hot and the disk tier of one sidecar."),
     "generate": Entry("generate", "Generate the text that follows PROMPT, and show it."),
     "health": Entry("health", "Ask a sidecar whether it serves."),
+    "injector": Entry("injector", "Run the admission webhook that gives pods their sidecar."),
     "invalidate": Entry("invalidate", "Make entries invalid, on every sidecar."),
     "models": Entry("models", "Fetch, list and check model packs."),
     "plan": Entry("plan", "Work out memory, latency, load and money of a cache of vectors."),

@@ -1,0 +1,183 @@
+"""Answers an AdmissionReview: what becomes of one pod. Knows nothing of HTTP.
+
+Whatever goes wrong in here lets the pod pass without a sidecar: a webhook must never be why a
+cluster cannot start pods. Only a pod whose author can put it right is denied.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import structlog
+
+from sidecar.injector.annotations import INJECT_LABEL, asks_for_sidecar
+from sidecar.injector.errors import InjectionError
+from sidecar.injector.pod import inject, left_alone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.injector.metrics import Outcome
+    from sidecar.injector.settings import InjectorSettings
+
+_API_VERSION = "admission.k8s.io/v1"
+_KIND = "AdmissionReview"
+_UNPROCESSABLE = 422
+# What a name may have of characters, to keep what is no name out of the logs.
+_LONGEST_NAME = 253
+
+_log = structlog.get_logger()
+
+
+class BadRequestError(Exception):
+    """What came is no AdmissionReview that can be answered. The message says why."""
+
+
+class Answer(NamedTuple):
+    """An answered review: what came of it, and the AdmissionReview to send back."""
+
+    outcome: Outcome
+    review: dict[str, Any]
+
+
+class Verdict(NamedTuple):
+    """What becomes of a pod: a JSON Patch that changes it, why it is denied, or why it lacks."""
+
+    outcome: Outcome
+    patch: str = ""
+    denial: str = ""
+    warning: str = ""
+
+
+class Reviewer:
+    """Decides on pods.
+
+    ``settings`` are those of the sidecars, ``own_namespace`` is never touched, ``native`` tells
+    which kind of sidecar a pod gets whose annotations leave that open.
+    """
+
+    def __init__(
+        self, settings: InjectorSettings, *, own_namespace: str, native: Callable[[], bool]
+    ) -> None:
+        self._settings = settings
+        self._own_namespace = own_namespace
+        self._native = native
+
+    def answer(self, body: bytes, *, namespace_asks: bool) -> Answer:
+        """The answer to an AdmissionReview in JSON. Raises `BadRequestError`.
+
+        ``namespace_asks``: pods without a label of ours get a sidecar, too, as the API server has
+        found the label on their namespace; a review does not show it.
+        """
+        request = _request_of(body)
+        try:
+            verdict = self._judge(request, namespace_asks=namespace_asks)
+        except Exception:
+            # By now nothing but a fault of ours is left.
+            _log.exception("review failed", **_identity(request))
+            verdict = _without_sidecar("failed", "the injector failed, see its log")
+        _tell(verdict, request)
+        return Answer(verdict.outcome, _review(request["uid"], verdict))
+
+    def _judge(self, request: dict[str, Any], *, namespace_asks: bool) -> Verdict:
+        if not _creates_pod(request):
+            return Verdict("skipped")
+        pod, namespace = request["object"], request.get("namespace") or ""
+        labels = pod["metadata"].get("labels") or {}
+        if namespace == self._own_namespace or self._settings.excludes(namespace):
+            if labels.get(INJECT_LABEL) == "true":
+                return _without_sidecar("skipped", f"the namespace {namespace} is excluded")
+            return Verdict("skipped")
+        try:
+            asks = asks_for_sidecar(labels)
+            if not (namespace_asks if asks is None else asks):
+                return Verdict("skipped")
+            native = self._native()
+            if reason := left_alone(pod, native=native):
+                return _without_sidecar("failed", reason)
+            operations = inject(pod, namespace=namespace, settings=self._settings, native=native)
+        except InjectionError as error:
+            return Verdict("denied", denial=str(error))
+        if not operations:
+            return Verdict("skipped")
+        patch = json.dumps(operations, separators=(",", ":"))
+        return Verdict("injected", patch=base64.b64encode(patch.encode()).decode())
+
+
+def _without_sidecar(outcome: Outcome, reason: str) -> Verdict:
+    """For a pod that asks and does not get: its author is told."""
+    return Verdict(outcome, warning=f"no Embercache sidecar was added: {reason}")
+
+
+def _tell(verdict: Verdict, request: dict[str, Any]) -> None:
+    """Logs what became of a pod. A denial may quote the pod, so it is for its author only."""
+    names = _identity(request) | {"outcome": verdict.outcome}
+    if verdict.warning:
+        _log.warning("pod reviewed", reason=verdict.warning, **names)
+    elif verdict.outcome == "skipped":
+        _log.debug("pod reviewed", **names)
+    else:
+        _log.info("pod reviewed", **names)
+
+
+def _request_of(body: bytes) -> dict[str, Any]:
+    """The request of a review, with its ``uid``. Raises `BadRequestError`."""
+    try:
+        review = json.loads(body, parse_constant=_refuse)
+    except RecursionError:
+        raise BadRequestError("the JSON is nested too deeply") from None
+    except ValueError:
+        raise BadRequestError("the body is not JSON") from None
+    if not isinstance(review, dict) or review.get("kind") != _KIND:
+        raise BadRequestError(f"send an object of the kind {_KIND}")
+    if review.get("apiVersion") != _API_VERSION:
+        raise BadRequestError(
+            f"only {_API_VERSION} is understood: set admissionReviewVersions to [v1]"
+        )
+    request = review.get("request")
+    if not isinstance(request, dict) or not isinstance(request.get("uid"), str):
+        raise BadRequestError("the review has no request with a uid")
+    return request
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _creates_pod(request: dict[str, Any]) -> bool:
+    """Whether this is about a new pod itself, and not, say, about one of its subresources."""
+    return (
+        request.get("operation") == "CREATE"
+        and request.get("resource") == {"group": "", "version": "v1", "resource": "pods"}
+        and not request.get("subResource")
+    )
+
+
+def _review(uid: str, verdict: Verdict) -> dict[str, Any]:
+    response: dict[str, Any] = {"uid": uid, "allowed": not verdict.denial}
+    if verdict.denial:
+        response["status"] = {
+            "code": _UNPROCESSABLE,
+            "reason": "Invalid",
+            "message": verdict.denial,
+        }
+    if verdict.patch:
+        response |= {"patchType": "JSONPatch", "patch": verdict.patch}
+    if verdict.warning:
+        response["warnings"] = [verdict.warning]
+    return {"apiVersion": _API_VERSION, "kind": _KIND, "response": response}
+
+
+def _identity(request: dict[str, Any]) -> dict[str, str]:
+    """What tells in a log which pod this was: names, no contents."""
+    pod = request.get("object")
+    metadata = pod.get("metadata") if isinstance(pod, dict) else None
+    names = metadata if isinstance(metadata, dict) else {}
+    found = {
+        "uid": request["uid"],
+        "namespace": request.get("namespace"),
+        "pod": request.get("name") or names.get("name") or names.get("generateName"),
+    }
+    return {key: name[:_LONGEST_NAME] for key, name in found.items() if isinstance(name, str)}
