@@ -108,7 +108,7 @@ class InjectorSettings(_Section):
     """What a sidecar gets unless annotations say otherwise: the chart's ``sidecar`` values."""
 
     image: Annotated[str, AfterValidator(values.parse_image)] = Field(
-        f"embercache:{__version__}", description="full reference of the sidecar's image"
+        f"embercache/embercache:{__version__}", description="full reference of the sidecar's image"
     )
     image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = Field(
         "", description="when the image is pulled; empty for Kubernetes' default"

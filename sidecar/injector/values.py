@@ -105,7 +105,9 @@ def parse_target(text: str) -> str:
 def parse_image(text: str) -> str:
     """A reference of an image; only what can be none is refused."""
     if not text or len(text) > _LONGEST_IMAGE or _SPACE.search(text):
-        raise ValueError("write the full reference of an image, such as embercache:0.1.0")
+        raise ValueError(
+            "write the full reference of an image, such as embercache/embercache:0.1.0"
+        )
     return text
 
 

@@ -1,0 +1,154 @@
+"""Documents of a YAML or JSON text, each as it is written and as it is meant.
+
+Every scalar of a document that changes is written as it was, quotes and all: readers of YAML differ
+in what ``0644``, ``1e3``, ``12:30`` or ``y`` are, and only the one that gets the text decides.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# At the beginning of a line this is always the mark between documents, even within a block scalar.
+_MARK = re.compile(r"^---(?=\s|$)", re.MULTILINE)
+_HEAD = re.compile(r"(---[ \t]*(#.*)?(\r?\n|$))?([ \t]*(#.*)?\r?\n)*")
+# Text that no reader takes for anything but text, unless it is one of the words.
+_PLAIN_TEXT = re.compile(r"[A-Za-z/][A-Za-z0-9_./:-]*(?<!:)")
+_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+
+
+class DocumentError(Exception):
+    """A text that is neither YAML nor JSON. The message names the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document.
+
+    ``text`` is all of it, from the mark before it on. ``value`` is its JSON, and ``written`` the
+    same with every scalar as it is written. ``line`` is where it begins, from 1.
+    """
+
+    text: str
+    line: int
+    value: Any
+    written: Any
+
+    def rewritten(self, written: Any) -> str:
+        """Its text with another content. Comments at the beginning stay, others are lost."""
+        head = _HEAD.match(self.text)
+        kept = head[0] if head else ""
+        mark = "" if kept.startswith("---") else "---\n"
+        body = yaml.dump(
+            written, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf")
+        )
+        return f"{mark}{kept}{body}"
+
+
+def read_documents(text: str) -> list[Document]:
+    """The documents of a text. Raises `DocumentError`."""
+    text = text.removeprefix("\ufeff")
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return list(_json_documents(text))
+        except ValueError:
+            pass  # Flow style of YAML begins like JSON.
+    starts = [0, *(match.start() for match in _MARK.finditer(text)), len(text)]
+    return [
+        _yaml_document(text[start:end], 1 + text.count("\n", 0, start))
+        for start, end in itertools.pairwise(starts)
+        if text[start:end].strip()
+    ]
+
+
+def _json_documents(text: str) -> Iterator[Document]:
+    decoder, position = json.JSONDecoder(), 0
+    while rest := text[position:].lstrip():
+        start = len(text) - len(rest)
+        value, position = decoder.raw_decode(text, start)
+        line = 1 + text.count("\n", 0, start)
+        yield Document(f"---\n{text[start:position]}\n", line, value, value)
+
+
+def _yaml_document(text: str, line: int) -> Document:
+    try:
+        value = yaml.load(text, Loader=_Meant)  # noqa: S506, it is safe
+        written = yaml.load(text, Loader=_Written)  # noqa: S506
+        # Also turns keys into text, and refuses what contains itself.
+        value = json.loads(json.dumps(value, default=str))
+    except yaml.MarkedYAMLError as error:
+        place = line + (error.problem_mark.line if error.problem_mark else 0)
+        raise DocumentError(f"line {place}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        raise DocumentError(f"the document at line {line} is not YAML of an object") from None
+    return Document(text, line, value, written)
+
+
+class _Meant(yaml.SafeLoader):
+    """Refuses keys that are given twice, of which others silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in keys:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value!r} is there twice", key.start_mark
+                    )
+                keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Scalar(str):
+    """A scalar as it is written, with its tag and style."""
+
+    __slots__ = ("style", "tag")
+
+    tag: str
+    style: str | None
+
+
+class _Written(yaml.SafeLoader):
+    """Leaves scalars as they are written."""
+
+
+def _construct_scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> _Scalar:
+    scalar = _Scalar(node.value)
+    # Folding again could not give the same lines.
+    scalar.tag, scalar.style = node.tag, "|" if node.style == ">" else node.style
+    return scalar
+
+
+for _tag in ("str", "int", "float", "bool", "null", "timestamp", "binary"):
+    _Written.add_constructor(f"tag:yaml.org,2002:{_tag}", _construct_scalar)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes scalars as they were written, and text of ours so that it is read as text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """An alias would change wherever the original does."""
+        return True
+
+
+def _represent_scalar(dumper: yaml.SafeDumper, scalar: _Scalar) -> yaml.ScalarNode:
+    return dumper.represent_scalar(scalar.tag, scalar, style=scalar.style)
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else '"'
+    if _PLAIN_TEXT.fullmatch(text) and text.lower() not in _WORDS:
+        style = ""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(_Scalar, _represent_scalar)
+_Dumper.add_representer(str, _represent_text)
