@@ -48,7 +48,7 @@ class InjectorMetrics:
         )
         self.native_sidecars = Gauge(
             "embercache_injector_native_sidecars",
-            "Whether pods get a native sidecar where that is left to the kubelets' versions.",
+            "Whether pods get a native sidecar unless they say otherwise: 1 or 0.",
             registry=self.registry,
         )
         self.node_failures = Counter(

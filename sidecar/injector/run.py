@@ -90,6 +90,7 @@ def _nodes(
     settings: InjectorSettings, environment: Mapping[str, str], metrics: InjectorMetrics
 ) -> Nodes | None:
     """What is known of the nodes, if that is what decides."""
+    metrics.native_sidecars.set(settings.native_sidecar != "false")
     if settings.native_sidecar != "auto":
         return None
     server = ApiServer.of_pod(environment)

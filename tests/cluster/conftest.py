@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -142,17 +143,69 @@ class Cluster:
         raise AssertionError(f"this did not come true: {seen}")
 
     @contextmanager
-    def namespace(self, **labels: str) -> Iterator[str]:
-        """A new namespace in which pods can be created; ``_`` is for ``-`` and ``__`` for ``/``."""
+    def namespace(self, labels: Mapping[str, str] | None = None) -> Iterator[str]:
+        """A new namespace in which pods can be created."""
         name = f"test-{secrets.token_hex(4)}"
-        named = {key.replace("__", "/").replace("_", "-"): value for key, value in labels.items()}
-        metadata = {"name": name, "labels": named}
+        metadata = {"name": name, "labels": labels or {}}
         self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-        self.wait_for(lambda: self._has_account(name))
+        self.wait_for(lambda: self.has_account(name))
         yield name
         self.kubectl("delete", "namespace", name, "--wait=false")
 
-    def _has_account(self, namespace: str) -> bool:
+    def create_pod(self, namespace: str, pod: Mapping[str, Any]) -> dict[str, Any]:
+        """A pod as it was stored."""
+        arguments = ("create", "--filename=-", f"--namespace={namespace}")
+        self.kubectl(*arguments, stdin=json.dumps(pod))
+        return self.get("pod", pod["metadata"]["name"], f"--namespace={namespace}")
+
+    def dry_run_pod(self, namespace: str, pod: Mapping[str, Any]) -> dict[str, Any]:
+        """A pod as it would be stored."""
+        flags = ("--dry-run=server", "--output=json", f"--namespace={namespace}")
+        shown: dict[str, Any] = json.loads(
+            self.kubectl("create", "--filename=-", *flags, stdin=json.dumps(pod))
+        )
+        return shown
+
+    def pods(self, namespace: str) -> list[dict[str, Any]]:
+        """All pods of a namespace."""
+        found: list[dict[str, Any]] = self.get("pods", f"--namespace={namespace}")["items"]
+        return found
+
+    def webhook(self, name: str, url: str, **fields: Any) -> dict[str, Any]:
+        """A mutating webhook for new pods, for all unless ``fields`` have a selector."""
+        rule = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"]}
+        authority = base64.b64encode(self.authority.pem).decode()
+        return {
+            "name": name,
+            "clientConfig": {"url": url, "caBundle": authority},
+            "rules": [rule | {"resources": ["pods"]}],
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Fail",
+            "reinvocationPolicy": "IfNeeded",
+            "timeoutSeconds": 10,
+        } | fields
+
+    @contextmanager
+    def configured(self, *webhooks: Mapping[str, Any]) -> Iterator[None]:
+        """Webhooks that the API server calls; it learns of them a moment after the context begins.
+
+        They are called in the order of the first one's name among those of all configurations.
+        """
+        name = webhooks[0]["name"]
+        self.create(
+            {
+                "apiVersion": "admissionregistration.k8s.io/v1",
+                "kind": "MutatingWebhookConfiguration",
+                "metadata": {"name": name},
+                "webhooks": list(webhooks),
+            }
+        )
+        yield
+        self.kubectl("delete", "mutatingwebhookconfiguration", name)
+
+    def has_account(self, namespace: str) -> bool:
+        """Whether pods can be created in a namespace by now."""
         found = self.try_kubectl("get", "serviceaccount", "default", f"--namespace={namespace}")
         return found.returncode == 0
 
@@ -166,6 +219,30 @@ class Cluster:
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
             "current-context": "test",
         }
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A new namespace for this test alone."""
+    with cluster.namespace() as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def asking_pod() -> Callable[..., dict[str, Any]]:
+    """Makes pods that ask for a sidecar; annotations are written with ``_`` for ``-``."""
+
+    def make(name: str = "app", **annotations: str) -> dict[str, Any]:
+        named = {f"embercache.io/{key.replace('_', '-')}": v for key, v in annotations.items()}
+        labels = {"embercache.io/inject": "true"}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": labels, "annotations": named},
+            "spec": {"containers": [{"name": "app", "image": "registry.test/app:1"}]},
+        }
+
+    return make
 
 
 def as_list(objects: Sequence[Mapping[str, Any]]) -> str:
@@ -201,7 +278,7 @@ def cluster(
         ]
         wait_until_ready(made, running)
         running.append(start("controllers", *controller_flags(made, controllers), memory="256MiB"))
-        made.wait_for(lambda: all_run(running) and made._has_account("default"))
+        made.wait_for(lambda: all_run(running) and made.has_account("default"))
         yield made
 
 
