@@ -1,0 +1,76 @@
+{{/* What the encoder's container and those that pull its models have in common. */}}
+{{- define "embercache.encoderContainer" -}}
+{{- with .Values.encoder -}}
+image: {{ include "embercache.encoderImage" $ }}
+imagePullPolicy: {{ $.Values.image.pullPolicy }}
+env:
+  {{- $variables := dict
+    "SERVER_ADDRESS" "0.0.0.0:50551"
+    "SERVER_INSECURE" true
+    "SERVER_METRICS_ADDRESS" "0.0.0.0:50552"
+    "SERVER_DRAIN_DELAY" .drainDelaySeconds
+    "SERVER_DRAIN_TIMEOUT" .drainTimeoutSeconds
+    "MODEL_PACKS" .model
+    "MODEL_FOLDER" "/models"
+    "MODEL_PROVIDER" (ternary "cuda" "cpu" .gpu.enabled)
+    "HOT_MAX_BYTES" 0
+    "LOG_LEVEL" .logLevel
+    "LOG_FORMAT" "json" }}
+  {{- range $name, $value := $variables }}
+  - name: EMBERCACHE_{{ $name }}
+    value: {{ $value | toString | quote }}
+  {{- end }}
+  {{- with .env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+resources:
+  {{- $resources := deepCopy .resources }}
+  {{- if .gpu.enabled }}
+  {{- $gpus := dict .gpu.resourceName .gpu.count }}
+  {{- $resources = merge (dict "limits" $gpus "requests" $gpus) $resources }}
+  {{- end }}
+  {{- toYaml $resources | nindent 2 }}
+securityContext:
+  {{- include "embercache.securityContext" $ | nindent 2 }}
+volumeMounts:
+  - name: tmp
+    mountPath: /tmp
+  {{- if ne .modelVolume.source "image" }}
+  - name: models
+    mountPath: /models
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether each pod of a StatefulSet has a claim of its own; empty for no. Called with the values of the encoder. */}}
+{{- define "embercache.claimTemplate" -}}
+{{- if and (eq .modelVolume.source "claim") (not .modelVolume.existingClaim) }}yes{{ end -}}
+{{- end -}}
+
+{{- define "embercache.modelVolume" -}}
+{{- with .Values.encoder.modelVolume -}}
+{{- if eq .source "emptyDir" -}}
+- name: models
+  emptyDir:
+    sizeLimit: {{ .size }}
+{{- else if and (eq .source "claim") .existingClaim -}}
+- name: models
+  persistentVolumeClaim:
+    claimName: {{ .existingClaim }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Called with the values of the encoder. */}}
+{{- define "embercache.checkModelVolume" -}}
+{{- $volume := .modelVolume -}}
+{{- if and (include "embercache.claimTemplate" .) (ne .kind "StatefulSet") -}}
+{{- fail "pods of a Deployment cannot have a claim each: name one in encoder.modelVolume.existingClaim, or set encoder.kind to StatefulSet" -}}
+{{- end -}}
+{{- if and $volume.pull (eq $volume.source "image") -}}
+{{- fail "encoder.modelVolume.pull needs a place to pull to: set encoder.modelVolume.source to emptyDir or claim" -}}
+{{- end -}}
+{{- if and (eq $volume.source "emptyDir") (not $volume.pull) -}}
+{{- fail "encoder.modelVolume.source emptyDir has no models in it: name those to pull in encoder.modelVolume.pull" -}}
+{{- end -}}
+{{- end -}}
