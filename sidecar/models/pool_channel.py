@@ -62,9 +62,10 @@ def open_channel(target: str) -> grpc.aio.Channel:
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             # A request that does not fit in here is never sent again; the default is 256 KiB.
             ("grpc.per_rpc_retry_buffer_size", _MAX_MESSAGE_BYTES),
-            # Replicas that come or go must be noticed within seconds, not minutes.
+            # A replica that has come back must be found before the next one goes, which still
+            # answers for its server.drain_delay: else no replica is left, though all are there.
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.max_reconnect_backoff_ms", 500),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.dns_min_time_between_resolutions_ms", 5000),
         ],
