@@ -16,10 +16,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sidecar.cache.codec import CorruptValueError, Entry, pack, unpack
+from sidecar.cache.flight import Flight
 from sidecar.cache.items import Answer, CacheMode, NotCachedError, Tier
+from sidecar.spans import current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from sidecar.cache.accounts import Account
     from sidecar.cache.generations import Generations, NamespaceState
@@ -35,52 +37,6 @@ class ReadThroughCounters:
     """Values refused as corrupt since start-up, by tier."""
 
     corrupt: dict[Tier, int]
-
-
-class _Flight:
-    """One item on its way. ``done`` holds its answer, or the error, as a plain result."""
-
-    __slots__ = (
-        *("done", "name", "removed", "replace", "stores", "submitted", "ttl", "waiters"),
-        *("began_ms", "want", "watchers", "work"),
-    )
-
-    def __init__(self, name: object, want: Want, mode: CacheMode) -> None:
-        self.name = name
-        self.want = want
-        self.stores = False
-        self.ttl: float | None = None
-        self.replace = mode is CacheMode.REFRESH
-        self.removed = False
-        self.submitted = 0.0
-        self.began_ms = 0
-        self.waiters = 0
-        self.done: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
-        self.watchers: list[Callable[[asyncio.Future[Any]], None]] = []
-        self.work: asyncio.Future[Any] | None = None
-
-    def watch(self, watcher: Callable[[asyncio.Future[Any]], None]) -> None:
-        """Has the computation shown to a caller, now or when it begins."""
-        if self.work is None:
-            self.watchers.append(watcher)
-        else:
-            watcher(self.work)
-
-    def begin(self, work: asyncio.Future[Any], now_ms: int) -> None:
-        """Takes note that the item is being computed."""
-        self.work, self.submitted, self.began_ms = work, perf_counter(), now_ms
-        for watcher in self.watchers:
-            watcher(work)
-
-    def store_for(self, ttl: float | None) -> None:
-        """Has the result stored: of all that ask for it, for the shortest lifetime."""
-        if ttl is not None and (self.ttl is None or ttl < self.ttl):
-            self.ttl = ttl
-        self.stores = True
-
-    def land(self, result: Answer | Exception) -> None:
-        if not self.done.done():
-            self.done.set_result(result)
 
 
 class ReadThrough:
@@ -102,7 +58,7 @@ class ReadThrough:
         self._lower = [(t, s) for t, s in ((Tier.DISK, disk), (Tier.WARM, warm)) if s is not None]
         self._ttl_jitter = ttl_jitter
         self._clock = clock
-        self._flights: dict[object, _Flight] = {}
+        self._flights: dict[object, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def fetch(
@@ -111,9 +67,12 @@ class ReadThrough:
         """Answers every item in order, each on its own: with an entry, or with its error."""
         began = perf_counter()
         results: list[Answer | Exception | None] = [None] * len(wants)
+        missing: Sequence[int] = range(len(wants))
         if policy.mode.reads:
-            results = [self._hot_answer(state, want) for want in wants]
-        missing = [index for index, result in enumerate(results) if result is None]
+            with current().tier(Tier.HOT, policy.account, len(wants)) as span:
+                results = [self._hot_answer(state, want) for want in wants]
+                missing = [index for index, result in enumerate(results) if result is None]
+                span.found(len(wants) - len(missing))
         if missing:
             joined = self._join(state, [wants[i] for i in missing], policy, loader)
             for index, result in zip(missing, await self._wait(joined), strict=True):
@@ -168,13 +127,13 @@ class ReadThrough:
 
     def _join(
         self, state: NamespaceState, wants: Sequence[Want], policy: Policy, loader: Loader
-    ) -> list[tuple[_Flight, bool]]:
+    ) -> list[tuple[Flight, bool]]:
         """The flight of each item, and whether this call started it for this item."""
         mode = policy.mode
         flights = {} if mode is CacheMode.BYPASS else self._flights
         kind = mode if mode in (CacheMode.REFRESH, CacheMode.ONLY_IF_CACHED) else None
-        joined: list[tuple[_Flight, bool]] = []
-        started: list[_Flight] = []
+        joined: list[tuple[Flight, bool]] = []
+        started: list[Flight] = []
         # Who asks after an invalidation must not get what was begun before it.
         since = state.stamp if policy.tags else 0
         for want in wants:
@@ -183,7 +142,7 @@ class ReadThrough:
             flight = flights.get(name)
             first = flight is None
             if flight is None:
-                flight = flights[name] = _Flight(name, want, mode)
+                flight = flights[name] = Flight(name, want, mode)
                 started.append(flight)
             flight.waiters += 1
             if want.watch is not None:
@@ -191,13 +150,15 @@ class ReadThrough:
             if mode.stores:
                 flight.store_for(want.ttl)
             joined.append((flight, first))
+        if len(started) < len(joined):
+            _show_wait({flight for flight, _ in joined}.difference(started), policy.account)
         if started:
             task = asyncio.ensure_future(self._run(state, started, policy, loader))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return joined
 
-    async def _wait(self, joined: list[tuple[_Flight, bool]]) -> list[Answer | Exception]:
+    async def _wait(self, joined: list[tuple[Flight, bool]]) -> list[Answer | Exception]:
         try:
             await asyncio.wait({flight.done for flight, _ in joined})
         except asyncio.CancelledError:
@@ -208,22 +169,22 @@ class ReadThrough:
             raise
         return [_as_seen(flight.done.result(), first) for flight, first in joined]
 
-    def _abandon(self, flight: _Flight) -> None:
+    def _abandon(self, flight: Flight) -> None:
         self._forget(flight)
         if flight.work is not None:
             flight.work.cancel()
         flight.done.cancel()
 
-    def _forget(self, flight: _Flight) -> None:
+    def _forget(self, flight: Flight) -> None:
         if self._flights.get(flight.name) is flight:
             del self._flights[flight.name]
 
-    def _land(self, flight: _Flight, result: Answer | Exception) -> None:
+    def _land(self, flight: Flight, result: Answer | Exception) -> None:
         self._forget(flight)
         flight.land(result)
 
     async def _run(
-        self, state: NamespaceState, flights: list[_Flight], policy: Policy, loader: Loader
+        self, state: NamespaceState, flights: list[Flight], policy: Policy, loader: Loader
     ) -> None:
         began = perf_counter()
         try:
@@ -240,7 +201,9 @@ class ReadThrough:
                     self._land(flight, NotCachedError("not in any tier of the cache"))
             elif wanted:
                 submitted = perf_counter()
-                works = loader.submit([flight.want.source for flight in wanted])
+                with current().tier(Tier.COMPUTED, policy.account, len(wanted)) as span:
+                    works = loader.submit([flight.want.source for flight in wanted])
+                    span.end_with(works)
                 policy.account.lookup_seconds += (submitted - began) * len(wanted)
                 now_ms = int(self._clock() * 1000)
                 for flight, work in zip(wanted, works, strict=True):
@@ -255,7 +218,7 @@ class ReadThrough:
     def _computed(
         self,
         state: NamespaceState,
-        flight: _Flight,
+        flight: Flight,
         tags: tuple[tuple[bytes, int], ...] | None,
         loader: Loader,
         account: Account,
@@ -291,7 +254,7 @@ class ReadThrough:
             self._write_back(flight.want.key, entry, replace=replace, above=None)
         self._land(flight, Answer(entry, product.tier or Tier.COMPUTED))
 
-    def _is_outdated(self, flight: _Flight) -> bool:
+    def _is_outdated(self, flight: Flight) -> bool:
         """Whether an entry that will do was made after the flight began, as by a refresh."""
         held = self._hot.get(flight.want.key)
         if held is None or held.value.created_ms <= flight.began_ms:
@@ -300,7 +263,7 @@ class ReadThrough:
 
     # Tiers
 
-    async def _look_again(self, state: NamespaceState, flights: list[_Flight]) -> list[_Flight]:
+    async def _look_again(self, state: NamespaceState, flights: list[Flight]) -> list[Flight]:
         """Lands the flights whose entries are in memory, but whose tags were not known."""
         held = [self._hot.get(flight.want.key) for flight in flights]
         tags = [tag for each in held if each is not None for tag, _ in each.value.tags]
@@ -321,13 +284,26 @@ class ReadThrough:
         state: NamespaceState,
         tier: Tier,
         store: LowerTier,
-        flights: list[_Flight],
+        flights: list[Flight],
         account: Account,
-    ) -> list[_Flight]:
+    ) -> list[Flight]:
         """Lands the flights whose entries this tier has; returns the others."""
         flights = [flight for flight in flights if flight.waiters]
         if not flights:
             return []
+        with current().tier(tier, account, len(flights)) as span:
+            missing = await self._land_found(state, tier, store, flights, account)
+            span.found(len(flights) - len(missing))
+        return missing
+
+    async def _land_found(
+        self,
+        state: NamespaceState,
+        tier: Tier,
+        store: LowerTier,
+        flights: list[Flight],
+        account: Account,
+    ) -> list[Flight]:
         values = await store.get_many([flight.want.key for flight in flights])
         entries = [
             None if value is None else self._unpack(tier, store, flight, value)
@@ -349,7 +325,7 @@ class ReadThrough:
                 missing.append(flight)
         return missing
 
-    def _unpack(self, tier: Tier, store: LowerTier, flight: _Flight, value: bytes) -> Entry | None:
+    def _unpack(self, tier: Tier, store: LowerTier, flight: Flight, value: bytes) -> Entry | None:
         try:
             return unpack(value, flight.want.key)
         except CorruptValueError:
@@ -375,6 +351,15 @@ class ReadThrough:
                 return
             data = data or pack(entry, key)
             store.put(key, data, entry.expires_ms, replace=replace)
+
+
+def _show_wait(flights: Collection[Flight], account: Account) -> None:
+    """Shows that a call waits for what other calls have begun."""
+    here = current()
+    if flights and here.is_recorded:
+        with here.tier(Tier.COALESCED, account, len(flights)) as span:
+            span.link(flight.span for flight in flights)
+            span.end_with([flight.done for flight in flights])
 
 
 def _count(account: Account, answers: Sequence[Answer | Exception], seconds: float) -> None:

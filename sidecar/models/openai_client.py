@@ -17,6 +17,7 @@ from sidecar.models.types import (
     ModelUnavailableError,
     QueueFullError,
 )
+from sidecar.spans import current
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -86,9 +87,10 @@ class OpenAIClient:
         Raises `RefusedError` if the service does not take what is in ``body``, else `ModelError`.
         """
         try:
-            return await self._authorised(
-                lambda: self._sdk.post(path, cast_to=object, body=dict(body))
-            )
+            with current().call("http", f"POST {path}", self.target.host):
+                return await self._authorised(
+                    lambda: self._sdk.post(path, cast_to=object, body=dict(body))
+                )
         except (openai.OpenAIError, ValueError) as error:
             raise self._explain(error, str(body["model"])) from None
 
@@ -98,18 +100,19 @@ class OpenAIClient:
         To be closed: that ends the call.
         """
         try:
-            events = await self._authorised(
-                lambda: self._sdk.post(
-                    path,
-                    cast_to=object,
-                    body=dict(body),
-                    stream=True,
-                    stream_cls=openai.AsyncStream[object],
+            with current().call("http", f"POST {path}", self.target.host):
+                events = await self._authorised(
+                    lambda: self._sdk.post(
+                        path,
+                        cast_to=object,
+                        body=dict(body),
+                        stream=True,
+                        stream_cls=openai.AsyncStream[object],
+                    )
                 )
-            )
-            async with events:
-                async for event in events:
-                    yield event
+                async with events:
+                    async for event in events:
+                        yield event
         except (openai.OpenAIError, ValueError) as error:
             raise self._explain(error, str(body["model"])) from None
 
@@ -137,6 +140,7 @@ class OpenAIClient:
                 "Accept": "application/json",
                 "Content-Type": "application/json",
                 "User-Agent": f"embercache/{__version__}",
+                **dict(current().headers()),
             }
         )
         if self._key.value:

@@ -24,11 +24,13 @@ from sidecar.models.types import (
     ModelUnavailableError,
     QueueFullError,
 )
+from sidecar.spans import current, enter
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
 
     from sidecar.models.openai_client import OpenAIClient
+    from sidecar.spans import Span
 
 INPUTS_A_CALL = 128
 CHARACTERS_A_CALL = 200_000
@@ -45,6 +47,7 @@ _log = structlog.get_logger()
 class _Job:
     text: str
     future: asyncio.Future[Embedded]
+    span: Span
 
 
 class OpenAIEmbedder:
@@ -111,7 +114,7 @@ class OpenAIEmbedder:
             future: asyncio.Future[Embedded] = loop.create_future()
             futures.append(future)
             if isinstance(item, str):
-                self._waiting.append(_Job(item, future))
+                self._waiting.append(_Job(item, future, current()))
             else:
                 future.set_exception(
                     InputRejectedError(f"model {self._name} takes text, not tensors")
@@ -158,6 +161,8 @@ class OpenAIEmbedder:
 
     async def _call(self, jobs: Sequence[_Job]) -> None:
         """Computes inputs. If the service refuses some, the others are asked for without them."""
+        # A call has one trace: that of the first job that has any.
+        enter(next((job.span for job in jobs if job.span.is_recorded), jobs[0].span))
         refusal = await self._try(jobs)
         if refusal is None:
             return

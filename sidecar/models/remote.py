@@ -10,6 +10,7 @@ from embercache.v1 import embed_pb2, embed_pb2_grpc
 from sidecar.models.pool_channel import UNCACHED, item_error
 from sidecar.models.remote_model import RemoteModel
 from sidecar.models.types import Embedded, ModelError, ModelInfo, ModelInput
+from sidecar.spans import current
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,10 @@ class RemoteEmbedder(RemoteModel[ModelInput, Embedded, ModelInfo]):
             model_version=version,
             cache=UNCACHED,
         )
-        response = await self._stub.Embed(request, timeout=self._timeout)
+        with current().call("grpc", "embercache.v1.EmbedService/Embed", self._target) as span:
+            response = await self._stub.Embed(
+                request, timeout=self._timeout, metadata=span.headers()
+            )
         return [self._result(embedding) for embedding in response.embeddings]
 
     def _result(self, embedding: embed_pb2.Embedding) -> Embedded | ModelError:

@@ -12,6 +12,7 @@ from embercache.v1 import search_pb2, search_pb2_grpc
 from sidecar.models.pool_channel import UNCACHED, item_error
 from sidecar.models.remote_model import RemoteModel
 from sidecar.models.types import ModelError, Pair, RerankerInfo
+from sidecar.spans import current
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,7 +53,10 @@ class RemoteReranker(RemoteModel[Pair, float, RerankerInfo]):
             reranker_version=version,
             cache=UNCACHED,
         )
-        response = await self._stub.Rerank(request, timeout=self._timeout)
+        with current().call("grpc", "embercache.v1.SearchService/Rerank", self._target) as span:
+            response = await self._stub.Rerank(
+                request, timeout=self._timeout, metadata=span.headers()
+            )
         return [_result(score) for score in response.scores]
 
     def _size(self, item: Pair) -> int:

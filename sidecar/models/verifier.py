@@ -11,10 +11,12 @@ import structlog
 from embercache.v1 import verifier_pb2, verifier_pb2_grpc
 
 from sidecar.cache.breaker import Breaker
+from sidecar.spans import current
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_METHOD = "embercache.v1.SemanticVerifier/Verify"
 _OPTIONS: Sequence[tuple[str, int]] = (
     # One that comes back must be noticed within seconds, not minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -92,7 +94,9 @@ class Verifier:
         accepted: bool | None = None
         try:
             left = max(0.0, deadline - time.monotonic())
-            accepted = (await self._stub.Verify(request, timeout=left)).accept
+            with current().call("grpc", _METHOD, self._target) as span:
+                answer = await self._stub.Verify(request, timeout=left, metadata=span.headers())
+            accepted = answer.accept
         except grpc.aio.AioRpcError as error:
             self._failed(error.code())
         else:

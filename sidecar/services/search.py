@@ -40,6 +40,7 @@ from sidecar.services.semantic import SemanticValue
 from sidecar.services.stored import StoredResponse
 from sidecar.services.vectors import KeySpaces
 from sidecar.services.wire import length_delimited
+from sidecar.spans import current
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,7 +178,9 @@ class SearchService:
             other = await self._semantic_value(plan, vector, parsed.semantic)
             if other is not None:
                 return other
-        hits = await self._index.search(parsed.collection, vector, parsed.count, parsed.where)
+        with current().step("index") as span:
+            hits = await self._index.search(parsed.collection, vector, parsed.count, parsed.where)
+            span.found(len(hits))
         exhausted = len(hits) < parsed.count
         floor = ANY_SCORE if exhausted else hits[-1].score
         if parsed.threshold is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sidecar.cache.codec import Value
 from sidecar.cache.guard import Guard
 from sidecar.cache.items import Product
+from sidecar.spans import current
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -75,22 +76,24 @@ class SemanticAnswers:
         """
         judge = _Judge(kind, namespace, query, self._verifier)
         refusal: tuple[float, Outcome] | None = None
-        for match in self._index.nearest(scope, vector):
-            if match.similarity < threshold:
-                refusal = refusal or (match.similarity, "below_threshold")
-                break
-            held = await look_up(match.key)
-            # Without its text, guard and verifier could not tell what was asked.
-            if held is None or not held[0]:
-                continue
-            text, answer = held
-            outcome = await judge.outcome(text, match.similarity)
-            if outcome is None:
-                break
-            if outcome == "answered":
-                self.report.count(namespace, match.similarity, outcome)
-                return _product(answer, text, match.similarity)
-            refusal = refusal or (match.similarity, outcome)
+        with current().step("semantic") as span:
+            for match in self._index.nearest(scope, vector):
+                if match.similarity < threshold:
+                    refusal = refusal or (match.similarity, "below_threshold")
+                    break
+                held = await look_up(match.key)
+                # Without its text, guard and verifier could not tell what was asked.
+                if held is None or not held[0]:
+                    continue
+                text, answer = held
+                outcome = await judge.outcome(text, match.similarity)
+                if outcome is None:
+                    break
+                if outcome == "answered":
+                    self.report.count(namespace, match.similarity, outcome)
+                    span.found(1)
+                    return _product(answer, text, match.similarity)
+                refusal = refusal or (match.similarity, outcome)
         if refusal is not None:
             self.report.count(namespace, *refusal)
         return None
