@@ -16,15 +16,16 @@ from sidecar.open_generators import open_generators
 from sidecar.open_models import open_models, open_rerankers
 from sidecar.open_services import handlers, open_services, openai_methods
 from sidecar.open_tiers import open_tiers
-from sidecar.telemetry.metrics import CallMetrics, StatsCollector, serve_metrics
+from sidecar.open_watch import open_watch
+from sidecar.telemetry.metrics import StatsCollector
 from sidecar.transport.openai.front import OpenAIFront
-from sidecar.transport.server import GrpcServer, ListenError
+from sidecar.transport.server import GrpcServer
+from sidecar.transport.status import StatusListener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sidecar.config import Settings
     from sidecar.open_services import Services
+    from sidecar.open_watch import Watch
 
 _log = structlog.get_logger()
 
@@ -32,7 +33,8 @@ _log = structlog.get_logger()
 class App:
     """A sidecar, as an asynchronous context: it serves inside, and has drained when it is left.
 
-    Entering loads models, connects tiers, then listens. It raises `SetupError`, `RedisUrlError`,
+    Entering loads models, connects tiers, then listens. The listener for probes is there before
+    all of that, and the last to go. It raises `SetupError`, `RedisUrlError`,
     `IndexUrlError`, `IndexSetupError`, `DiskLockedError` or `ListenError`, each with a message that
     says what to do.
     """
@@ -44,7 +46,11 @@ class App:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as exits:
-            # Models first: they take longest, and fail most often.
+            registry = CollectorRegistry()
+            ProcessCollector(registry=registry)
+            status = await _open_status(self._settings, registry, exits)
+            watch = open_watch(self._settings.tracing, registry, exits)
+            # Then models: they take longest, and fail most often.
             models = await open_models(self._settings, exits)
             rerankers = await open_rerankers(self._settings, models, exits)
             tiers = await open_tiers(self._settings, exits)
@@ -52,7 +58,10 @@ class App:
             services = await open_services(
                 self._settings, models, rerankers, generators, tiers, exits
             )
-            self.addresses = await _listen(self._settings, services, exits)
+            stats = StatsCollector(services.admin.collect)
+            registry.register(stats)
+            status.before_metrics = stats.take
+            self.addresses = await _listen(self._settings, services, watch, status, exits)
             self._exits = exits.pop_all()
         _log.info("serving", version=__version__, addresses=self.addresses)
         return self
@@ -79,21 +88,30 @@ async def serve(settings: Settings) -> None:
             loop.remove_signal_handler(number)
 
 
-async def _listen(
-    settings: Settings, services: Services, exits: contextlib.AsyncExitStack
-) -> list[str]:
-    registry = CollectorRegistry()
-    registry.register(StatsCollector(services.admin.collect))
-    ProcessCollector(registry=registry)
+async def _open_status(
+    settings: Settings, registry: CollectorRegistry, exits: contextlib.AsyncExitStack
+) -> StatusListener:
+    status = StatusListener(settings.server.metrics_address, registry)
     if settings.server.metrics_address:
-        exits.callback(_serve_metrics(settings.server.metrics_address, registry))
-    metrics = CallMetrics(registry)
-    server = GrpcServer(settings.server, handlers(services, metrics))
+        await status.start()
+        exits.push_async_callback(status.close)
+    return status
+
+
+async def _listen(
+    settings: Settings,
+    services: Services,
+    watch: Watch,
+    status: StatusListener,
+    exits: contextlib.AsyncExitStack,
+) -> list[str]:
+    server = GrpcServer(settings.server, handlers(services, watch.grpc))
+    status.is_ready = lambda: server.is_serving
     if not settings.server.openai_address:
         exits.push_async_callback(server.drain)
         await server.start()
         return server.addresses
-    front = OpenAIFront(settings.server, openai_methods(services), metrics)
+    front = OpenAIFront(settings.server, openai_methods(services), watch.openai)
 
     async def drain() -> None:
         await asyncio.gather(front.drain(), server.drain())
@@ -102,12 +120,3 @@ async def _listen(
     await front.start()
     await server.start()
     return [*server.addresses, front.url]
-
-
-def _serve_metrics(address: str, registry: CollectorRegistry) -> Callable[[], None]:
-    try:
-        return serve_metrics(address, registry)
-    except OSError as error:
-        raise ListenError(
-            f"cannot serve metrics on {address} ({error.strerror}): set server.metrics_address"
-        ) from None

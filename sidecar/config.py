@@ -40,7 +40,9 @@ class ServerSettings(_Section):
         False, description="allow addresses that other machines can reach, without encryption"
     )
     metrics_address: str = Field(
-        "", description="HTTP address HOST:PORT of Prometheus metrics; empty for none"
+        "",
+        description="HTTP address HOST:PORT of Prometheus metrics and of probes, which are /livez"
+        " and /readyz; empty for none",
     )
     openai_address: str = Field(
         "", description="HTTP address HOST:PORT of the OpenAI-compatible API; empty for none"
@@ -338,6 +340,30 @@ class LogSettings(_Section):
     )
 
 
+class TracingSettings(_Section):
+    """OpenTelemetry traces of calls, which are sent to a collector by OTLP over gRPC."""
+
+    endpoint: str = Field(
+        "",
+        description="address of the collector: http://HOST:4317, or https:// for one that encrypts;"
+        " empty for no traces",
+    )
+    sample: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of calls traced of those whose callers do not say; a call of a caller"
+        " who is traced is always traced",
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_endpoint(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/?#@\s]+:\d{1,5}/?", value):
+            raise ValueError("write http://HOST:PORT or https://HOST:PORT, or nothing")
+        return value.rstrip("/")
+
+
 class Settings(_Section):
     """Everything that can be set."""
 
@@ -357,6 +383,7 @@ class Settings(_Section):
     warming: WarmingSettings = Field(default_factory=WarmingSettings)
     prices: PriceSettings = Field(default_factory=PriceSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
 
     @model_validator(mode="after")
     def _has_room_for_a_batch(self) -> Settings:

@@ -33,7 +33,7 @@ from sidecar.services.semantic import SemanticAnswers
 from sidecar.services.stored import StoredResponses
 from sidecar.services.vectors import Vectors
 from sidecar.services.warming import Warmer
-from sidecar.transport.handlers import server_stream, service, stream, unary
+from sidecar.transport.handlers import ServerStream, Stream, Unary
 from sidecar.transport.openai.methods import Methods
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from sidecar.models.types import Reranker
     from sidecar.open_tiers import Tiers
     from sidecar.services.model_migration import ModelMigration
-    from sidecar.telemetry.metrics import CallMetrics
+    from sidecar.transport.handlers import Handlers
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,53 +179,40 @@ async def open_services(
     )
 
 
-def handlers(services: Services, metrics: CallMetrics) -> list[grpc.GenericRpcHandler]:
+def handlers(services: Services, make: Handlers) -> list[grpc.GenericRpcHandler]:
     """What the server is to call for each method."""
     embed, search = services.embed, services.search
     documents, admin, generate = services.documents, services.admin, services.generate
+    invalidation, migration = services.invalidation, services.migration
     return [
-        service(
+        make.of(
             "embercache.v1.EmbedService",
-            {
-                "Embed": unary(embed.embed, "Embed", metrics, services.embed_responses.get),
-                "EmbedStream": stream(embed.embed_stream, "EmbedStream", metrics),
-                "ListModels": unary(embed.list_models, "ListModels", metrics),
-            },
+            Embed=Unary(embed.embed, services.embed_responses.get),
+            EmbedStream=Stream(embed.embed_stream),
+            ListModels=Unary(embed.list_models),
         ),
-        service(
+        make.of(
             "embercache.v1.SearchService",
-            {
-                "Search": unary(search.search, "Search", metrics, services.search_responses.get),
-                "Upsert": unary(documents.upsert, "Upsert", metrics),
-                "Delete": unary(documents.delete, "Delete", metrics),
-                "Rerank": unary(services.rerank.rerank, "Rerank", metrics),
-            },
+            Search=Unary(search.search, services.search_responses.get),
+            Upsert=Unary(documents.upsert),
+            Delete=Unary(documents.delete),
+            Rerank=Unary(services.rerank.rerank),
         ),
-        service(
+        make.of(
             "embercache.v1.GenerateService",
-            {
-                "Generate": unary(
-                    generate.generate, "Generate", metrics, services.generate_responses.get
-                ),
-                "GenerateStream": server_stream(
-                    generate.generate_stream, "GenerateStream", metrics
-                ),
-                "ListGenerators": unary(generate.list_generators, "ListGenerators", metrics),
-            },
+            Generate=Unary(generate.generate, services.generate_responses.get),
+            GenerateStream=ServerStream(generate.generate_stream),
+            ListGenerators=Unary(generate.list_generators),
         ),
-        service(
+        make.of(
             "embercache.v1.CacheService",
-            {
-                "Stats": unary(admin.stats, "Stats", metrics),
-                "Invalidate": unary(services.invalidation.invalidate, "Invalidate", metrics),
-                "PublishEvents": unary(
-                    services.invalidation.publish_events, "PublishEvents", metrics
-                ),
-                "Warm": server_stream(services.warmer.warm, "Warm", metrics),
-                "MigrateModel": server_stream(services.migration.migrate, "MigrateModel", metrics),
-                "RollbackModel": unary(services.migration.rollback, "RollbackModel", metrics),
-                "Flush": unary(admin.flush, "Flush", metrics),
-            },
+            Stats=Unary(admin.stats),
+            Invalidate=Unary(invalidation.invalidate),
+            PublishEvents=Unary(invalidation.publish_events),
+            Warm=ServerStream(services.warmer.warm),
+            MigrateModel=ServerStream(migration.migrate),
+            RollbackModel=Unary(migration.rollback),
+            Flush=Unary(admin.flush),
         ),
     ]
 

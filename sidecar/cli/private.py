@@ -29,8 +29,8 @@ def private_sidecar() -> Iterator[str]:
     """A sidecar on a Unix socket in a private folder; yields its address.
 
     Its settings are those of the environment, but for what a sidecar beside it might hold (ports
-    and the folder of the disk tier) and for generators, which nobody asks here. It runs in a thread
-    and so cannot outlive the process.
+    and the folder of the disk tier), for generators, which nobody asks here, and for traces. It
+    runs in a thread and so cannot outlive the process.
     """
     with tempfile.TemporaryDirectory(prefix="embercache-") as folder:
         flags = {
@@ -42,6 +42,7 @@ def private_sidecar() -> Iterator[str]:
             "disk.folder": "",
             "generator.packs": "",
             "log.level": "error",
+            "tracing.endpoint": "",
         }
         file = os.environ.get("EMBERCACHE_CONFIG")
         try:

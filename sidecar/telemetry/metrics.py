@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from embercache.v1 import cache_pb2, common_pb2
-from prometheus_client import CollectorRegistry, Counter, start_http_server
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from sidecar.telemetry import generator_metrics, usage_metrics
 
@@ -30,18 +32,29 @@ _BUCKETS = (
 
 
 class Durations:
-    """A histogram of durations. A library's own does more than the hot path can afford."""
+    """A histogram of durations. A library's own does more than the hot path can afford.
 
-    __slots__ = ("counts", "seconds")
+    ``exemplars`` has, for each bucket, the last call that was traced.
+    """
+
+    __slots__ = ("counts", "exemplars", "seconds")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(_BUCKETS) + 1)
+        self.exemplars: list[Exemplar | None] = [None] * len(self.counts)
         self.seconds = 0.0
 
     def observe(self, seconds: float) -> None:
         """Counts one duration."""
         self.counts[bisect_left(_BUCKETS, seconds)] += 1
         self.seconds += seconds
+
+    def observe_traced(self, seconds: float, trace_id: str) -> None:
+        """Counts the duration of a call whose trace has this id, empty if there is none."""
+        self.observe(seconds)
+        if trace_id:
+            exemplar = Exemplar({"trace_id": trace_id}, seconds, time.time())
+            self.exemplars[bisect_left(_BUCKETS, seconds)] = exemplar
 
 
 class CallMetrics(Collector):
@@ -74,20 +87,35 @@ class CallMetrics(Collector):
         )
         bounds = [*map(str, _BUCKETS), "+Inf"]
         for method, durations in self._durations.items():
-            buckets = list(zip(bounds, accumulate(durations.counts), strict=True))
+            counts = accumulate(durations.counts)
+            buckets = [
+                (bound, count) if exemplar is None else (bound, count, exemplar)
+                for bound, count, exemplar in zip(bounds, counts, durations.exemplars, strict=True)
+            ]
             family.add_metric([method], buckets, durations.seconds)
         yield family
 
 
 class StatsCollector(Collector):
-    """The answer of CacheService.Stats as metrics."""
+    """The answer of CacheService.Stats as metrics.
 
-    def __init__(self, collect_stats: Callable[[], cache_pb2.StatsResponse]) -> None:
-        self._collect_stats = collect_stats
+    ``read`` gives the answer, from counters that change meanwhile unless it is called on the thread
+    of the event loop. The rest takes much longer and can be done on another thread: `take` there,
+    and `collect` here.
+    """
+
+    def __init__(self, read: Callable[[], cache_pb2.StatsResponse]) -> None:
+        self._read = read
+        self._taken: cache_pb2.StatsResponse | None = None
+
+    def take(self) -> None:
+        """Reads what the next `collect` shows."""
+        self._taken = self._read()
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
-        stats = self._collect_stats()
+        stats = self._read() if self._taken is None else self._taken
+        self._taken = None
         yield from _cache(stats)
         if stats.HasField("disk"):
             yield from _disk(stats.disk)
@@ -96,18 +124,6 @@ class StatsCollector(Collector):
         yield from usage_metrics.usage(stats)
         yield from usage_metrics.semantic(stats)
         yield from generator_metrics.generators(stats)
-
-
-def serve_metrics(address: str, registry: CollectorRegistry) -> Callable[[], None]:
-    """Serves a registry over HTTP on ``HOST:PORT``; returns what ends it. Raises `OSError`."""
-    host, _, port = address.rpartition(":")
-    server, _ = start_http_server(int(port), host.strip("[]"), registry)
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-
-    return stop
 
 
 def _cache(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:

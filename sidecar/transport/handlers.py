@@ -1,8 +1,13 @@
-"""Between gRPC and the services: bytes in, bytes out; errors become statuses, calls are counted."""
+"""Between gRPC and the services: bytes in, bytes out; errors become statuses, calls are counted.
+
+The handlers of calls that may be traced are made in `sidecar.transport.traced_handlers`: which of
+the two serve is decided once, at start-up, so that those without tracing do nothing for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,100 +16,127 @@ import grpc
 from sidecar.services.errors import as_call_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from sidecar.services.errors import CallError
     from sidecar.telemetry.metrics import CallMetrics
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
-    Unary = Callable[[bytes], Awaitable[bytes]]
-    Stored = Callable[[bytes], bytes | None]
-    Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
-    ServerStream = Callable[[bytes], AsyncIterator[bytes]]
 
 R = TypeVar("R")
 
 # The caller went away or its deadline passed: the server is not told which.
-_CANCELLED = grpc.StatusCode.CANCELLED.name
+CANCELLED = grpc.StatusCode.CANCELLED
 
 
-def unary(
-    method: Unary, name: str, metrics: CallMetrics, stored: Stored | None = None
-) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler for one request and one response.
+def nothing_stored(_request: bytes) -> None:
+    """What a method without stored responses has ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A method of one request and one response.
 
     ``stored`` is asked first for a response that is ready. It is a plain function, because a
     coroutine more is felt on the hot path.
     """
-    observe = metrics.duration(name).observe
-    lookup = stored or _nothing
 
-    async def handle(request: bytes, context: Context) -> bytes:
-        started = perf_counter()
-        response = lookup(request)
-        if response is None:
+    answer: Callable[[bytes], Awaitable[bytes]]
+    stored: Callable[[bytes], bytes | None] = nothing_stored
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStream:
+    """A method of one request and a stream of responses."""
+
+    answer: Callable[[bytes], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A method of a stream of requests and a stream of responses."""
+
+    answer: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+
+
+class Handlers:
+    """Makes handlers whose calls are counted in ``metrics``."""
+
+    def __init__(self, metrics: CallMetrics) -> None:
+        self.metrics = metrics
+
+    def of(self, service: str, **methods: Unary | ServerStream | Stream) -> grpc.GenericRpcHandler:
+        """The handlers of a service, by the names of its methods."""
+        return grpc.method_handlers_generic_handler(
+            service, {name: self._handler(service, name, each) for name, each in methods.items()}
+        )
+
+    def unary(
+        self, _service: str, name: str, method: Unary
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        """What answers the calls of a method."""
+        metrics, observe = self.metrics, self.metrics.duration(name).observe
+        lookup, answer = method.stored, method.answer
+
+        async def handle(request: bytes, context: Context) -> bytes:
+            started = perf_counter()
+            response = lookup(request)
+            if response is None:
+                try:
+                    response = await answer(request)
+                except Exception as error:
+                    failure = failure_of(error, name, metrics)
+                    await context.abort(failure.code, failure.message)
+                except asyncio.CancelledError:
+                    metrics.failed(name, CANCELLED.name)
+                    raise
+            observe(perf_counter() - started)
+            return response
+
+        return handle
+
+    def streaming(
+        self, _service: str, name: str, answer: Callable[[R], AsyncIterator[bytes]]
+    ) -> Callable[[R, Context], AsyncIterator[bytes]]:
+        """What answers the calls of a method whose responses are a stream."""
+        metrics, observe = self.metrics, self.metrics.duration(name).observe
+
+        async def handle(request: R, context: Context) -> AsyncIterator[bytes]:
+            started = perf_counter()
+            responses = answer(request)
             try:
-                response = await method(request)
+                async for response in responses:
+                    yield response
             except Exception as error:
-                await _end(error, name, context, metrics)
-                raise  # not reached: ending a call raises
-            except asyncio.CancelledError:
-                metrics.failed(name, _CANCELLED)
+                failure = failure_of(error, name, metrics)
+                await context.abort(failure.code, failure.message)
+            except (asyncio.CancelledError, GeneratorExit):
+                metrics.failed(name, CANCELLED.name)
                 raise
-        observe(perf_counter() - started)
-        return response
+            finally:
+                await responses.aclose()  # type: ignore[attr-defined]
+            observe(perf_counter() - started)
 
-    return grpc.unary_unary_rpc_method_handler(handle)
+        return handle
 
-
-def stream(method: Stream, name: str, metrics: CallMetrics) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler for a stream of requests and a stream of responses."""
-    return grpc.stream_stream_rpc_method_handler(_answers(method, name, metrics))
-
-
-def server_stream(
-    method: ServerStream, name: str, metrics: CallMetrics
-) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler for one request and a stream of responses."""
-    return grpc.unary_stream_rpc_method_handler(_answers(method, name, metrics))
-
-
-def _answers(
-    method: Callable[[R], AsyncIterator[bytes]], name: str, metrics: CallMetrics
-) -> Callable[[R, Context], AsyncIterator[bytes]]:
-    observe = metrics.duration(name).observe
-
-    async def handle(request: R, context: Context) -> AsyncIterator[bytes]:
-        started = perf_counter()
-        responses = method(request)
-        try:
-            async for response in responses:
-                yield response
-        except Exception as error:
-            await _end(error, name, context, metrics)
-        except (asyncio.CancelledError, GeneratorExit):
-            metrics.failed(name, _CANCELLED)
-            raise
-        finally:
-            await responses.aclose()  # type: ignore[attr-defined]
-        observe(perf_counter() - started)
-
-    return handle
+    def _handler(
+        self, service: str, name: str, method: Unary | ServerStream | Stream
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        match method:
+            case Unary():
+                return grpc.unary_unary_rpc_method_handler(self.unary(service, name, method))
+            case ServerStream():
+                return grpc.unary_stream_rpc_method_handler(
+                    self.streaming(service, name, method.answer)
+                )
+            case Stream():
+                return grpc.stream_stream_rpc_method_handler(
+                    self.streaming(service, name, method.answer)
+                )
 
 
-def service(
-    name: str, methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
-) -> grpc.GenericRpcHandler:
-    """The handlers of one service."""
-    return grpc.method_handlers_generic_handler(name, dict(methods))
-
-
-def _nothing(_request: bytes) -> None:
-    """What a method without stored responses has ready."""
-
-
-async def _end(error: Exception, name: str, context: Context, metrics: CallMetrics) -> None:
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
+def failure_of(error: Exception, name: str, metrics: CallMetrics) -> CallError:
+    """The status that an error means; it is counted."""
     failure = as_call_error(error)
     metrics.failed(name, failure.code.name)
-    await context.abort(failure.code, failure.message)
+    return failure

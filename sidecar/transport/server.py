@@ -61,6 +61,8 @@ class GrpcServer:
         self._names = [handler.service_name() for handler in self._handlers]  # type: ignore[attr-defined]
         self._health = _Health()
         self._server: grpc.aio.Server | None = None
+        # Whether calls are taken, and health says so.
+        self.is_serving = False
         self.addresses: list[str] = []
 
     async def start(self) -> None:
@@ -86,11 +88,13 @@ class GrpcServer:
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+        self.is_serving = True
 
     async def drain(self) -> None:
         """Ends so that no call fails: says it is going, waits, lets calls in progress end."""
         if self._server is None:
             return
+        self.is_serving = False
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_delay)
         self._health.end_watches()

@@ -359,6 +359,11 @@ async def test_no_port_is_fixed_so_two_sidecars_fit_one_machine(start: Start) ->
             probe.bind(("127.0.0.1", 0))
             return int(probe.getsockname()[1])
 
+    def page(port: int) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
+            text: str = response.read().decode()
+        return text
+
     ports = free_port(), free_port()
     sidecars = [
         await start(
@@ -372,8 +377,9 @@ async def test_no_port_is_fixed_so_two_sidecars_fit_one_machine(start: Start) ->
     ]
     for number, (sidecar, port) in enumerate(zip(sidecars, ports, strict=True), 1):
         await sidecar.embed(*(f"text {i}" for i in range(number)))
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page:
-            assert f'model_inputs_total{{model="tiny"}} {number}.0' in page.read().decode()
+        assert f'model_inputs_total{{model="tiny"}} {number}.0' in await asyncio.to_thread(
+            page, port
+        )
 
 
 async def test_a_stored_answer_lacks_nothing_of_the_first_one(

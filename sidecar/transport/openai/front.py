@@ -1,20 +1,17 @@
-"""The HTTP server of the OpenAI-compatible API: routes, life, and how calls end."""
+"""The HTTP server of the OpenAI-compatible API: routes and life."""
 
 from __future__ import annotations
 
 import asyncio
-from time import perf_counter
 from typing import TYPE_CHECKING
 
-import aiohttp
 from aiohttp import web
 from aiohttp.log import server_logger
 
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 from sidecar.transport.openai.completions import Completions
 from sidecar.transport.openai.embeddings import Embeddings
-from sidecar.transport.openai.errors import ApiError, as_api_error, too_large
-from sidecar.transport.openai.events import STARTED, send_error
+from sidecar.transport.openai.errors import ApiError, too_large
 from sidecar.transport.openai.fields import Fields, read_object
 from sidecar.transport.openai.forms import ChatForm, CompletionForm
 from sidecar.transport.openai.guard import guard
@@ -28,22 +25,21 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
     from sidecar.config import ServerSettings
-    from sidecar.telemetry.metrics import CallMetrics
+    from sidecar.transport.openai.counted import CountedCalls
     from sidecar.transport.openai.methods import Methods
 
     Endpoint = Callable[[Fields, web.Request], Awaitable[web.StreamResponse]]
 
-_CANCELLED = "CANCELLED"
 _LEAST_SECONDS = 0.001
 
 
 class OpenAIFront:
     """Serves the API on ``server.openai_address``."""
 
-    def __init__(self, settings: ServerSettings, methods: Methods, metrics: CallMetrics) -> None:
+    def __init__(self, settings: ServerSettings, methods: Methods, calls: CountedCalls) -> None:
         self._settings = settings
-        self._methods = methods
-        self._metrics = metrics
+        self._methods = calls.methods(methods)
+        self._calls = calls
         self._host, _, port = settings.openai_address.rpartition(":")
         self._port = int(port)
         self._runner: web.AppRunner | None = None
@@ -97,43 +93,15 @@ class OpenAIFront:
             ("completions", texts.answer),
             ("chat/completions", turns.answer),
         ):
-            application.router.add_post(f"/v1/{name}", self._counted(name, _with_fields(endpoint)))
-        listing = self._counted("models", models.list_all)
+            handler = self._calls.of(f"openai/{name}", f"POST /v1/{name}", _with_fields(endpoint))
+            application.router.add_post(f"/v1/{name}", handler)
+        listing = self._calls.of("openai/models", "GET /v1/models", models.list_all)
         application.router.add_get("/v1/models", listing)
-        retrieval = self._counted("models/retrieve", models.retrieve)
+        retrieval = self._calls.of(
+            "openai/models/retrieve", "GET /v1/models/{name}", models.retrieve
+        )
         application.router.add_get("/v1/models/{name:.+}", retrieval)
         return application
-
-    def _counted(self, name: str, handle: Handler) -> Handler:
-        """A handler whose calls are timed, and whose errors are answered and counted."""
-        name = f"openai/{name}"
-        metrics, observe = self._metrics, self._metrics.duration(name).observe
-
-        async def run(request: web.Request) -> web.StreamResponse:
-            started = perf_counter()
-            try:
-                response = await handle(request)
-            except (asyncio.CancelledError, aiohttp.ClientConnectionResetError):
-                # Either may come first when a client goes away.
-                metrics.failed(name, _CANCELLED)
-                raise
-            except Exception as error:
-                failure = as_api_error(error)
-                metrics.failed(name, failure.reason)
-                response = await _end(request, failure)
-            else:
-                observe(perf_counter() - started)
-            return response
-
-        return run
-
-
-async def _end(request: web.Request, failure: ApiError) -> web.StreamResponse:
-    response: web.StreamResponse | None = request.get(STARTED)
-    if response is None:
-        return failure.response()
-    await send_error(response, failure)
-    return response
 
 
 def _with_fields(endpoint: Endpoint) -> Handler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -49,13 +50,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def scrape(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+async def scrape(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """The samples of the metrics page, by name and labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=HANG_GUARD) as page:
-        text = page.read().decode()
+
+    def read() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=HANG_GUARD) as page:
+            text: str = page.read().decode()
+        return text
+
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(await asyncio.to_thread(read))
         for sample in family.samples
     }
 
@@ -145,7 +150,7 @@ async def test_metrics_agree_with_the_counters(start: Start, redis_server: DevRe
         await sidecar.embed("one")
     with pytest.raises(grpc.aio.AioRpcError):
         await sidecar.embed()
-    samples = scrape(port)
+    samples = await scrape(port)
     stats = await sidecar.stats()
 
     def metric(name: str, **labels: str) -> float:
@@ -176,7 +181,7 @@ async def test_metrics_say_when_redis_is_down(start: Start, own_redis: DevRedis)
     server = SERVER | {"metrics_address": f"127.0.0.1:{port}"}
     sidecar = await start(redis=own_redis, server=server)
     await sidecar.embed("a text")
-    samples = scrape(port)
+    samples = await scrape(port)
     assert samples["embercache_redis_up", frozenset()] == 0
     assert samples["embercache_redis_skipped_total", frozenset()] >= 1
 

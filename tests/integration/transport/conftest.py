@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from sidecar.cache.items import Tier
 from sidecar.config import ServerSettings
 from sidecar.telemetry.metrics import CallMetrics
+from sidecar.transport.openai.counted import CountedCalls
 from sidecar.transport.openai.front import OpenAIFront
 from sidecar.transport.openai.methods import Methods
 
@@ -217,9 +218,8 @@ async def open_front(
         async def start(**settings: Any) -> Front:
             registry = CollectorRegistry()
             defaults = {"openai_address": "127.0.0.1:0", "drain_delay": 0, "drain_timeout": 20}
-            server = OpenAIFront(
-                ServerSettings(**defaults | settings), services.methods(), CallMetrics(registry)
-            )
+            calls = CountedCalls(CallMetrics(registry))
+            server = OpenAIFront(ServerSettings(**defaults | settings), services.methods(), calls)
             await server.start()
             front = Front(server, registry)
             exits.push_async_callback(front.close)

@@ -1,0 +1,53 @@
+"""Opens what counts calls, and what traces them if that is set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sidecar.models.errors import SetupError
+from sidecar.telemetry.metrics import CallMetrics
+from sidecar.transport.handlers import Handlers
+from sidecar.transport.openai.counted import CountedCalls
+
+if TYPE_CHECKING:
+    import contextlib
+
+    from prometheus_client import CollectorRegistry
+
+    from sidecar.config import TracingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What makes the handlers of both listeners."""
+
+    grpc: Handlers
+    openai: CountedCalls
+
+
+def open_watch(
+    settings: TracingSettings, registry: CollectorRegistry, exits: contextlib.AsyncExitStack
+) -> Watch:
+    """Handlers that count calls, and that trace them if it is set. Raises `SetupError`."""
+    metrics = CallMetrics(registry)
+    if not settings.endpoint:
+        return Watch(Handlers(metrics), CountedCalls(metrics))
+    try:
+        from sidecar.telemetry.trace_export import TraceExport
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("opentelemetry"):
+            raise
+        raise SetupError(
+            "tracing.endpoint: OpenTelemetry's packages are missing; install"
+            " embercache-sidecar[tracing]"
+        ) from None
+    from sidecar.telemetry.tracing import Tracing
+    from sidecar.transport.openai.traced import TracedCalls
+    from sidecar.transport.traced_handlers import TracedHandlers
+
+    export = TraceExport(settings.endpoint)
+    exits.push_async_callback(export.close)
+    registry.register(export)
+    tracing = Tracing(export.tracer(), settings.sample)
+    return Watch(TracedHandlers(metrics, tracing), TracedCalls(metrics, tracing))

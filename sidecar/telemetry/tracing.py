@@ -1,0 +1,290 @@
+"""Traces of calls, with OpenTelemetry: which calls are traced, and what is recorded of them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from random import getrandbits, random
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import grpc
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
+
+from sidecar.spans import Span, enter, leave
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from contextvars import Token
+    from enum import Enum
+    from types import TracebackType
+    from typing import Any, Literal
+
+    from opentelemetry import trace
+
+    from sidecar.spans import Use
+
+    Attributes = Mapping[str, str | int]
+
+MOST_SPANS = 256
+"""Spans of one call; a stream or a warming could have any number. The call tells of the rest."""
+
+_TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+)
+_NOWHERE = Context()
+# Of the others, the caller is to blame.
+_OUR_FAULTS = frozenset(
+    {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+)
+
+
+class Tracing:
+    """Decides which calls are traced, as OpenTelemetry's ParentBased(TraceIdRatioBased) does.
+
+    A call whose caller is traced is traced. One whose caller says that he is not, is not. Of all
+    others, the share ``sample`` is. The SDK is asked only about those that are, because saying no
+    takes it longer than a hot hit may.
+    """
+
+    def __init__(self, tracer: trace.Tracer, sample: float) -> None:
+        self._tracer = tracer
+        self._sample = sample
+
+    def begin(
+        self, name: str, attributes: Attributes, traceparent: str, tracestate: str
+    ) -> CallSpan | UnsampledSpan:
+        """The span of a call that arrived with these headers, empty if it had none."""
+        match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+        context = _NOWHERE
+        if match is None or (match[1] == "00" and match[5]):
+            if random() >= self._sample:  # noqa: S311 - no secret
+                return _UNSAMPLED
+        elif not int(match[4], 16) & TraceFlags.SAMPLED:
+            return UnsampledSpan(traceparent, tracestate)
+        else:
+            context = set_span_in_context(_remote(match, tracestate), _NOWHERE)
+        otel = self._tracer.start_span(name, context, SpanKind.SERVER, attributes)
+        return CallSpan(otel, _Tree(self._tracer))
+
+
+class UnsampledSpan(Span):
+    """A call that is not traced. Whom it calls is told so, who else might begin a trace."""
+
+    __slots__ = ("_traceparent", "_tracestate")
+
+    def __init__(self, traceparent: str, tracestate: str) -> None:
+        self._traceparent = traceparent
+        self._tracestate = tracestate
+
+    def headers(self) -> Sequence[tuple[str, str]]:
+        """See `Span.headers`."""
+        parent = self._traceparent or _traceparent(getrandbits(128) | 1, getrandbits(64) | 1, 0)
+        return _headers(parent, self._tracestate)
+
+
+_UNSAMPLED = UnsampledSpan("", "")
+
+
+class _Tree:
+    """The spans of one call."""
+
+    __slots__ = ("dropped", "room", "tracer")
+
+    def __init__(self, tracer: trace.Tracer) -> None:
+        self.tracer = tracer
+        self.room = MOST_SPANS - 1
+        self.dropped = 0
+
+
+class RecordedSpan(Span):
+    """A span of a call that is traced: see `Span`, also for what each method is."""
+
+    __slots__ = ("_ends_later", "_otel", "_token", "_tree")
+
+    is_recorded: ClassVar[bool] = True
+
+    def __init__(self, otel: trace.Span, tree: _Tree) -> None:
+        self._otel = otel
+        self._tree = tree
+        self._ends_later = False
+        self._token: Token[Span] | None = None
+
+    @property
+    def trace_id(self) -> str:
+        """See `Span`."""
+        return f"{self.context.trace_id:032x}"
+
+    def tier(self, tier: Enum, use: Use, asked: int) -> Span:
+        """See `Span`."""
+        attributes = {
+            "embercache.tier": tier.value,
+            "embercache.kind": use.kind,
+            "embercache.namespace": use.namespace,
+            "embercache.model": use.model,
+            "embercache.items.asked": asked,
+        }
+        return self._child(f"{tier.value} {use.kind}", attributes)
+
+    def step(self, name: str) -> Span:
+        """See `Span`."""
+        return self._child(name, {})
+
+    def call(self, system: Literal["grpc", "http"], method: str, target: str) -> Span:
+        """See `Span`."""
+        if system == "grpc":
+            attributes = {"rpc.system.name": "grpc", "rpc.method": method, "server.address": target}
+        else:
+            verb, _, path = method.partition(" ")
+            attributes = {
+                "http.request.method": verb,
+                "url.template": path,
+                "server.address": target,
+            }
+        return self._child(method, attributes, SpanKind.CLIENT)
+
+    def headers(self) -> Sequence[tuple[str, str]]:
+        """See `Span`."""
+        here = self.context
+        parent = _traceparent(here.trace_id, here.span_id, TraceFlags.SAMPLED)
+        return _headers(parent, here.trace_state.to_header())
+
+    def link(self, others: Iterable[Span]) -> None:
+        """See `Span`."""
+        contexts = {each.context for each in others if isinstance(each, RecordedSpan)}
+        for context in contexts:
+            self._otel.add_link(context)
+
+    def found(self, items: int) -> None:
+        """See `Span`."""
+        self._otel.set_attribute("embercache.items.found", items)
+
+    def end_with(self, works: Sequence[asyncio.Future[Any]]) -> None:
+        """See `Span`."""
+        left, good = len(works), 0
+        self._ends_later = left > 0
+
+        def done(work: asyncio.Future[Any]) -> None:
+            nonlocal left, good
+            left -= 1
+            fault = _fault(work)
+            if fault is None:
+                good += 1
+            else:
+                self._fail(fault)
+            if not left:
+                self.found(good)
+                self._otel.end()
+
+        for work in works:
+            work.add_done_callback(done)
+
+    @property
+    def context(self) -> SpanContext:
+        """What other spans link to."""
+        return self._otel.get_span_context()
+
+    def __enter__(self) -> Self:
+        self._token = enter(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._token is not None:
+            leave(self._token)
+        if error is not None:
+            self._fail(error)
+        if error is not None or not self._ends_later:
+            self._otel.end()
+
+    def _child(self, name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL) -> Span:
+        tree = self._tree
+        if not tree.room:
+            tree.dropped += 1
+            here = self.context
+            parent = _traceparent(here.trace_id, here.span_id, 0)
+            return UnsampledSpan(parent, here.trace_state.to_header())
+        tree.room -= 1
+        context = set_span_in_context(self._otel, _NOWHERE)
+        return RecordedSpan(tree.tracer.start_span(name, context, kind, attributes), tree)
+
+    def _fail(self, error: BaseException) -> None:
+        """Notes what kind of error it was. Its message may say too much."""
+        code = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
+        if code is not None:
+            self._otel.set_attribute("rpc.response.status_code", code.name)
+        self._otel.set_attribute("error.type", code.name if code else type(error).__name__)
+        self._otel.set_status(StatusCode.ERROR)
+
+
+class CallSpan(RecordedSpan):
+    """The span of a call as a whole. It is ended by `finish` alone."""
+
+    __slots__ = ()
+
+    def stored(self, began_ns: int) -> None:
+        """Notes that the whole response was found in memory, since a time of `time.time_ns`."""
+        context = set_span_in_context(self._otel, _NOWHERE)
+        self._tree.tracer.start_span(
+            "hot response", context, attributes={"embercache.tier": "hot"}, start_time=began_ns
+        ).end()
+
+    def note(self, name: str, value: str | int) -> None:
+        """Takes note of something."""
+        self._otel.set_attribute(name, value)
+
+    def blame(self, status: str) -> None:
+        """Notes that the call ended with a status of gRPC: as an error if that is our fault."""
+        if status in _OUR_FAULTS:
+            self._otel.set_attribute("error.type", status)
+            self._otel.set_status(StatusCode.ERROR)
+
+    def finish(self) -> None:
+        """Ends the span."""
+        if self._tree.dropped:
+            self._otel.set_attribute("embercache.spans.dropped", self._tree.dropped)
+        self._otel.end()
+
+
+def _remote(match: re.Match[str], tracestate: str) -> NonRecordingSpan:
+    return NonRecordingSpan(
+        SpanContext(
+            trace_id=int(match[2], 16),
+            span_id=int(match[3], 16),
+            is_remote=True,
+            trace_flags=TraceFlags(TraceFlags.SAMPLED),
+            trace_state=TraceState.from_header([tracestate]) if tracestate else None,
+        )
+    )
+
+
+def _traceparent(trace_id: int, span_id: int, flags: int) -> str:
+    return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
+
+
+def _headers(traceparent: str, tracestate: str) -> Sequence[tuple[str, str]]:
+    if tracestate:
+        return (("traceparent", traceparent), ("tracestate", tracestate))
+    return (("traceparent", traceparent),)
+
+
+def _fault(work: asyncio.Future[Any]) -> BaseException | None:
+    """What a work failed with, if it did."""
+    if work.cancelled():
+        return asyncio.CancelledError()
+    error = work.exception()
+    if error is None and isinstance(result := work.result(), BaseException):
+        return result
+    return error
