@@ -1,0 +1,49 @@
+package io.embercache;
+
+import java.net.URI;
+import java.net.URISyntaxException;
+import java.nio.file.Path;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+
+/** Where the sidecar is. */
+final class Address {
+  static final String VARIABLE = "EMBERCACHE_ADDRESS";
+
+  private static final String DEFAULT = "127.0.0.1:50551";
+  private static final Pattern HOST_AND_PORT =
+      Pattern.compile("(\\[[0-9A-Fa-f:.%]+\\]|[^\\s:/\\[\\]]+):[0-9]{1,5}");
+  private static final Pattern SOCKET = Pattern.compile("unix:(?://(?=/))?(/?[^/].*)");
+
+  private Address() {}
+
+  /**
+   * The target for gRPC: the address given, else that of the environment, else the default.
+   *
+   * @throws IllegalArgumentException if it is neither {@code HOST:PORT} nor a Unix socket's
+   */
+  static String target(String given, String environment) {
+    boolean fromCaller = given != null && !given.isEmpty();
+    boolean fromEnvironment = !fromCaller && environment != null && !environment.isEmpty();
+    String address = fromCaller ? given : fromEnvironment ? environment : DEFAULT;
+    Matcher socket = SOCKET.matcher(address);
+    if (socket.matches()) {
+      return socketTarget(socket.group(1));
+    }
+    if (HOST_AND_PORT.matcher(address).matches()) {
+      return address;
+    }
+    throw new IllegalArgumentException(
+        String.format(
+            "%s is \"%s\"; write HOST:PORT, unix:///absolute/path or unix:path",
+            fromCaller ? "the address" : VARIABLE, address));
+  }
+
+  private static String socketTarget(String path) {
+    try {
+      return new URI("unix", "", Path.of(path).toAbsolutePath().toString(), null, null).toString();
+    } catch (URISyntaxException e) {
+      throw new IllegalArgumentException("the path of the Unix socket cannot be used: " + path, e);
+    }
+  }
+}

@@ -1,0 +1,73 @@
+package io.embercache;
+
+import io.embercache.v1.EmbedRequest;
+import io.embercache.v1.EmbedResponse;
+import io.embercache.v1.EmbedServiceGrpc;
+import io.embercache.v1.EmbedStreamRequest;
+import io.embercache.v1.EmbedStreamResponse;
+import io.grpc.Server;
+import io.grpc.Status;
+import io.grpc.netty.shaded.io.grpc.netty.NettyServerBuilder;
+import io.grpc.stub.StreamObserver;
+import java.io.IOException;
+import java.net.InetSocketAddress;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.atomic.AtomicInteger;
+
+/** A real gRPC server that fails the next calls as it is told, and answers the others. */
+final class ScriptedSidecar extends EmbedServiceGrpc.EmbedServiceImplBase implements AutoCloseable {
+  final Queue<Status.Code> failures = new ConcurrentLinkedQueue<>();
+  final AtomicInteger calls = new AtomicInteger();
+
+  /** What every answer says the model is called. */
+  String model = "scripted";
+
+  private final Server server;
+
+  ScriptedSidecar() throws IOException {
+    server =
+        NettyServerBuilder.forAddress(new InetSocketAddress("127.0.0.1", 0))
+            .addService(this)
+            .build()
+            .start();
+  }
+
+  String address() {
+    return "127.0.0.1:" + server.getPort();
+  }
+
+  @Override
+  public void embed(EmbedRequest request, StreamObserver<EmbedResponse> answer) {
+    calls.incrementAndGet();
+    Status.Code failure = failures.poll();
+    if (failure != null) {
+      answer.onError(failure.toStatus().asRuntimeException());
+      return;
+    }
+    answer.onNext(EmbedResponse.newBuilder().setModel(model).build());
+    answer.onCompleted();
+  }
+
+  @Override
+  public StreamObserver<EmbedStreamRequest> embedStream(
+      StreamObserver<EmbedStreamResponse> answer) {
+    calls.incrementAndGet();
+    answer.onError(failures.remove().toStatus().asRuntimeException());
+    return new StreamObserver<>() {
+      @Override
+      public void onNext(EmbedStreamRequest request) {}
+
+      @Override
+      public void onError(Throwable error) {}
+
+      @Override
+      public void onCompleted() {}
+    };
+  }
+
+  @Override
+  public void close() {
+    server.shutdownNow();
+  }
+}

@@ -1,0 +1,164 @@
+//! Repeats calls that may succeed a little later, as gRPC libraries do by themselves in other
+//! languages: <https://github.com/grpc/proposal/blob/master/A6-client-retries.md>.
+
+use std::error::Error;
+use std::future::poll_fn;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::HeaderMap;
+use http_body_util::{BodyExt, Full};
+use tonic::body::Body;
+use tonic::{Code, Status, TimeoutExpired, transport};
+use tower_service::Service;
+
+const ATTEMPTS: u32 = 5;
+const INITIAL_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(2);
+
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
+
+/// What the clients of the services call through.
+///
+/// A call that ends with `UNAVAILABLE`, `RESOURCE_EXHAUSTED` or `CANCELLED` before anything of its
+/// answer came is repeated, up to four times with growing delays and within its time-out. All calls
+/// of the contract can be repeated without harm, but for `EmbedStream`: only its caller knows what
+/// was answered.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    connection: transport::Channel,
+}
+
+impl Channel {
+    pub(crate) fn new(connection: transport::Channel) -> Self {
+        Self { connection }
+    }
+}
+
+impl Service<Request> for Channel {
+    type Response = Response;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Status>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(())) // each attempt waits for the connection on its own
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let mut connection = self.connection.clone();
+        if is_retried(request.uri().path()) {
+            Box::pin(repeat(connection, request))
+        } else {
+            Box::pin(async move { attempt(&mut connection, request).await })
+        }
+    }
+}
+
+fn is_retried(path: &str) -> bool {
+    path.starts_with("/embercache.v1.") && !path.ends_with("/EmbedStream")
+}
+
+/// Makes attempts until one is not worth repeating, they are used up or the call's time is over.
+async fn repeat(mut connection: transport::Channel, request: Request) -> Result<Response, Status> {
+    let (head, body) = request.into_parts();
+    let message = body.collect().await?.to_bytes();
+    let time = time_out(&head.headers);
+    let attempts = async {
+        let mut failures = 0;
+        loop {
+            let body = Body::new(Full::new(message.clone()));
+            let request = Request::from_parts(head.clone(), body);
+            let outcome = attempt(&mut connection, request).await;
+            failures += 1;
+            if failures == ATTEMPTS || !is_transient(&outcome) {
+                return outcome;
+            }
+            tokio::time::sleep(delay(failures)).await;
+        }
+    };
+    match time {
+        // The connection knows of this time-out too, but begins it anew with each attempt.
+        Some(time) => tokio::time::timeout(time, attempts)
+            .await
+            .unwrap_or_else(|_| Err(too_late())),
+        None => attempts.await,
+    }
+}
+
+async fn attempt(
+    connection: &mut transport::Channel,
+    request: Request,
+) -> Result<Response, Status> {
+    poll_fn(|context| connection.poll_ready(context))
+        .await
+        .map_err(|error| broken(&error))?;
+    connection
+        .call(request)
+        .await
+        .map_err(|error| broken(&error))
+}
+
+/// The status of a call for which the connection failed, whatever the library calls that.
+fn broken(error: &transport::Error) -> Status {
+    let mut reasons = Vec::new();
+    let mut source = error.source();
+    while let Some(error) = source {
+        if error.is::<TimeoutExpired>() {
+            return too_late();
+        }
+        reasons.push(error.to_string());
+        source = error.source();
+    }
+    reasons.dedup();
+    Status::unavailable(format!(
+        "the connection to the sidecar failed: {}",
+        reasons.join(": ")
+    ))
+}
+
+fn too_late() -> Status {
+    Status::deadline_exceeded("the answer did not come in time")
+}
+
+fn is_transient(outcome: &Result<Response, Status>) -> bool {
+    let code = match outcome {
+        Err(status) => status.code(),
+        // An answer that has a status in its headers is nothing but that status.
+        Ok(response) => match response.headers().get(Status::GRPC_STATUS) {
+            Some(status) => Code::from_bytes(status.as_bytes()),
+            None => return false,
+        },
+    };
+    // A server that ends may cancel a call that has only just reached it.
+    matches!(
+        code,
+        Code::Unavailable | Code::ResourceExhausted | Code::Cancelled
+    )
+}
+
+/// How long to wait after so many failures: exponential, with a fifth more or less.
+fn delay(failures: u32) -> Duration {
+    let base = (INITIAL_DELAY * (1 << (failures - 1))).min(MAX_DELAY);
+    // The keys of a hasher are random, and that is enough to keep clients apart.
+    let random = RandomState::new().build_hasher().finish() >> 32;
+    base.mul_f64(0.8 + 0.4 * f64::from(random as u32) / f64::from(u32::MAX))
+}
+
+/// The time-out of a call as its headers have it: at most eight digits and a unit.
+fn time_out(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let count = u64::from(digits.parse::<u32>().ok()?);
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}

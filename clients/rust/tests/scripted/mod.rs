@@ -1,0 +1,145 @@
+//! A real HTTP/2 server that answers calls as a script says.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use embercache::tonic::Code;
+use embercache::v1::EmbedResponse;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, HeaderValue, Response};
+use prost::Message;
+use tokio::net::{TcpListener, TcpStream};
+
+/// What becomes of one call.
+#[derive(Clone, Copy)]
+pub enum Step {
+    /// It is answered with an `EmbedResponse` whose model has a name of so many letters.
+    Answer(usize),
+    /// It ends with this status and nothing else.
+    Refuse(Code),
+    /// The answer begins and then ends with this status.
+    BreakOff(Code),
+    /// Its stream is reset.
+    Reset(Reason),
+    /// The connection is closed.
+    HangUp,
+    /// There is never an answer.
+    Ignore,
+}
+
+pub struct Scripted {
+    pub address: String,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    script: Mutex<VecDeque<Step>>,
+    messages: Mutex<Vec<Bytes>>,
+    answered: Mutex<Vec<SendResponse<Bytes>>>,
+}
+
+impl Scripted {
+    /// Serves calls, each as the next step says.
+    pub async fn serve(script: impl IntoIterator<Item = Step>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Arc::new(State {
+            script: Mutex::new(script.into_iter().collect()),
+            ..State::default()
+        });
+        let shared = state.clone();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(serve_connection(socket, shared.clone()));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// What was sent in each call, as it came over the wire.
+    pub fn messages(&self) -> Vec<Bytes> {
+        self.state.messages.lock().unwrap().clone()
+    }
+}
+
+async fn serve_connection(socket: TcpStream, state: Arc<State>) {
+    let mut connection = h2::server::handshake(socket).await.unwrap();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let step = state.script.lock().unwrap().pop_front();
+        match step.expect("more calls than the script has") {
+            Step::HangUp => {
+                state.messages.lock().unwrap().push(Bytes::new());
+                return;
+            }
+            Step::Reset(reason) => {
+                state.messages.lock().unwrap().push(Bytes::new());
+                respond.send_reset(reason);
+            }
+            step => {
+                let state = state.clone();
+                tokio::spawn(async move {
+                    let message = read(request.into_body()).await;
+                    state.messages.lock().unwrap().push(message);
+                    answer(step, &mut respond);
+                    state.answered.lock().unwrap().push(respond); // dropping it would reset
+                });
+            }
+        }
+    }
+}
+
+async fn read(mut body: RecvStream) -> Bytes {
+    let mut message = BytesMut::new();
+    while let Some(Ok(part)) = body.data().await {
+        body.flow_control().release_capacity(part.len()).unwrap();
+        message.extend_from_slice(&part);
+    }
+    message.freeze()
+}
+
+fn answer(step: Step, respond: &mut SendResponse<Bytes>) {
+    let head = Response::builder().header("content-type", "application/grpc");
+    match step {
+        Step::Refuse(code) => {
+            let head = head.header("grpc-status", code as i32).body(()).unwrap();
+            respond.send_response(head, true).unwrap();
+        }
+        Step::BreakOff(code) => {
+            let mut stream = respond
+                .send_response(head.body(()).unwrap(), false)
+                .unwrap();
+            stream.send_trailers(status(code)).unwrap();
+        }
+        Step::Answer(letters) => {
+            let mut stream = respond
+                .send_response(head.body(()).unwrap(), false)
+                .unwrap();
+            stream.send_data(framed_answer(letters), false).unwrap();
+            stream.send_trailers(status(Code::Ok)).unwrap();
+        }
+        Step::Reset(_) | Step::HangUp | Step::Ignore => {}
+    }
+}
+
+fn status(code: Code) -> HeaderMap {
+    HeaderMap::from_iter([(
+        http::HeaderName::from_static("grpc-status"),
+        HeaderValue::from(code as i32),
+    )])
+}
+
+/// The message behind the five bytes that gRPC puts in front of each: no compression, its length.
+fn framed_answer(letters: usize) -> Bytes {
+    let message = EmbedResponse {
+        model: "m".repeat(letters),
+        ..Default::default()
+    };
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.encoded_len()).unwrap());
+    message.encode(&mut framed).unwrap();
+    framed.freeze()
+}
