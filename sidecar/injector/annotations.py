@@ -268,8 +268,7 @@ def _check_label(label: str, known: Iterable[str]) -> None:
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
     if what == "annotation" and name in _LABELS:
         return f"{name} is a label, not an annotation: put it under labels"
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    guess = f"did you mean {near[0]}? " if near else ""
-    listed = ", ".join(each.removeprefix(PREFIX) for each in names)
-    return f"there is no {what} {name}; {guess}The names after {PREFIX} are: {listed}"
+    names = sorted(each.removeprefix(PREFIX) for each in known)
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=1)
+    guess = f"did you mean {PREFIX}{near[0]}? " if near else ""
+    return f"there is no {what} {name}; {guess}The names after {PREFIX} are: {', '.join(names)}"

@@ -24,6 +24,9 @@ _HEAD = re.compile(r"(---[ \t]*(#.*)?(\r?\n|$))?([ \t]*(#.*)?\r?\n)*")
 _PLAIN_TEXT = re.compile(r"[A-Za-z/][A-Za-z0-9_./:-]*(?<!:)")
 _WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
+# What YAML takes for the end of a line unless it is escaped.
+_BREAKS = re.compile("[\r\x85\u2028\u2029]")
+
 
 class DocumentError(Exception):
     """A text that is neither YAML nor JSON. The message names the line."""
@@ -82,7 +85,7 @@ def _yaml_document(text: str, line: int) -> Document:
     try:
         value = yaml.load(text, Loader=_Meant)  # noqa: S506, it is safe
         written = yaml.load(text, Loader=_Written)  # noqa: S506
-        # Also turns keys into text, and refuses what contains itself.
+        # Turns dates into text, and refuses what contains itself.
         value = json.loads(json.dumps(value, default=str))
     except yaml.MarkedYAMLError as error:
         place = line + (error.problem_mark.line if error.problem_mark else 0)
@@ -93,18 +96,18 @@ def _yaml_document(text: str, line: int) -> Document:
 
 
 class _Meant(yaml.SafeLoader):
-    """Refuses keys that are given twice, of which others silently take the last."""
+    """Keys are text, as in JSON. Those given twice are an error: others silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in keys:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"{key.value!r} is there twice", key.start_mark
-                    )
-                keys.add(key.value)
-        return super().construct_mapping(node, deep)
+            if key.value in keys and key.value != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is there twice", key.start_mark
+                )
+            keys.add(key.value)
+        self.flatten_mapping(node)
+        return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
 
 
 class _Scalar(str):
@@ -140,11 +143,12 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_scalar(dumper: yaml.SafeDumper, scalar: _Scalar) -> yaml.ScalarNode:
-    return dumper.represent_scalar(scalar.tag, scalar, style=scalar.style)
+    style = '"' if _BREAKS.search(scalar) else scalar.style
+    return dumper.represent_scalar(scalar.tag, scalar, style=style)
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else '"'
+    style = "|" if "\n" in text and not _BREAKS.search(text) else '"'
     if _PLAIN_TEXT.fullmatch(text) and text.lower() not in _WORDS:
         style = ""
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)

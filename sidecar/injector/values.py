@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sidecar.units import NAME_PATTERN
 
-_QUANTITY = re.compile(r"\+?(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d{1,2})?")
+_QUANTITY = re.compile(r"\+?(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d{1,2})?", re.ASCII)
 _SUFFIXES = {
     **{suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("num_kMGTPE", start=-3)},
     **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},

@@ -1,0 +1,350 @@
+"""What changes in a pod that gets its sidecar, and what does not."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sidecar import __version__
+from sidecar.injector.annotations import AnnotationError
+from sidecar.injector.errors import InjectionError
+from sidecar.injector.patch import apply
+from sidecar.injector.pod import inject, left_alone
+from sidecar.injector.settings import InjectorSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Injected = Callable[..., dict[str, Any]]
+    Variables = Callable[[dict[str, Any]], dict[str, Any]]
+
+SOCKET = "unix:/run/embercache/embercache.sock"
+MOUNT = {"name": "embercache-socket", "mountPath": "/run/embercache", "readOnly": True}
+
+
+def names(pod: dict[str, Any], key: str) -> list[str]:
+    return [container["name"] for container in pod["spec"].get(key, [])]
+
+
+def reached(pod: dict[str, Any]) -> set[str]:
+    """The containers that have the address and the socket."""
+    return {
+        container["name"]
+        for key in ("initContainers", "containers")
+        for container in pod["spec"].get(key) or []
+        if {"name": "EMBERCACHE_ADDRESS", "value": SOCKET} in container.get("env", [])
+        and MOUNT in container.get("volumeMounts", [])
+    }
+
+
+def annotate(pod: dict[str, Any], **annotations: str) -> dict[str, Any]:
+    own = {f"embercache.io/{name.replace('_', '-')}": text for name, text in annotations.items()}
+    return pod | {"metadata": pod["metadata"] | {"annotations": own}}
+
+
+def test_a_native_sidecar_starts_before_the_pod_s_own_init_containers(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    patched = injected(pod)
+    assert names(patched, "initContainers") == ["embercache", "migrate"]
+    assert patched["spec"]["initContainers"][0]["restartPolicy"] == "Always"
+    assert names(patched, "containers") == ["app"]
+
+
+def test_a_classic_sidecar_comes_last_so_that_the_app_stays_the_main_container(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    patched = injected(pod, native=False)
+    assert names(patched, "containers") == ["app", "embercache"]
+    assert names(patched, "initContainers") == ["migrate"]
+    assert "restartPolicy" not in patched["spec"]["containers"][1]
+
+
+def test_init_containers_reach_a_native_sidecar_only_as_a_classic_one_starts_after_them(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    assert reached(injected(pod)) == {"migrate", "app"}
+    classic = injected(pod, native=False)
+    assert reached(classic) == {"app"}
+    assert classic["spec"]["initContainers"] == pod["spec"]["initContainers"]
+
+
+def test_the_pod_says_what_kind_of_sidecar_it_gets(pod: dict[str, Any], injected: Injected) -> None:
+    assert "embercache" in names(injected(annotate(pod, native_sidecar="false")), "containers")
+    native = injected(annotate(pod, native_sidecar="true"), native=False)
+    assert names(native, "initContainers")[0] == "embercache"
+    auto = injected(annotate(pod, native_sidecar="auto"), native=False)
+    assert "embercache" in names(auto, "containers")
+
+
+def test_the_socket_is_in_memory_in_a_volume_that_the_pod_s_containers_share(
+    pod: dict[str, Any], injected: Injected, sidecar_of: Callable[..., dict[str, Any]]
+) -> None:
+    patched = injected(pod)
+    volume = {"name": "embercache-socket", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+    assert patched["spec"]["volumes"] == [volume]
+    mounts = sidecar_of(patched)["volumeMounts"]
+    assert mounts == [{"name": "embercache-socket", "mountPath": "/run/embercache"}]
+
+
+def test_containers_of_any_user_get_the_group_that_may_use_the_socket(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    pod["spec"]["securityContext"] = {"fsGroup": 7, "supplementalGroups": [9]}
+    context = injected(pod)["spec"]["securityContext"]
+    assert context == {"fsGroup": 7, "supplementalGroups": [9, 65532]}
+    assert injected(pod, runAsGroup=9)["spec"]["securityContext"] == pod["spec"]["securityContext"]
+    assert injected(pod, runAsGroup=None)["spec"]["securityContext"]["supplementalGroups"] == [9]
+
+
+def test_an_injected_pod_is_labelled_and_tells_the_injector_s_version(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    pod["metadata"] |= {"labels": {"app": "web"}, "annotations": {"note": "x"}}
+    metadata = injected(pod)["metadata"]
+    assert metadata["labels"] == {"app": "web", "embercache.io/status": "injected"}
+    assert metadata["annotations"] == {"note": "x", "embercache.io/injector-version": __version__}
+
+
+@pytest.mark.parametrize("empty", [None, {}])
+def test_a_pod_without_labels_annotations_and_security_context_gets_them(
+    injected: Injected, empty: Any
+) -> None:
+    bare = {"spec": {"containers": [{"name": "app", "env": None}], "volumes": None}}
+    bare |= {"metadata": {"labels": empty, "annotations": empty}} if empty is not None else {}
+    bare["spec"]["securityContext"] = empty  # type: ignore[assignment]
+    patched = injected(bare)
+    assert patched["metadata"]["labels"] == {"embercache.io/status": "injected"}
+    assert patched["spec"]["securityContext"] == {"supplementalGroups": [65532]}
+    assert reached(patched) == {"app"}
+
+
+def test_the_address_comes_first_so_that_the_user_s_variables_can_refer_to_it(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    own = {"name": "URL", "value": "$(EMBERCACHE_ADDRESS)"}
+    pod["spec"]["containers"][0]["env"] = [own]
+    env = injected(pod)["spec"]["containers"][0]["env"]
+    assert env == [{"name": "EMBERCACHE_ADDRESS", "value": SOCKET}, own]
+
+
+def test_an_address_that_the_user_set_stays(pod: dict[str, Any], injected: Injected) -> None:
+    own = [{"name": "EMBERCACHE_ADDRESS", "value": "127.0.0.1:50551"}]
+    pod["spec"]["containers"][0]["env"] = own
+    container = injected(pod)["spec"]["containers"][0]
+    assert container["env"] == own
+    assert container["volumeMounts"] == [MOUNT]
+
+
+def test_a_mount_that_the_user_wrote_for_the_socket_stays(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    own = [{"name": "embercache-socket", "mountPath": "/run/embercache/"}]
+    pod["spec"]["containers"][0]["volumeMounts"] = own
+    assert injected(pod)["spec"]["containers"][0]["volumeMounts"] == own
+
+
+@pytest.mark.parametrize("path", ["/run/embercache", "/run/embercache/", "/run/embercache/sub"])
+def test_a_volume_of_the_user_s_where_the_socket_goes_is_an_error(
+    pod: dict[str, Any], injected: Injected, path: str
+) -> None:
+    mount = {"name": "own", "mountPath": path}
+    pod["spec"]["containers"][0]["volumeMounts"] = [mount]
+    with pytest.raises(
+        InjectionError, match="container app mounts a volume of its own at /run/emb"
+    ):
+        injected(pod)
+    mount["mountPath"] = f"/data{path}"
+    assert reached(injected(pod)) == {"app", "migrate"}
+
+
+def test_containers_that_are_not_chosen_are_left_as_they_are(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    pod["spec"]["containers"].append({"name": "worker", "image": "web"})
+    patched = injected(annotate(pod, containers="worker,migrate"))
+    assert reached(patched) == {"worker", "migrate"}
+    assert patched["spec"]["containers"][0] == pod["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize(
+    ("native", "chosen", "message"),
+    [
+        (
+            True,
+            "ap",
+            "no container ap runs beside the sidecar; did you mean app? There are: migrate",
+        ),
+        (False, "migrate", "no container migrate runs beside the sidecar; There are: app"),
+        (True, "embercache", "no container embercache runs beside the sidecar"),
+    ],
+)
+def test_a_chosen_container_that_cannot_reach_the_sidecar_is_an_error(
+    pod: dict[str, Any], injected: Injected, native: bool, chosen: str, message: str
+) -> None:
+    with pytest.raises(AnnotationError) as caught:
+        injected(annotate(pod, containers=chosen), native=native)
+    assert str(caught.value).startswith(f"embercache.io/containers: {message}")
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("asked_again", [True, False])
+def test_a_pod_that_has_its_sidecar_is_not_changed_again(
+    pod: dict[str, Any], injected: Injected, native: bool, asked_again: bool
+) -> None:
+    patched = injected(pod, native=native)
+    other = InjectorSettings(image="embercache:other", log_level="debug")
+    assert inject(patched, namespace="x", settings=other, native=asked_again) == []
+
+
+def test_containers_that_another_webhook_added_meanwhile_reach_the_sidecar_too(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    patched = injected(pod)
+    patched["spec"]["containers"].insert(0, {"name": "proxy"})
+    patched["spec"]["initContainers"].append({"name": "late"})
+    patched["spec"]["initContainers"].insert(0, {"name": "early"})
+    again = injected(patched)
+    assert reached(again) == {"proxy", "app", "migrate", "late"}
+    assert again["spec"]["initContainers"][0] == {"name": "early"}
+    assert injected(again) == again
+
+
+def test_a_label_without_a_sidecar_as_in_a_copied_manifest_does_not_count(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    pod["metadata"]["labels"] = {"embercache.io/status": "injected"}
+    assert names(injected(pod), "initContainers") == ["embercache", "migrate"]
+
+
+@pytest.mark.parametrize("key", ["containers", "initContainers"])
+def test_a_container_of_the_user_s_with_the_sidecar_s_name_is_an_error(
+    pod: dict[str, Any], injected: Injected, key: str
+) -> None:
+    pod["spec"][key].append({"name": "embercache", "image": "own"})
+    with pytest.raises(InjectionError, match="has a container named embercache of its own: rename"):
+        injected(pod)
+
+
+def test_a_volume_of_the_user_s_with_the_socket_s_name_is_an_error(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    pod["spec"]["volumes"] = [{"name": "embercache-socket", "emptyDir": {}}]
+    with pytest.raises(InjectionError, match="has a volume named embercache-socket of its own"):
+        injected(pod)
+
+
+def test_a_volume_like_the_socket_s_is_used(pod: dict[str, Any], injected: Injected) -> None:
+    volumes = injected(pod)["spec"]["volumes"]
+    pod["spec"]["volumes"] = volumes
+    assert injected(pod)["spec"]["volumes"] == volumes
+
+
+@pytest.mark.parametrize(("number", "name"), [(50551, "port"), (50552, "metrics-port")])
+def test_a_port_that_the_app_listens_on_is_an_error_that_names_the_annotation(
+    pod: dict[str, Any], injected: Injected, number: int, name: str
+) -> None:
+    pod["spec"]["containers"][0]["ports"] = [{"containerPort": 80}, {"containerPort": number}]
+    with pytest.raises(InjectionError) as caught:
+        injected(pod)
+    assert str(caught.value) == (
+        f"container app listens on port {number} like the sidecar: give the sidecar another with"
+        f" embercache.io/{name}"
+    )
+    assert injected(annotate(pod, **{name.replace("-", "_"): "6000"}))
+
+
+def test_a_udp_port_is_another_port(pod: dict[str, Any], injected: Injected) -> None:
+    pod["spec"]["containers"][0]["ports"] = [{"containerPort": 50551, "protocol": "UDP"}]
+    assert reached(injected(pod)) == {"app", "migrate"}
+
+
+@pytest.mark.parametrize(
+    "of_windows", [{"os": {"name": "windows"}}, {"nodeSelector": {"kubernetes.io/os": "windows"}}]
+)
+def test_windows_pods_are_left_alone(
+    pod: dict[str, Any], injected: Injected, of_windows: dict[str, Any]
+) -> None:
+    pod["spec"] |= of_windows
+    assert left_alone(pod, native=True) == "it runs on Windows"
+    assert injected(pod) == pod
+
+
+def test_linux_pods_are_not(pod: dict[str, Any], injected: Injected) -> None:
+    pod["spec"] |= {"os": {"name": "linux"}, "nodeSelector": {"kubernetes.io/os": "linux"}}
+    assert left_alone(pod, native=True) is None
+    assert reached(injected(pod)) == {"app", "migrate"}
+
+
+def test_mirrors_of_static_pods_are_left_alone(pod: dict[str, Any], injected: Injected) -> None:
+    pod["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "0"}
+    assert left_alone(pod, native=True) == "it is a static pod, which its node has started already"
+    assert injected(pod) == pod
+
+
+@pytest.mark.parametrize("policy", ["Never", "OnFailure"])
+def test_a_pod_that_is_to_end_gets_no_sidecar_that_would_keep_it_from_ending(
+    pod: dict[str, Any], injected: Injected, policy: str
+) -> None:
+    pod["spec"]["restartPolicy"] = policy
+    assert "keep it from ending" in str(left_alone(pod, native=False))
+    assert injected(pod, native=False) == pod
+    assert left_alone(pod, native=True) is None
+    native = injected(pod)
+    assert names(native, "initContainers")[0] == "embercache"
+    assert injected(native, native=False) == native
+
+
+def test_a_pod_that_is_to_end_gets_a_classic_sidecar_if_it_asks_for_just_that(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    pod["spec"]["restartPolicy"] = "Never"
+    asking = annotate(pod, native_sidecar="false")
+    assert names(injected(asking, native=False), "containers") == ["app", "embercache"]
+
+
+def test_a_shared_process_namespace_and_fields_that_are_not_known_stay(
+    pod: dict[str, Any], injected: Injected
+) -> None:
+    more = {
+        "shareProcessNamespace": True,
+        "ephemeralContainers": [{"name": "debug", "image": "busybox"}],
+        "fieldOfTheFuture": {"a": [1, None]},
+    }
+    pod["spec"] |= more
+    pod["spec"]["initContainers"][0] |= {"restartPolicy": "Always", "futureField": 1.5}
+    patched = injected(pod)
+    assert {key: patched["spec"][key] for key in more} == more
+    assert patched["spec"]["initContainers"][1].items() >= pod["spec"]["initContainers"][0].items()
+
+
+def test_the_pod_that_is_given_is_not_changed(pod: dict[str, Any]) -> None:
+    before = copy.deepcopy(pod)
+    operations = inject(pod, namespace="shop", settings=InjectorSettings(), native=True)
+    apply(pod, operations)
+    assert pod == before
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({}, "the pod has no containers"),
+        ({"containers": []}, "the pod has no containers"),
+        ({"containers": "app"}, "containers must be a list of mappings"),
+        ({"containers": ["app"]}, "containers must be a list of mappings"),
+        ({"containers": [{"name": "a", "env": {}}]}, "env must be a list of mappings"),
+        ({"containers": [{"name": "a", "ports": [1]}]}, "ports must be a list of mappings"),
+        ({"containers": [{}], "initContainers": 1}, "initContainers must be a list of mappings"),
+        ({"containers": [{}], "volumes": "x"}, "volumes must be a list of mappings"),
+        ({"containers": [{}], "securityContext": []}, "securityContext must be a mapping"),
+        ({"containers": [{}], "securityContext": {"supplementalGroups": 1}}, "must be a list"),
+        ([], "spec must be a mapping"),
+    ],
+)
+def test_what_is_no_pod_is_an_error_that_says_why(
+    injected: Injected, spec: Any, message: str
+) -> None:
+    with pytest.raises(InjectionError, match=message):
+        injected({"spec": spec})
