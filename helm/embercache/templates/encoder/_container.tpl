@@ -27,7 +27,7 @@ resources:
   {{- $resources := deepCopy .resources }}
   {{- if .gpu.enabled }}
   {{- $gpus := dict .gpu.resourceName .gpu.count }}
-  {{- $resources = merge (dict "limits" $gpus "requests" $gpus) $resources }}
+  {{- $resources = merge (dict "limits" $gpus "requests" (deepCopy $gpus)) $resources }}
   {{- end }}
   {{- toYaml $resources | nindent 2 }}
 securityContext:

@@ -1,0 +1,232 @@
+"""The injector as the chart runs it: its certificate, its settings, whom it is asked about."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from sidecar.injector.annotations import INJECT_LABEL
+from sidecar.injector.settings import InjectorSettings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+HOST = "cache-injector.models.svc"
+
+
+@pytest.fixture
+def settings_of(helm: Any, tmp_path: Path) -> Callable[..., InjectorSettings]:
+    """The settings that an injector of the chart reads."""
+
+    def read(values: dict[str, Any] | None = None) -> InjectorSettings:
+        config = helm.render(values).one("ConfigMap", "cache-injector")["data"]["config.yaml"]
+        (tmp_path / "config.yaml").write_text(config)
+        return load_settings(tmp_path / "config.yaml")
+
+    return read
+
+
+def test_the_defaults_of_the_chart_are_those_of_the_injector(settings_of: Any) -> None:
+    settings = settings_of({"encoder": {"enabled": False}})
+    image = {"image": "embercache/embercache:0.1.0", "image_pull_policy": "IfNotPresent"}
+    assert settings == InjectorSettings().model_copy(update=image)
+
+
+def test_sidecars_use_the_encoder_pool_and_the_redis_of_the_release(settings_of: Any) -> None:
+    settings = settings_of(
+        {"redis": {"enabled": True}, "encoder": {"model": "minilm, /models/our-model"}}
+    )
+    assert settings.encoder_target == "dns:///cache-encoder.models.svc:50551"
+    assert settings.model == "minilm,our-model"
+    assert settings.redis_url == "redis://cache-redis.models.svc:6379/0"
+
+
+def test_what_is_said_of_sidecars_wins_over_what_follows_from_the_release(settings_of: Any) -> None:
+    values = {
+        "image": {"repository": "registry.example/embercache", "tag": "1"},
+        "sidecar": {
+            "image": "mine:2",
+            "imagePullPolicy": "Always",
+            "encoderTarget": "openai://models.example/v1",
+            "model": "theirs",
+            "nativeSidecar": True,
+            "drainDelaySeconds": 2.5,
+            "resources": {"limits": {"cpu": 1}},
+            "env": [{"name": "EMBERCACHE_HOT_MAX_BYTES", "value": "64MiB"}],
+            "runAsUser": None,
+        },
+        "redis": {"existingSecret": "redis/address"},
+        "injector": {"excludedNamespaces": ["build"]},
+    }
+    settings = settings_of(values)
+    assert settings.image == "mine:2"
+    assert settings.image_pull_policy == "Always"
+    assert settings.encoder_target == "openai://models.example/v1"
+    assert settings.model == "theirs"
+    assert settings.native_sidecar == "true"
+    assert settings.drain_delay_seconds == 2.5
+    assert settings.resources.limits == {"cpu": "1", "memory": "1Gi"}
+    assert settings.env == ({"name": "EMBERCACHE_HOT_MAX_BYTES", "value": "64MiB"},)
+    assert settings.run_as_user is None
+    assert settings.redis_secret == "redis/address"  # noqa: S105 - a name
+    assert settings.redis_url == ""
+    assert settings.excludes("build")
+    assert not settings.excludes("shop")
+
+
+def test_every_choice_of_values_is_a_file_that_the_injector_takes(
+    objects: Any, tmp_path: Path
+) -> None:
+    for item in objects.of("ConfigMap"):
+        if config := item.get("data", {}).get("config.yaml"):
+            (tmp_path / "config.yaml").write_text(config)
+            load_settings(tmp_path / "config.yaml")
+
+
+def test_another_configuration_replaces_the_pods_and_another_certificate_does_not(
+    helm: Any,
+) -> None:
+    def annotations(values: dict[str, Any] | None = None) -> dict[str, str]:
+        template = dict(helm.render(values).pod_templates())["cache-injector"]
+        return dict(template["metadata"]["annotations"])
+
+    assert annotations() == annotations()
+    assert annotations() != annotations({"sidecar": {"logLevel": "debug"}})
+
+
+@pytest.mark.parametrize(
+    ("namespace", "pod", "called"),
+    [
+        ({}, {}, None),
+        ({}, {INJECT_LABEL: "true"}, "/mutate"),
+        ({}, {INJECT_LABEL: "false"}, None),
+        ({INJECT_LABEL: "true"}, {}, "/mutate/namespace"),
+        ({INJECT_LABEL: "true"}, {INJECT_LABEL: "true"}, "/mutate"),
+        ({INJECT_LABEL: "true"}, {INJECT_LABEL: "false"}, None),
+        # So that its author is told.
+        ({INJECT_LABEL: "true"}, {INJECT_LABEL: "yes"}, "/mutate/namespace"),
+        ({INJECT_LABEL: "false"}, {}, None),
+        ({INJECT_LABEL: "false"}, {INJECT_LABEL: "true"}, "/mutate"),
+    ],
+)
+def test_a_pod_is_looked_at_once_if_it_or_its_namespace_asks(
+    helm: Any, namespace: dict[str, str], pod: dict[str, str], called: str | None
+) -> None:
+    webhooks = helm.render({"injector": {"excludedNamespaces": ["build"]}}).one(
+        "MutatingWebhookConfiguration"
+    )["webhooks"]
+    expectations = {"shop": called, **dict.fromkeys(("kube-system", "models", "build"))}
+    for name, expected in expectations.items():
+        labels = namespace | {"kubernetes.io/metadata.name": name}
+        paths = [
+            webhook["clientConfig"]["service"]["path"]
+            for webhook in webhooks
+            if selects(webhook["namespaceSelector"], labels)
+            and selects(webhook["objectSelector"], pod)
+        ]
+        assert paths == ([expected] if expected else [])
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """As the API server reads a selector."""
+    for expression in selector.get("matchExpressions", []):
+        assert expression["operator"] == "NotIn"
+        if labels.get(expression["key"]) in expression["values"]:
+            return False
+    return labels.items() >= selector.get("matchLabels", {}).items()
+
+
+def test_no_pod_waits_long_and_none_is_refused_unless_that_is_wanted(helm: Any) -> None:
+    for webhook in helm.render().one("MutatingWebhookConfiguration")["webhooks"]:
+        assert webhook["failurePolicy"] == "Ignore"
+        assert webhook["timeoutSeconds"] == 5
+        assert webhook["sideEffects"] == "None"
+        assert webhook["reinvocationPolicy"] == "IfNeeded"
+        assert webhook["matchPolicy"] == "Equivalent"
+        assert webhook["rules"][0]["operations"] == ["CREATE"]
+        assert webhook["rules"][0]["resources"] == ["pods"]
+    strict = helm.render({"injector": {"failurePolicy": "Fail"}})
+    webhooks = strict.one("MutatingWebhookConfiguration")["webhooks"]
+    assert {webhook["failurePolicy"] for webhook in webhooks} == {"Fail"}
+
+
+def test_the_injector_may_list_nodes_only_where_it_must_know_their_versions(helm: Any) -> None:
+    role = helm.render().one("ClusterRole")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
+    told = helm.render({"sidecar": {"nativeSidecar": "true"}})
+    assert not {"ClusterRole", "ClusterRoleBinding", "Role"} & {item["kind"] for item in told}
+    policy = told.one("NetworkPolicy", "cache-injector")
+    assert policy["spec"]["egress"] == []
+
+
+def test_the_certificate_that_helm_makes_is_for_the_service_and_trusted_by_the_webhooks(
+    helm: Any,
+) -> None:
+    objects = helm.render()
+    data = {key: base64.b64decode(text) for key, text in secret_of(objects)["data"].items()}
+    certificate = x509.load_pem_x509_certificate(data["tls.crt"])
+    authority = x509.load_pem_x509_certificate(data["ca.crt"])
+    certificate.verify_directly_issued_by(authority)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [HOST]
+    # Ed25519 would not do: some API servers do not take it.
+    assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
+    end = certificate.not_valid_after_utc
+    years = (end - datetime.datetime.now(datetime.UTC)).days / 365
+    assert 9.9 < years < 10.1
+    noted = secret_of(objects)["metadata"]["annotations"]["embercache.io/certificate-expires"]
+    assert abs(datetime.date.fromisoformat(noted) - end.date()).days <= 1
+    for webhook in objects.one("MutatingWebhookConfiguration")["webhooks"]:
+        assert base64.b64decode(webhook["clientConfig"]["caBundle"]) == data["ca.crt"]
+
+
+def secret_of(objects: Any) -> dict[str, Any]:
+    found: dict[str, Any] = objects.one("Secret", "cache-injector-certificate")
+    return found
+
+
+def test_with_cert_manager_nothing_of_its_own_is_templated(helm: Any) -> None:
+    values = {"injector": {"certificate": {"source": "certManager"}}}
+    objects = helm.render(values)
+    configuration = objects.one("MutatingWebhookConfiguration")
+    for webhook in configuration["webhooks"]:
+        assert "caBundle" not in webhook["clientConfig"]
+    assert not objects.of("Secret")
+    source = configuration["metadata"]["annotations"]["cert-manager.io/inject-ca-from"]
+    namespace, _, name = source.partition("/")
+    certificate = objects.one("Certificate", name)
+    assert certificate["metadata"]["namespace"] == namespace
+    assert certificate["spec"]["dnsNames"] == [HOST]
+    assert certificate["spec"]["privateKey"]["algorithm"] == "ECDSA"
+    # Signed by an authority that outlives it, which is signed by itself.
+    issuer = objects.one("Issuer", certificate["spec"]["issuerRef"]["name"])
+    authority = objects.one("Certificate", "cache-injector-ca")
+    assert issuer["spec"]["ca"]["secretName"] == authority["spec"]["secretName"]
+    assert authority["spec"]["isCA"] is True
+    root = objects.one("Issuer", authority["spec"]["issuerRef"]["name"])
+    assert root["spec"] == {"selfSigned": {}}
+
+
+def test_an_issuer_of_ones_own_takes_the_place_of_those_of_the_chart(helm: Any) -> None:
+    reference = {"name": "internal", "kind": "ClusterIssuer"}
+    certificate = {"source": "certManager", "issuerRef": reference}
+    objects = helm.render({"injector": {"certificate": certificate}})
+    assert objects.one("Certificate")["spec"]["issuerRef"] == reference
+    assert not objects.of("Issuer")
+
+
+def test_a_secret_of_ones_own_is_mounted_and_its_authority_trusted(helm: Any) -> None:
+    authority = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----\n"
+    given = {"source": "existingSecret", "existingSecret": "tls", "caBundle": authority}
+    objects = helm.render({"injector": {"certificate": given}})
+    assert not objects.of("Secret")
+    template = dict(objects.pod_templates())["cache-injector"]
+    assert {"name": "certificate", "secret": {"secretName": "tls"}} in template["spec"]["volumes"]
+    for webhook in objects.one("MutatingWebhookConfiguration")["webhooks"]:
+        assert base64.b64decode(webhook["clientConfig"]["caBundle"]).decode() == authority
