@@ -80,12 +80,14 @@ async def serve(settings: Settings) -> None:
         # What start-up made stays; without this, every collection walks all of it.
         gc.collect()
         gc.freeze()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in before:
             loop.add_signal_handler(number, told.set)
         await told.wait()
         # The next one kills, should the drain hang.
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 async def _open_status(

