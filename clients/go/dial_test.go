@@ -189,11 +189,41 @@ func TestACallSurvivesARestartOfTheSidecar(t *testing.T) {
 	}
 }
 
-func TestASidecarThatStaysAwayIsFoundOutBeforeTheDeadline(t *testing.T) {
+func TestASidecarThatStaysAwayIsFoundOutButWithWaitForReadyWaitedFor(t *testing.T) {
 	t.Parallel()
-	err := embed(t, dial(t, "unix:"+filepath.Join(t.TempDir(), "s")))
-	if status.Code(err) != codes.Unavailable {
+	socket := filepath.Join(t.TempDir(), "s")
+	patient, ended := dial(t, "unix:"+socket, grpc.WithDefaultCallOptions(grpc.WaitForReady(true))), make(chan error)
+	go func() { ended <- embed(t, patient) }()
+	if err := embed(t, dial(t, "unix:"+socket)); status.Code(err) != codes.Unavailable {
 		t.Error(err)
+	}
+	(&server{}).listen(t, "unix", socket)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestASidecarThatIsAwayIsLookedForMoreThanOnceASecond(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	var connections atomic.Int32
+	go func() {
+		for {
+			closed, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			connections.Add(1)
+			closed.Close()
+		}
+	}()
+	err = embed(t, dial(t, "unix:"+listener.Addr().String())) // fails after about 1.5 seconds
+	if status.Code(err) != codes.Unavailable || connections.Load() < 3 {
+		t.Errorf("%v after %d connections", err, connections.Load())
 	}
 }
 

@@ -85,7 +85,7 @@ func TestAnInputThatIsNotCachedIsAnErrorOfThatInputAlone(t *testing.T) {
 	}
 }
 
-func TestAModelThatTheSidecarDoesNotHaveIsNamed(t *testing.T) {
+func TestAModelThatTheSidecarDoesNotHaveIsRefused(t *testing.T) {
 	_, err := embercachev1.NewEmbedServiceClient(sidecar(t)).Embed(deadline(t), &embercachev1.EmbedRequest{
 		Inputs: newTexts(),
 		Model:  "unheard-of",

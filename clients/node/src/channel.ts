@@ -1,0 +1,63 @@
+/** Where the sidecar is, and how gRPC is told to behave towards it. */
+
+import type { ChannelOptions } from "@grpc/grpc-js";
+
+/** Where a sidecar listens unless it is told otherwise. */
+export const DEFAULT_ADDRESS = "127.0.0.1:50551";
+
+const MAX_MESSAGE_BYTES = 64 * 2 ** 20;
+
+const HOST_AND_PORT = /^(\[[0-9A-Fa-f:.%]+\]|[^\s:/[\]]+):[0-9]{1,5}$/;
+const SOCKET = /^(unix:\/\/\/.+|unix:\/?[^/].*)$/;
+
+const SERVICE_CONFIG = {
+  methodConfig: [
+    {
+      // All of these can be repeated without harm. EmbedStream is not among them: only its caller
+      // knows what was answered. Health is not: it is asked for the truth now.
+      name: [
+        { service: "embercache.v1.EmbedService", method: "Embed" },
+        { service: "embercache.v1.EmbedService", method: "ListModels" },
+        { service: "embercache.v1.SearchService" },
+        { service: "embercache.v1.GenerateService" },
+        { service: "embercache.v1.CacheService" },
+      ],
+      retryPolicy: {
+        maxAttempts: 5, // the most that gRPC allows
+        initialBackoff: "0.1s",
+        maxBackoff: "2s",
+        backoffMultiplier: 2,
+        // The first two are what the sidecar answers when the same request may succeed a little
+        // later, and what gRPC says of a sidecar that restarts; a server that ends may also cancel
+        // a call that has only just reached it.
+        retryableStatusCodes: ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
+      },
+    },
+  ],
+};
+
+export const CHANNEL_OPTIONS: ChannelOptions = {
+  "grpc.service_config": JSON.stringify(SERVICE_CONFIG),
+  // gRPC forgets requests larger than this, and then cannot retry them.
+  "grpc.per_rpc_retry_buffer_size": MAX_MESSAGE_BYTES,
+  "grpc.retry_buffer_size": 4 * MAX_MESSAGE_BYTES, // of all calls that are under way
+  "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
+  "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
+  // A sidecar is next door: a proxy in the environment is not meant for it.
+  "grpc.enable_http_proxy": 0,
+  // A sidecar that restarts is back within seconds: look for it more often than gRPC would.
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 2000,
+};
+
+/** The address given, else `EMBERCACHE_ADDRESS`, else the default. */
+export function target(address?: string): string {
+  const chosen = address || process.env["EMBERCACHE_ADDRESS"] || DEFAULT_ADDRESS;
+  if (HOST_AND_PORT.test(chosen) || SOCKET.test(chosen)) {
+    return chosen;
+  }
+  const source = address ? "the address" : "EMBERCACHE_ADDRESS";
+  throw new TypeError(
+    `${source} is ${JSON.stringify(chosen)}; write HOST:PORT, unix:///absolute/path or unix:path`,
+  );
+}

@@ -1,0 +1,83 @@
+/** Needs a sidecar at EMBERCACHE_ADDRESS, and fails without it. */
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+
+import { Metadata, status } from "@grpc/grpc-js";
+import {
+  CacheMode,
+  connect,
+  EmbedRequest,
+  Encoding,
+  type Input,
+  PartialFailureError,
+  vectors,
+} from "embercache";
+
+assert.ok(
+  process.env["EMBERCACHE_ADDRESS"],
+  "set EMBERCACHE_ADDRESS to the address of a sidecar, or run make test-clients",
+);
+
+const client = connect();
+after(() => client.close());
+const deadline = () => ({ deadline: Date.now() + 60_000 });
+
+/** They are not cached yet. */
+function newInputs(): Input[] {
+  const now = process.hrtime.bigint();
+  return [{ text: `glowing coal at ${now}` }, { text: `an answer that is kept at ${now}` }];
+}
+
+async function embed(inputs: Input[], encoding?: Encoding) {
+  return vectors(await client.embed(EmbedRequest.create({ inputs, encoding }), deadline()));
+}
+
+for (const [encoding, bound] of [
+  [Encoding.ENCODING_FLOAT16, 2 ** -12], // half a step of a number below 1
+  [Encoding.ENCODING_INT8, 0.5 / 127],
+] as const) {
+  test(`${Encoding[encoding]} is read as nearly the same vectors`, async () => {
+    const inputs = newInputs();
+    const exact = await embed(inputs);
+    const coarse = await embed(inputs, encoding);
+    const differences = exact.flatMap((vector, i) =>
+      Array.from(vector, (element, j) => Math.abs(element - coarse[i]![j]!)),
+    );
+    assert.equal(differences.length, 2 * 384);
+    const largest = Math.max(...differences);
+    assert.ok(largest > 0 && largest <= bound, `the largest difference is ${largest}`);
+  });
+}
+
+test("an input that is not cached is an error of that input alone", async () => {
+  const inputs = newInputs();
+  await embed(inputs.slice(0, 1));
+  const request = EmbedRequest.create({
+    inputs,
+    cache: { mode: CacheMode.CACHE_MODE_ONLY_IF_CACHED },
+  });
+  const response = await client.embed(request, deadline());
+  assert.throws(
+    () => vectors(response),
+    (error) => {
+      assert.ok(error instanceof PartialFailureError);
+      assert.deepEqual(error.errors.map(({ index, code }) => [index, code]), [[1, status.NOT_FOUND]]);
+      assert.equal(error.vectors[0]?.length, 384);
+      return true;
+    },
+  );
+});
+
+test("a model that the sidecar does not have is refused with those it has", async () => {
+  const request = EmbedRequest.create({ inputs: newInputs(), model: "unheard-of" });
+  await assert.rejects(client.embed(request, deadline()), {
+    code: status.NOT_FOUND,
+    details: /choose one of minilm/,
+  });
+});
+
+test("metadata goes with the call", async () => {
+  const metadata = new Metadata({ waitForReady: true });
+  const { models } = await client.listModels({}, { ...deadline(), metadata });
+  assert.equal(models[0]!.name, "minilm");
+});
