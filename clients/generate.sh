@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PWD/.tools/bin:$PATH"
 
-rm -rf clients/go/embercachev1 clients/node/src/gen clients/rust/src/gen/*
+rm -rf clients/go/embercachev1 clients/node/src/gen clients/rust/src/gen
+mkdir clients/rust/src/gen
 buf generate # buf.gen.yaml; needs no network
 cargo run --quiet --locked --manifest-path clients/rust/Cargo.toml -p generate
