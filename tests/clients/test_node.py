@@ -18,6 +18,12 @@ def example(built: Callable[[str], Path]) -> Callable[[str], list[str | Path]]:
     return lambda name: ["node", built(f"node/dist/examples/{name}.js")]
 
 
+def test_the_first_program_prints_two_vectors(
+    example: Callable[[str], list[str | Path]], run: Callable[..., str], sidecar: Any
+) -> None:
+    assert run(*example("quickstart"), address=sidecar.unix).count("Float32Array(384) [") == 2
+
+
 def test_the_example_gets_the_vectors_of_python_bit_for_bit_cold_and_from_every_tier(
     example: Callable[[str], list[str | Path]], compare_with_python: Callable[..., None]
 ) -> None:

@@ -1,0 +1,36 @@
+//go:build sidecar
+
+package embercache_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"time"
+
+	embercache "embercache.io/go"
+	"embercache.io/go/embercachev1"
+)
+
+func Example() {
+	conn, err := embercache.Dial("") // EMBERCACHE_ADDRESS, else 127.0.0.1:50551
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+	client := embercachev1.NewEmbedServiceClient(conn)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	response, err := client.Embed(ctx, &embercachev1.EmbedRequest{
+		Inputs: embercache.Texts("a text", "another"),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	vectors, err := embercache.Vectors(response) // a []float32 for each
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(vectors), len(vectors[0]))
+	// Output: 2 384
+}
