@@ -31,6 +31,12 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[objec
     Console(width=120).print(table)
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """The same rows as a table in Markdown."""
+    lines = [header, ["---"] * len(header), *([_text(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def write_json(file: Path | None, figures: Mapping[str, Any]) -> None:
     """Writes figures, and what they were measured with, if a file was asked for."""
     if file is None:
