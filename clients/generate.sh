@@ -11,4 +11,6 @@ export PATH="$PWD/.venv/bin:$PWD/.tools/bin:$PATH"
 rm -rf clients/go/embercachev1 clients/node/src/gen clients/rust/src/gen
 mkdir clients/rust/src/gen
 buf generate # buf.gen.yaml; needs no network
+# A link to a page on the web, in every client.
+sed -i '/pkg\.go\.dev/d' clients/go/embercachev1/*_grpc.pb.go
 cargo run --quiet --locked --manifest-path clients/rust/Cargo.toml -p generate

@@ -30,7 +30,6 @@ const (
 
 // CacheServiceClient is the client API for CacheService service.
 //
-// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Administration of the cache.
 type CacheServiceClient interface {

@@ -26,7 +26,6 @@ const (
 
 // EmbedServiceClient is the client API for EmbedService service.
 //
-// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Vectors for texts, entities and tensors: from cache where possible.
 type EmbedServiceClient interface {

@@ -26,7 +26,6 @@ const (
 
 // GenerateServiceClient is the client API for GenerateService service.
 //
-// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Text from language models: whole answers from cache where possible, else with as
 // much of the prompt as was read before.

@@ -27,7 +27,6 @@ const (
 
 // SearchServiceClient is the client API for SearchService service.
 //
-// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Documents found by meaning: whole answers from cache where possible.
 type SearchServiceClient interface {
