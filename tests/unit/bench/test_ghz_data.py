@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 
 import pytest
 from embercache.v1 import common_pb2, embed_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.internal.decoder import _DecodeVarint
-from hypothesis import given
+from google.protobuf.proto import parse_length_prefixed
+from google.protobuf.wrappers_pb2 import BytesValue
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.ghz.files import DATA, delimited, protoset
@@ -93,15 +95,13 @@ def test_the_first_calls_keep_their_order() -> None:
     assert calls.of("hot") == [b"a"]
 
 
-@given(st.lists(st.binary(max_size=300)))
-def test_a_data_file_has_each_message_behind_its_length(messages: list[bytes]) -> None:
-    data = delimited(messages)
+@given(st.lists(st.integers(0, 40_000)))
+@example([0, 1, 127, 128, 16_383, 16_384])
+def test_a_data_file_has_each_message_behind_its_length(sizes: list[int]) -> None:
+    messages = [BytesValue(value=bytes(size)) for size in sizes]
 
-    read, place = [], 0
-    while place < len(data):
-        length, place = _DecodeVarint(data, place)
-        read.append(data[place : place + length])
-        place += length
+    file = io.BytesIO(delimited(each.SerializeToString() for each in messages))
+    read = list(iter(lambda: parse_length_prefixed(BytesValue, file), None))
     assert read == messages
 
 
