@@ -166,7 +166,7 @@ BY_PATH: dict[str, Schema] = {
     "encoder.kind": _one_of("Deployment", "StatefulSet"),
     "encoder.model": _text(rf"^{_PACK}( *, *{_PACK})*$"),
     "encoder.modelVolume.source": _one_of("image", "emptyDir", "claim"),
-    "encoder.modelVolume.pull": _list(_text(r"^[a-z0-9][a-z0-9._-]*$")),
+    "encoder.modelVolume.pull": _BOOLEAN,
     "encoder.modelVolume.existingClaim": _TEXT,
     "encoder.modelVolume.size": _text(_QUANTITY),
     "encoder.gpu.count": _number(1),

@@ -165,10 +165,10 @@ def factors() -> dict[str, list[dict[str, Any]]]:
         "account": [{}, injector(serviceAccount={"create": False, "name": "mine"})],
         "encoder": [
             {},
-            encoder(kind="StatefulSet"),
-            encoder(kind="StatefulSet", modelVolume={"source": "claim", "pull": ["minilm"]}),
-            encoder(modelVolume={"source": "emptyDir", "pull": ["minilm", "smollm2-135m"]}),
-            encoder(modelVolume={"source": "claim", "existingClaim": "models"}),
+            encoder(kind="StatefulSet", modelVolume={"source": "image"}),
+            encoder(kind="StatefulSet", modelVolume={"source": "claim"}),
+            encoder(model="minilm, Other_model.1"),
+            encoder(modelVolume={"source": "claim", "existingClaim": "m", "pull": False}),
             encoder(enabled=False),
         ],
         "gpu": [{}, encoder(gpu={"enabled": True, "runtimeClassName": "nvidia"})],
@@ -267,7 +267,7 @@ def merged(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-CASES = [[0] * len(factors()), *pairwise([len(choices) for choices in factors().values()])]
+CASES = list(pairwise([len(choices) for choices in factors().values()]))
 
 
 @pytest.fixture(scope="session", params=CASES, ids=lambda case: "".join(map(str, case)))

@@ -132,7 +132,7 @@ def test_what_pods_refer_to_is_there(objects: Any, values: dict[str, Any]) -> No
     there = {(item["kind"], item["metadata"]["name"]) for item in objects}
     # What cert-manager makes, and what the values say is there.
     there |= {("Secret", item["spec"]["secretName"]) for item in objects.of("Certificate")}
-    there |= {("Secret", "tls"), ("ServiceAccount", "mine"), ("PersistentVolumeClaim", "models")}
+    there |= {("Secret", "tls"), ("ServiceAccount", "mine"), ("PersistentVolumeClaim", "m")}
     for _, template in objects.pod_templates():
         spec = template["spec"]
         if name := spec.get("serviceAccountName"):

@@ -105,8 +105,7 @@ def test_a_wrong_value_is_refused_with_its_place(
             "encoder.rollingUpdate.maxSurge and maxUnavailable cannot both be 0",
         ),
         ({"encoder": {"modelVolume": {"source": "claim"}}}, "set encoder.kind to StatefulSet"),
-        ({"encoder": {"modelVolume": {"source": "emptyDir"}}}, "encoder.modelVolume.pull"),
-        ({"encoder": {"modelVolume": {"pull": ["minilm"]}}}, "needs a place to pull to"),
+        ({"encoder": {"modelVolume": {"pull": False}}}, "the volume stays empty"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused_with_what_to_do(

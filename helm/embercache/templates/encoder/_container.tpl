@@ -67,10 +67,20 @@ volumeMounts:
 {{- if and (include "embercache.claimTemplate" .) (ne .kind "StatefulSet") -}}
 {{- fail "pods of a Deployment cannot have a claim each: name one in encoder.modelVolume.existingClaim, or set encoder.kind to StatefulSet" -}}
 {{- end -}}
-{{- if and $volume.pull (eq $volume.source "image") -}}
-{{- fail "encoder.modelVolume.pull needs a place to pull to: set encoder.modelVolume.source to emptyDir or claim" -}}
+{{- if and (not $volume.pull) (or (eq $volume.source "emptyDir") (include "embercache.claimTemplate" .)) -}}
+{{- fail "without encoder.modelVolume.pull the volume stays empty: set it, or name a volume that has the models in encoder.modelVolume.existingClaim" -}}
 {{- end -}}
-{{- if and (eq $volume.source "emptyDir") (not $volume.pull) -}}
-{{- fail "encoder.modelVolume.source emptyDir has no models in it: name those to pull in encoder.modelVolume.pull" -}}
 {{- end -}}
+
+{{/* Names of the packs that are pulled, with commas between; empty for none. Called with the values of the encoder. */}}
+{{- define "embercache.pulledModels" -}}
+{{- $names := list -}}
+{{- if and .modelVolume.pull (ne .modelVolume.source "image") -}}
+{{- range splitList "," .model -}}
+{{- if not (contains "/" .) -}}
+{{- $names = append $names (trim .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $names -}}
 {{- end -}}

@@ -8,18 +8,18 @@ beside its own, because pods present the old one until their volume is up to dat
 {{- if ge (int $values.renewBeforeDays) (int $values.validityDays) -}}
 {{- fail "injector.certificate.renewBeforeDays must be less than validityDays, else every upgrade makes a new certificate" -}}
 {{- end -}}
-{{- $host := include "embercache.injectorHost" . -}}
 {{- $secret := lookup "v1" "Secret" .Release.Namespace (include "embercache.certificateSecret" .) | default dict -}}
 {{- $data := dig "data" dict $secret | default dict -}}
 {{- $annotations := dig "metadata" "annotations" dict $secret | default dict -}}
 {{- $expires := get $annotations "embercache.io/certificate-expires" -}}
 {{- $renewal := now | dateModify (printf "%dh" (mul 24 (int $values.renewBeforeDays))) | date "2006-01-02" -}}
-{{- if and (eq $host (get $annotations "embercache.io/certificate-host")) (gt $expires $renewal) -}}
+{{- if gt $expires $renewal -}}
 expires: {{ $expires | quote }}
 data:
   {{- toYaml (pick $data "ca.crt" "tls.crt" "tls.key") | nindent 2 }}
 {{- else -}}
 {{- $days := int $values.validityDays -}}
+{{- $host := include "embercache.injectorHost" . -}}
 {{- $ca := genCAWithKey "embercache-injector" $days (genPrivateKey "ecdsa") -}}
 {{- $certificate := genSignedCertWithKey $host nil (list $host) $days $ca (genPrivateKey "ecdsa") -}}
 {{- $old := regexFind "(?s)-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n" (get $data "ca.crt" | b64dec) -}}

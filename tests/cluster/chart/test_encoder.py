@@ -1,0 +1,144 @@
+"""The encoder pool: where its models come from, where it runs, how it grows and ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sidecar.config_sources import all_settings, load_settings
+
+MODELS = {"name": "models", "mountPath": "/models"}
+
+
+def pod_of(objects: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = dict(objects.pod_templates())["cache-encoder"]["spec"]
+    return spec
+
+
+def encoder_of(helm: Any, **values: Any) -> dict[str, Any]:
+    """The container that encodes."""
+    (container,) = pod_of(helm.render({"encoder": values}))["containers"]
+    return dict(container)
+
+
+def variables(container: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container["env"]}
+
+
+def test_each_pod_pulls_the_models_it_serves_before_it_starts(helm: Any) -> None:
+    spec = pod_of(helm.render({"encoder": {"model": "minilm, Ours_2.1,/opt/another"}}))
+    pulls = {each["name"]: each["args"] for each in spec["initContainers"]}
+    assert pulls == {
+        "pull-minilm": ["models", "pull", "minilm"],
+        "pull-ours-2-1": ["models", "pull", "Ours_2.1"],
+    }
+    for container in [*spec["initContainers"], *spec["containers"]]:
+        assert MODELS in container["volumeMounts"]
+        assert variables(container)["EMBERCACHE_MODEL_FOLDER"] == MODELS["mountPath"]
+    assert {"name": "models", "emptyDir": {"sizeLimit": "2Gi"}} in spec["volumes"]
+
+
+def test_models_in_the_image_are_neither_pulled_nor_hidden(helm: Any) -> None:
+    objects = helm.render({"encoder": {"modelVolume": {"source": "image"}}})
+    spec = pod_of(objects)
+    assert "initContainers" not in spec
+    assert MODELS not in spec["containers"][0]["volumeMounts"]
+    # Nothing is fetched, so nothing may be.
+    ports = [
+        port["port"]
+        for rule in objects.one("NetworkPolicy", "cache-encoder")["spec"]["egress"]
+        for port in rule["ports"]
+    ]
+    assert ports == [53, 53]
+
+
+def test_each_pod_of_a_stateful_set_has_a_volume_that_keeps_its_models(helm: Any) -> None:
+    volume = {"source": "claim", "size": "5Gi", "storageClass": "fast"}
+    objects = helm.render({"encoder": {"kind": "StatefulSet", "modelVolume": volume}})
+    workload = objects.one("StatefulSet")
+    assert (
+        workload["spec"]["serviceName"]
+        == objects.one("Service", "cache-encoder")["metadata"]["name"]
+    )
+    (claim,) = workload["spec"]["volumeClaimTemplates"]
+    assert claim["metadata"]["name"] == MODELS["name"]
+    assert claim["spec"]["resources"]["requests"] == {"storage": "5Gi"}
+    assert claim["spec"]["storageClassName"] == "fast"
+
+
+def test_gpus_come_with_an_image_and_a_setting_that_use_them(helm: Any) -> None:
+    assert variables(encoder_of(helm))["EMBERCACHE_MODEL_PROVIDER"] == "cpu"
+    gpu = {"enabled": True, "count": 2, "runtimeClassName": "nvidia"}
+    container = encoder_of(helm, gpu=gpu)
+    assert container["image"] == "embercache/embercache:0.1.0-cuda"
+    assert variables(container)["EMBERCACHE_MODEL_PROVIDER"] == "cuda"
+    for kind in ("requests", "limits"):
+        assert container["resources"][kind]["nvidia.com/gpu"] == 2
+    assert container["resources"]["requests"]["cpu"] == "1"
+    assert pod_of(helm.render({"encoder": {"gpu": gpu}}))["runtimeClassName"] == "nvidia"
+    named = encoder_of(helm, gpu=gpu, image={"repository": "ours", "tag": "7"})
+    assert named["image"] == "ours:7"
+
+
+def test_variables_are_settings_and_pods_outlive_their_drain(helm: Any) -> None:
+    values = {
+        "drainDelaySeconds": 7,
+        "drainTimeoutSeconds": 120,
+        "model": "minilm,/models/ours",
+        "logLevel": "warning",
+        "env": [{"name": "EMBERCACHE_ENCODER_BATCH_TOKENS", "value": "1024"}],
+    }
+    given = variables(encoder_of(helm, **values))
+    # A name that is no setting would be overlooked.
+    assert given.keys() <= {setting.variable for setting in all_settings()}
+    settings = load_settings(None, given, {})
+    assert settings.server.insecure
+    assert settings.server.address == "0.0.0.0:50551"
+    assert settings.server.metrics_address == "0.0.0.0:50552"
+    assert settings.model.packs == ("minilm", "/models/ours")
+    # Sidecars have the cache; the pool computes.
+    assert settings.hot.max_bytes == 0
+    assert settings.log.level == "warning"
+    assert settings.encoder.batch_tokens == 1024
+    drain = settings.server.drain_delay + settings.server.drain_timeout
+    assert drain == 127
+    assert pod_of(helm.render({"encoder": values}))["terminationGracePeriodSeconds"] > drain
+
+
+def test_sidecars_find_every_pod_that_is_ready_behind_one_name(helm: Any) -> None:
+    service = helm.render().one("Service", "cache-encoder")["spec"]
+    assert service["clusterIP"] == "None"
+    assert service["publishNotReadyAddresses"] is False
+
+
+def test_the_pool_grows_by_cpu_by_other_metrics_or_both(helm: Any) -> None:
+    queued = {"type": "External", "external": {"metric": {"name": "queued"}}}
+
+    def metrics(**values: Any) -> list[str]:
+        scaling = {"enabled": True, **values}
+        objects = helm.render({"encoder": {"autoscaling": scaling, "kind": "StatefulSet"}})
+        scaler = objects.one("HorizontalPodAutoscaler")["spec"]
+        assert scaler["scaleTargetRef"]["kind"] == "StatefulSet"
+        return [each["type"] for each in scaler["metrics"]]
+
+    assert metrics() == ["Resource"]
+    assert metrics(metrics=[queued]) == ["Resource", "External"]
+    assert metrics(metrics=[queued], targetCPUUtilizationPercentage=0) == ["External"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "peers"),
+    [([], 2), ([{"namespaceSelector": {"matchLabels": {"team": "search"}}}], 3)],
+)
+def test_only_injected_pods_tests_and_those_named_may_call_the_pool(
+    helm: Any, extra: list[Any], peers: int
+) -> None:
+    policy = helm.render({"networkPolicy": {"clients": extra}}).one(
+        "NetworkPolicy", "cache-encoder"
+    )
+    grpc, metrics = policy["spec"]["ingress"]
+    assert [port["port"] for port in grpc["ports"]] == [50551]
+    assert len(grpc["from"]) == peers
+    assert [port["port"] for port in metrics["ports"]] == [50552]
+    assert "from" not in metrics

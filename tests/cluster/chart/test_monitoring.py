@@ -1,0 +1,273 @@
+"""Monitors, alerts and the dashboard ask for what is there, and alerts fire when they should."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from embercache.v1 import cache_pb2, common_pb2
+from prometheus_client import CollectorRegistry
+
+from sidecar.injector import annotations
+from sidecar.injector.container import METRICS_PORT_NAME
+from sidecar.injector.metrics import InjectorMetrics
+from sidecar.telemetry.metrics import CallMetrics, StatsCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+ROOT = Path(__file__).parents[3]
+ALERT_TESTS = Path(__file__).parent / "alerts.yaml"
+EVERYTHING = {
+    name: {"enabled": True} for name in ("serviceMonitor", "podMonitor", "prometheusRule", "redis")
+}
+MONITORS = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
+# Made by Prometheus itself and by kube-state-metrics.
+OF_OTHERS = {"up", "kube_pod_labels", "kube_pod_status_phase"}
+TIERS = (common_pb2.TIER_HOT, common_pb2.TIER_DISK, common_pb2.TIER_WARM, common_pb2.TIER_COMPUTED)
+HANG_GUARD = 120.0
+
+
+@pytest.fixture
+def rules(helm: Any) -> list[dict[str, Any]]:
+    """The alerts, as a Prometheus reads them."""
+    (group,) = helm.render(EVERYTHING).one("PrometheusRule")["spec"]["groups"]
+    return list(group["rules"])
+
+
+@pytest.fixture
+def promtool(tool: Callable[[str], Path]) -> Callable[..., None]:
+    """Runs promtool, which must find nothing wrong."""
+
+    def run(*arguments: str | Path) -> None:
+        done = subprocess.run(
+            [tool("promtool"), *arguments], capture_output=True, text=True, timeout=HANG_GUARD
+        )
+        assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+
+    return run
+
+
+def test_monitors_read_metrics_from_ports_that_are_there(helm: Any) -> None:
+    objects = helm.render(EVERYTHING)
+    for monitor in objects.of("ServiceMonitor"):
+        component = monitor["metadata"]["name"].rpartition("-")[2]
+        selector = monitor["spec"]["selector"]["matchLabels"]
+        (service,) = [
+            each
+            for each in objects.of("Service")
+            if selector.items() <= each["metadata"]["labels"].items()
+        ]
+        (endpoint,) = monitor["spec"]["endpoints"]
+        assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+        assert {"targetLabel": "component", "replacement": component} in endpoint["relabelings"]
+    (endpoint,) = objects.one("PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] == METRICS_PORT_NAME
+
+
+def test_injected_pods_are_monitored_in_all_namespaces_and_may_call_pool_and_redis(
+    helm: Any,
+) -> None:
+    injected = {annotations.STATUS_LABEL: annotations.STATUS_INJECTED}
+    objects = helm.render(EVERYTHING)
+    monitor = objects.one("PodMonitor")["spec"]
+    assert monitor["namespaceSelector"] == {"any": True}
+    assert monitor["selector"]["matchLabels"] == injected
+    peer = {"namespaceSelector": {}, "podSelector": {"matchLabels": injected}}
+    for name in ("cache-encoder", "cache-redis"):
+        ingress = objects.one("NetworkPolicy", name)["spec"]["ingress"]
+        assert peer in ingress[0]["from"]
+
+
+def test_monitors_are_installed_where_the_cluster_knows_them_or_it_is_said(helm: Any) -> None:
+    def kinds(values: dict[str, Any], *arguments: str) -> set[str]:
+        return {each["kind"] for each in helm.render(values, *arguments)} & MONITORS
+
+    known = [f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in sorted(MONITORS)]
+    never = {key: {"enabled": False} for key in ("serviceMonitor", "podMonitor", "prometheusRule")}
+    assert kinds({}) == set()
+    assert kinds({}, *known) == MONITORS
+    assert kinds({}, known[0]) == {"PodMonitor"}
+    assert kinds(never, *known) == set()
+    assert kinds(EVERYTHING) == MONITORS
+
+
+def test_only_what_is_installed_is_watched(helm: Any) -> None:
+    off = {**EVERYTHING, "injector": {"enabled": False}, "encoder": {"enabled": False}}
+    objects = helm.render(off)
+    assert not objects.of("ServiceMonitor")
+    alerts = json.dumps(objects.one("PrometheusRule"))
+    assert "EmbercacheInjectorDown" not in alerts
+    assert "EmbercacheEncoderDown" not in alerts
+    assert "EmbercacheRedisDown" in alerts
+
+
+def test_alerts_are_what_prometheus_takes(rules: Any, promtool: Any, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(as_groups(rules))
+    promtool("check", "rules", "--lint-fatal", tmp_path / "rules.yaml")
+
+
+def as_groups(rules: list[dict[str, Any]]) -> str:
+    return yaml.safe_dump({"groups": [{"name": "embercache", "rules": rules}]})
+
+
+def test_alerts_fire_when_they_should_and_not_otherwise(
+    rules: Any, promtool: Any, tmp_path: Path
+) -> None:
+    # What alerts say has figures in it that nobody wants to reckon here.
+    silent = [{k: v for k, v in rule.items() if k != "annotations"} for rule in rules]
+    (tmp_path / "rules.yaml").write_text(as_groups(silent))
+    (tmp_path / "alerts.yaml").write_text(ALERT_TESTS.read_text("utf-8"))
+    promtool("test", "rules", tmp_path / "alerts.yaml")
+
+
+def test_every_alert_is_seen_to_fire(rules: Any) -> None:
+    fired = {
+        (each["alertname"], expected["exp_labels"]["severity"])
+        for test in yaml.safe_load(ALERT_TESTS.read_text("utf-8"))["tests"]
+        for each in test.get("alert_rule_test", [])
+        for expected in each["exp_alerts"]
+    }
+    assert {(rule["alert"], rule["labels"]["severity"]) for rule in rules} == fired
+
+
+def test_every_alert_links_to_its_heading_in_the_runbook(helm: Any, rules: Any) -> None:
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    headings = {heading.lower() for heading in re.findall(r"^#+ (\S+)$", page, re.MULTILINE)}
+    for rule in rules:
+        url, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert url == "docs/operations.md"
+        assert anchor in headings
+    elsewhere = {"prometheusRule": {"enabled": True, "runbookUrl": "https://runbooks.example/e"}}
+    (group,) = helm.render(elsewhere).one("PrometheusRule")["spec"]["groups"]
+    for rule in group["rules"]:
+        assert rule["annotations"]["runbook_url"].startswith("https://runbooks.example/e#")
+
+
+def every_metric() -> Iterator[tuple[str, Metric]]:
+    """All metrics with the component that has them, each with all of its labels."""
+    sidecar = CollectorRegistry()
+    calls = CallMetrics(sidecar)
+    calls.duration("Embed").observe(0.1)
+    calls.failed("Embed", "UNAVAILABLE")
+    counts = [common_pb2.TierCount(tier=tier, count=1) for tier in TIERS]
+    prefix = cache_pb2.PrefixStats(
+        reused_tokens=counts, bandwidths=[{"tier": common_pb2.TIER_WARM, "bytes_per_second": 1}]
+    )
+    usage = cache_pb2.UsageStats(kind="embed", namespace="n", model="m", answered=counts)
+    band = cache_pb2.SemanticStats.Band(answered=1)
+    stats = cache_pb2.StatsResponse(
+        tiers=[cache_pb2.TierStats(tier=tier) for tier in TIERS],
+        disk=cache_pb2.DiskState(),
+        warm=cache_pb2.WarmState(state=cache_pb2.WarmState.STATE_UP),
+        models=[cache_pb2.ModelStats(name="m")],
+        generators=[cache_pb2.GeneratorStats(name="g", prefix=prefix)],
+        usage=[usage],
+        semantic=[cache_pb2.SemanticStats(namespace="n", bands=[band])],
+    )
+    sidecar.register(StatsCollector(lambda: stats))
+    injector = InjectorMetrics()
+    injector.answered("injected", 0.01)
+    for component, registry in (("sidecar", sidecar), ("injector", injector.registry)):
+        for metric in registry.collect():
+            yield component, metric
+
+
+def queries_of_dashboard(helm: Any) -> Iterator[tuple[str, str, str]]:
+    """Title, legend and query of every panel, with the variables of the dashboard filled in."""
+    data = helm.render().one("ConfigMap", "cache-dashboard")["data"]
+    for panel in json.loads(data["embercache.json"])["panels"]:
+        for target in panel.get("targets", []):
+            query = re.sub(r"\$(namespace|pod)\b", ".*", target["expr"])
+            yield (
+                panel["title"],
+                target["legendFormat"],
+                query.replace("$__rate_interval", "5m"),
+            )
+
+
+def test_every_metric_that_is_asked_for_exists_and_rates_are_of_counters(
+    helm: Any, rules: Any
+) -> None:
+    known = {sample.name: metric.type for _, metric in every_metric() for sample in metric.samples}
+    queries = [query for _, _, query in queries_of_dashboard(helm)]
+    for query in [*queries, *(rule["expr"] for rule in rules)]:
+        names = set(re.findall(r"\b(?:embercache|kube)_\w+|\bup\b", query))
+        assert names, query
+        assert names <= known.keys() | OF_OTHERS, query
+        for name in re.findall(r"(?:rate|increase)\((\w+)", query):
+            assert known[name] in ("counter", "histogram"), query
+
+
+def test_every_panel_shows_something_and_its_legend_has_the_labels(
+    helm: Any, promtool: Any, tmp_path: Path
+) -> None:
+    checks = []
+    for _, legend, query in queries_of_dashboard(helm):
+        labels = re.findall(r"{{(\w+)}}", legend)
+        for label in labels:
+            query = f'label_replace({query}, "with_{label}", "yes", "{label}", ".+")'
+        found = {f"with_{label}": "yes" for label in labels}
+        checks.append(
+            {
+                "expr": f"count by ({', '.join(found)}) ({query}) > bool 0",
+                "eval_time": "30m",
+                "exp_samples": [{"labels": series("", found), "value": 1}],
+            }
+        )
+    test = {"interval": "1m", "input_series": list(input_series()), "promql_expr_test": checks}
+    (tmp_path / "panels.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    promtool("test", "rules", tmp_path / "panels.yaml")
+
+
+def input_series() -> Iterator[dict[str, str]]:
+    """All metrics as Prometheus keeps them, with the labels of the chart's monitors."""
+    for component, metric in every_metric():
+        for sample in metric.samples:
+            target = {"namespace": "shop", "pod": "a", "component": component}
+            own = {f"exported_{k}" if k in target else k: v for k, v in sample.labels.items()}
+            grows = metric.type in ("counter", "histogram")
+            yield {
+                "series": series(sample.name, target | own),
+                "values": "0+60x60" if grows else "5x60",
+            }
+
+
+def series(name: str, labels: dict[str, str]) -> str:
+    inside = ", ".join(f"{key}={json.dumps(value)}" for key, value in labels.items())
+    return f"{name}{{{inside}}}"
+
+
+def test_the_dashboard_is_found_by_grafana_and_asks_its_own_source_only(helm: Any) -> None:
+    values = {"dashboard": {"annotations": {"grafana_folder": "Embercache"}}}
+    item = helm.render(values).one("ConfigMap", "cache-dashboard")
+    assert item["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert item["metadata"]["annotations"] == {"grafana_folder": "Embercache"}
+    dashboard = json.loads(item["data"]["embercache.json"])
+    names = [variable["name"] for variable in dashboard["templating"]["list"]]
+    assert names == ["datasource", "namespace", "pod"]
+    numbers = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(numbers)) == len(numbers)
+    for panel in dashboard["panels"]:
+        if panel["type"] != "row":
+            assert panel["datasource"]["uid"] == "${datasource}"
+
+
+def test_no_two_panels_overlap(helm: Any) -> None:
+    data = helm.render().one("ConfigMap", "cache-dashboard")["data"]
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(data["embercache.json"])["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        }
+        assert not taken & cells, panel["title"]
+        taken |= cells
