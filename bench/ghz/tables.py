@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     Table = tuple[str, Sequence[str], Sequence[Sequence[object]]]
 
-_PLANNED = ("p99 ms, as planned", "limit", "errors")
 _TIERS = ("hot", "disk", "warm", "coalesced", "computed")
 _REFERENCES = {scenario.name: scenario.reference for scenario in SCENARIOS}
 
@@ -42,7 +41,10 @@ def tables(results: Results) -> Iterator[Table]:
             for each in results.closed
         ],
     )
-    header = ("calls", "asked/s", "sent/s", "p50 ms", "of", "p95 ms", "p99 ms", *_PLANNED)
+    header = (
+        *("calls", "asked/s", "sent/s", "p50 ms", "of", "p95 ms", "p99 ms"),
+        *("p99 ms, as planned", "limit", "errors"),
+    )
     for title, measured in (("fixed rate", results.fixed), ("ramp", results.ramp)):
         rows = [
             (
@@ -100,7 +102,8 @@ def label(measured: Measured) -> str:
 
 def _shares(tiers: Counter[str]) -> str:
     total = sum(tiers[name] for name in _TIERS)
-    return ", ".join(f"{tiers[name] / total:.1%} {name}" for name in _TIERS if tiers[name])
+    shares = {name: tiers[name] / total * 100 for name in _TIERS if tiers[name]}
+    return ", ".join(f"{share:.3g} % {name}" for name, share in shares.items())
 
 
 def _is_off(measured: Measured, tier: str) -> bool:

@@ -145,8 +145,8 @@ def test_the_section_says_if_other_tiers_answered_than_were_meant_to(results: Re
     results.closed[1].samples[0].built["warm"] += 10
 
     assert (
-        "embed-hot, closed loop: made to be answered by 90.0% hot, 10.0% warm, was answered by"
-        " 100.0% hot." in section(results, "these versions")
+        "embed-hot, closed loop: made to be answered by 90 % hot, 10 % warm, was answered by 100 %"
+        " hot." in section(results, "these versions")
     )
 
 
