@@ -1,7 +1,7 @@
 """The webhook's certificate, replaced while it serves.
 
 Certificates that end unnoticed are what takes admission webhooks down. So the files are looked at
-every second: Kubernetes replaces both at once, by swapping a link. Connections that are open keep
+twice a second: Kubernetes replaces both at once, by swapping a link. Connections that are open keep
 what they were opened with.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sidecar.injector.metrics import InjectorMetrics
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.5
 _LOOKS_AT_START = 5
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _UTC_TIME, _EXPLICIT_VERSION = 0x17, 0xA0

@@ -15,6 +15,7 @@ import structlog
 from sidecar.injector.annotations import INJECT_LABEL, asks_for_sidecar
 from sidecar.injector.errors import InjectionError
 from sidecar.injector.pod import inject, left_alone
+from sidecar.injector.wiring import LISTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 _API_VERSION = "admission.k8s.io/v1"
 _KIND = "AdmissionReview"
 _UNPROCESSABLE = 422
-# What a name may have of characters, to keep what is no name out of the logs.
+_MOST_CONTAINERS = 500
+_MOST_METADATA = 2**18  # What the API server allows for annotations.
+# Of names in characters, which keeps what is no name out of logs and answers.
 _LONGEST_NAME = 253
+_LONGEST_MESSAGE = 2000
 
 _log = structlog.get_logger()
 
@@ -94,6 +98,8 @@ class Reviewer:
             asks = asks_for_sidecar(labels)
             if not (namespace_asks if asks is None else asks):
                 return Verdict("skipped")
+            if reason := _too_much(pod):
+                return _without_sidecar("failed", reason)
             native = self._native()
             if reason := left_alone(pod, native=native):
                 return _without_sidecar("failed", reason)
@@ -104,6 +110,17 @@ class Reviewer:
             return Verdict("skipped")
         patch = json.dumps(operations, separators=(",", ":"))
         return Verdict("injected", patch=base64.b64encode(patch.encode()).decode())
+
+
+def _too_much(pod: dict[str, Any]) -> str | None:
+    """Why a pod would keep others waiting for long. The API server checks sizes only after us."""
+    spec, metadata = pod["spec"], pod["metadata"]
+    if any(len(spec.get(key) or ()) > _MOST_CONTAINERS for key in LISTS):
+        return f"it has more than {_MOST_CONTAINERS} containers"
+    named = [metadata.get(key) for key in ("labels", "annotations")]
+    if len(json.dumps(named)) > _MOST_METADATA:
+        return f"its labels and annotations have more than {_MOST_METADATA} characters"
+    return None
 
 
 def _without_sidecar(outcome: Outcome, reason: str) -> Verdict:
@@ -137,9 +154,13 @@ def _request_of(body: bytes) -> dict[str, Any]:
             f"only {_API_VERSION} is understood: set admissionReviewVersions to [v1]"
         )
     request = review.get("request")
-    if not isinstance(request, dict) or not isinstance(request.get("uid"), str):
+    if not isinstance(request, dict) or not _is_name(request.get("uid")):
         raise BadRequestError("the review has no request with a uid")
     return request
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME
 
 
 def _refuse(constant: str) -> None:
@@ -161,7 +182,7 @@ def _review(uid: str, verdict: Verdict) -> dict[str, Any]:
         response["status"] = {
             "code": _UNPROCESSABLE,
             "reason": "Invalid",
-            "message": verdict.denial,
+            "message": verdict.denial[:_LONGEST_MESSAGE],
         }
     if verdict.patch:
         response |= {"patchType": "JSONPatch", "patch": verdict.patch}
@@ -170,7 +191,7 @@ def _review(uid: str, verdict: Verdict) -> dict[str, Any]:
     return {"apiVersion": _API_VERSION, "kind": _KIND, "response": response}
 
 
-def _identity(request: dict[str, Any]) -> dict[str, str]:
+def _identity(request: dict[str, Any]) -> dict[str, Any]:
     """What tells in a log which pod this was: names, no contents."""
     pod = request.get("object")
     metadata = pod.get("metadata") if isinstance(pod, dict) else None
@@ -180,4 +201,4 @@ def _identity(request: dict[str, Any]) -> dict[str, str]:
         "namespace": request.get("namespace"),
         "pod": request.get("name") or names.get("name") or names.get("generateName"),
     }
-    return {key: name[:_LONGEST_NAME] for key, name in found.items() if isinstance(name, str)}
+    return {key: name for key, name in found.items() if _is_name(name)}

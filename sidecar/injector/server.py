@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,15 +26,26 @@ MAX_BODY_BYTES = 4 * 2**20
 """The API server takes objects of up to 3 MiB, which come in a review with some fields more."""
 
 _PATHS = {"/mutate": False, "/mutate/namespace": True}
-_SMALL_BODY_BYTES = 256 * 2**10
-_LARGE_BODIES = 16
-_MAX_CONNECTIONS = 1024
-_HANDSHAKE_SECONDS = 5.0
-_BODY_SECONDS = 10.0
-_ANSWER_SECONDS = 10.0
-_LINGER_SECONDS = 2.0
-# The API server ends idle connections after 90 s. If we were first, it could just be sending.
-_KEEPALIVE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much callers can take up at once, and for how long each.
+
+    Bodies of more than ``small_body_bytes`` are read ``large_bodies`` at a time. An answer must be
+    taken within ``answer_seconds``.
+    """
+
+    connections: int = 512
+    small_body_bytes: int = 64 * 2**10
+    large_bodies: int = 16
+    handshake_seconds: float = 5.0
+    body_seconds: float = 10.0
+    answer_seconds: float = 10.0
+    linger_seconds: float = 2.0
+    # The API server ends idle connections after 90 s. If we were first, it could just be sending.
+    idle_seconds: float = 120.0
+
 
 _log = structlog.get_logger()
 
@@ -51,18 +63,21 @@ class Webhook:
     that asks, as far as they do not decline. To be made where an event loop runs.
     """
 
-    def __init__(self, reviewer: Reviewer, metrics: InjectorMetrics) -> None:
+    def __init__(
+        self, reviewer: Reviewer, metrics: InjectorMetrics, bounds: Bounds | None = None
+    ) -> None:
+        self._bounds = bounds = bounds or Bounds()
         self._reviewer = reviewer
         self._metrics = metrics
         self._draining = False
         self._busy: set[web.RequestHandler] = set()
-        self._large_bodies = asyncio.Semaphore(_LARGE_BODIES)
+        self._large_bodies = asyncio.Semaphore(bounds.large_bodies)
         self._server = web.Server(
             self._handle,
             access_log=None,
             auto_decompress=False,
-            keepalive_timeout=_KEEPALIVE_SECONDS,
-            lingering_time=_LINGER_SECONDS,
+            keepalive_timeout=bounds.idle_seconds,
+            lingering_time=bounds.linger_seconds,
         )
         self._listener: asyncio.Server | None = None
 
@@ -73,9 +88,9 @@ class Webhook:
             host,
             port,
             ssl=context,
-            ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-            ssl_shutdown_timeout=_LINGER_SECONDS,
-            backlog=_MAX_CONNECTIONS,
+            ssl_handshake_timeout=self._bounds.handshake_seconds,
+            ssl_shutdown_timeout=self._bounds.linger_seconds,
+            backlog=self._bounds.connections,
         )
         return int(self._listener.sockets[0].getsockname()[1])
 
@@ -88,11 +103,11 @@ class Webhook:
         if self._listener is not None:
             self._listener.close()
         self._server.pre_shutdown()
-        await self._server.shutdown(_ANSWER_SECONDS)
+        await self._server.shutdown(self._bounds.answer_seconds)
 
     def _connection(self) -> web.RequestHandler:
         """What serves a new connection. The oldest idle one goes if there are too many."""
-        if len(self._server.connections) >= _MAX_CONNECTIONS:
+        if len(self._server.connections) >= self._bounds.connections:
             for each in self._server.connections:
                 if each not in self._busy and each.transport and not each.transport.is_closing():
                     each.transport.abort()
@@ -105,8 +120,8 @@ class Webhook:
         self._busy.add(request.protocol)
         try:
             outcome, response = await self._respond(request)
-            await self._send(request, response)
-            self._metrics.answered(outcome, clock() - start)
+            taken = await self._send(request, response)
+            self._metrics.answered(outcome if taken else "failed", clock() - start)
         finally:
             self._busy.discard(request.protocol)
         return response
@@ -114,7 +129,7 @@ class Webhook:
     async def _respond(self, request: web.BaseRequest) -> tuple[Outcome, web.Response]:
         try:
             namespace_asks = _route(request)
-            if len(self._busy) > _MAX_CONNECTIONS:
+            if len(self._busy) > self._bounds.connections:
                 raise _RefusedError(503, "there are too many requests at once")
             body = await self._body(request)
             answer = self._reviewer.answer(body, namespace_asks=namespace_asks)
@@ -131,25 +146,29 @@ class Webhook:
         length = request.content_length
         if length is not None and length > MAX_BODY_BYTES:
             raise _RefusedError(413, f"send at most {MAX_BODY_BYTES} bytes")
-        large = length is None or length > _SMALL_BODY_BYTES
+        large = length is None or length > self._bounds.small_body_bytes
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
+            async with asyncio.timeout(self._bounds.body_seconds):
                 async with self._large_bodies if large else contextlib.nullcontext():
                     return await _read(request)
         except TimeoutError:
-            raise _RefusedError(408, f"send the body within {_BODY_SECONDS:g} s") from None
+            raise _RefusedError(
+                408, f"send the body within {self._bounds.body_seconds:g} s"
+            ) from None
 
-    async def _send(self, request: web.BaseRequest, response: web.Response) -> None:
-        """Sends an answer, which a caller who does not read cannot hold up for long."""
+    async def _send(self, request: web.BaseRequest, response: web.Response) -> bool:
+        """Sends an answer, and tells whether it was taken in time."""
         if self._draining:
             response.force_close()
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(self._bounds.answer_seconds):
                 await response.prepare(request)
                 await response.write_eof()
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()
+            return False
+        return True
 
 
 def _route(request: web.BaseRequest) -> bool:
