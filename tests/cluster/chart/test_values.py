@@ -131,6 +131,19 @@ def test_a_chart_that_this_one_is_a_part_of_can_install_it_on_a_condition(
         assert ("kind: Deployment" in done.stdout) is enabled
 
 
+def test_a_packaged_chart_makes_what_its_folder_makes(
+    helm: Any, chart: Path, tmp_path: Path
+) -> None:
+    done = helm.run("package", chart, f"--destination={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    # What cert-manager makes is not different each time.
+    flags = ("--kube-version=1.33.0", "--set=injector.certificate.source=certManager")
+    (archive,) = tmp_path.glob("*.tgz")
+    packaged, folder = (helm.run("template", "cache", each, *flags) for each in (archive, chart))
+    assert packaged.returncode == 0, packaged.stderr
+    assert packaged.stdout == folder.stdout
+
+
 @pytest.mark.parametrize("name", ["readme", "schema", "dashboard"])
 def test_what_is_made_from_the_values_and_panels_is_up_to_date(name: str) -> None:
     made = importlib.import_module(f"helm.make_{name}")
