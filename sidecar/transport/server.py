@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HEALTH = "grpc.health.v1.Health"
 _LAST_WORD_SECONDS = 0.1
+_MAX_PENDING = 100_000
 
 
 class ListenError(Exception):
@@ -74,6 +75,10 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
                 # Two sidecars on one port would share its calls at random.
                 ("grpc.so_reuseport", 0),
+                # Above 1,000 calls that wait to be taken up, gRPC would cancel some at random; each
+                # has a deadline of its own to end by.
+                ("grpc.server.max_pending_requests", _MAX_PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
             ]
         )
         self._server.add_generic_rpc_handlers(self._handlers)
