@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,16 +35,16 @@ class InjectorProcess:
         **flags: object,
     ) -> None:
         self._log = folder / "injector.log"
+        self.port, self.metrics_port = 0, _free_port()
         self._environment = environment or {}
         every = {
             "cert_file": pair.certificate,
             "key_file": pair.key,
             "address": "127.0.0.1:0",
-            "metrics_address": "127.0.0.1:0",
+            "metrics_address": f"127.0.0.1:{self.metrics_port}",
             "log_format": "json",
         } | flags
         self._flags = [f"--{name.replace('_', '-')}={value}" for name, value in every.items()]
-        self.port = self.metrics_port = 0
 
     def __enter__(self) -> InjectorProcess:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("EMBERCACHE_", "KUBE"))}
@@ -55,11 +56,10 @@ class InjectorProcess:
                 env=clean | self._environment,
             )
         try:
-            serving = self.wait_for("serving")
+            self.port = self.wait_for("serving")["port"]
         except BaseException:
             self.kill()
             raise
-        self.port, self.metrics_port = serving["port"], serving["metrics_port"]
         return self
 
     def __exit__(
@@ -121,3 +121,10 @@ class InjectorProcess:
         """Ends it at once."""
         self._process.kill()
         self._process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

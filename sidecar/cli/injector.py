@@ -16,6 +16,7 @@ from sidecar.injector.certificate import CertificateError
 from sidecar.injector.run import Address, Options, run
 from sidecar.injector.settings import InjectorSettings, load_settings
 from sidecar.telemetry.logging import configure_logging
+from sidecar.transport.server import ListenError
 
 
 class AddressType(click.ParamType[Address]):
@@ -95,5 +96,10 @@ def injector(config: Path | None, log_level: Any, log_format: Any, **options: An
     try:
         settings = load_settings(config) if config else InjectorSettings()
         asyncio.run(run(settings, Options(**options), os.environ))
+    except ListenError:
+        place = options["metrics_address"]
+        raise click.ClickException(
+            f"cannot serve metrics on {place}: is another process using it? Set --metrics-address"
+        ) from None
     except (ConfigError, CertificateError, OSError) as error:
         raise click.ClickException(str(error)) from error

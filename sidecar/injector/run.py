@@ -12,9 +12,9 @@ import structlog
 from sidecar.injector.certificate import Certificate
 from sidecar.injector.metrics import InjectorMetrics
 from sidecar.injector.nodes import ApiServer, Nodes
-from sidecar.injector.probes import Probes
 from sidecar.injector.review import Reviewer
 from sidecar.injector.server import Webhook
+from sidecar.transport.status import StatusListener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Mapping
@@ -33,6 +33,10 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
 
 class Options(NamedTuple):
     """How the injector itself runs; `InjectorSettings` tell what its sidecars are like.
@@ -50,7 +54,7 @@ class Options(NamedTuple):
 async def run(settings: InjectorSettings, options: Options, environment: Mapping[str, str]) -> None:
     """Serves until SIGTERM or SIGINT.
 
-    Raises `CertificateError`, and `OSError` for an address that cannot be listened on.
+    Raises `CertificateError`; `ListenError` and `OSError` for the addresses.
     """
     ended = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -66,20 +70,22 @@ async def run(settings: InjectorSettings, options: Options, environment: Mapping
         ),
         metrics,
     )
-    probes = Probes(metrics.registry)
+    status = StatusListener(str(options.metrics_address), metrics.registry)
+    serving = False
+    status.is_ready = lambda: serving
     async with contextlib.AsyncExitStack() as exits:
-        exits.push_async_callback(probes.stop)
-        metrics_port = await probes.start(*options.metrics_address)
+        await status.start()
+        exits.push_async_callback(status.close)
         if nodes:
             await _ask_first(nodes)
         exits.push_async_callback(webhook.stop)
         port = await webhook.start(*options.address, certificate.context)
         follow = (certificate.follow(), nodes.follow()) if nodes else (certificate.follow(),)
         await exits.enter_async_context(_in_background(*follow))
-        probes.ready = True
-        _log.info("serving", port=port, metrics_port=metrics_port)
+        serving = True
+        _log.info("serving", port=port, metrics=str(options.metrics_address))
         await ended.wait()
-        probes.ready = False
+        serving = False
         webhook.drain()
         _log.info("draining", seconds=options.drain_seconds)
         await asyncio.sleep(options.drain_seconds)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
+from aiohttp.log import server_logger
 
 from sidecar.injector.review import BadRequestError
+from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 
 if TYPE_CHECKING:
     import ssl
@@ -75,6 +77,7 @@ class Webhook:
         self._server = web.Server(
             self._handle,
             access_log=None,
+            logger=BadRequestsInBrief(server_logger),
             auto_decompress=False,
             keepalive_timeout=bounds.idle_seconds,
             lingering_time=bounds.linger_seconds,

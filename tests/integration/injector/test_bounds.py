@@ -132,6 +132,15 @@ async def test_other_methods_and_paths_are_refused(
     assert (await reader.readline()).split()[1] == str(status).encode()
 
 
+async def test_what_is_no_http_is_refused_and_not_quoted_in_the_log(
+    connect: Callable[..., Any], injector: InjectorProcess
+) -> None:
+    reader, writer = await connect()
+    writer.write(b"not-to-be-quoted \x01\r\n\r\n")
+    assert (await reader.readline()).split()[1] == b"400"
+    assert "not-to-be-quoted" not in injector.log
+
+
 async def test_the_largest_review_that_the_api_server_may_send_is_answered(
     caller: Any, make_pod: Callable[..., Any], make_review: Callable[..., Any]
 ) -> None:

@@ -110,3 +110,6 @@ def test_it_does_not_start_on_an_address_in_use(
     pair: MountedPair, injector: InjectorProcess
 ) -> None:
     assert "address already in use" in start(pair, address=f"127.0.0.1:{injector.port}")
+    taken = f"127.0.0.1:{injector.metrics_port}"
+    error = f"Error: cannot serve metrics on {taken}: is another process using it?"
+    assert start(pair, metrics_address=taken).startswith(error)
