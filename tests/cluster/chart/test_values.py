@@ -131,6 +131,13 @@ def test_a_chart_that_this_one_is_a_part_of_can_install_it_on_a_condition(
         assert ("kind: Deployment" in done.stdout) is enabled
 
 
+def test_users_and_groups_can_be_left_to_the_platform(helm: Any) -> None:
+    none = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"))
+    for _, template in helm.render({"podSecurityContext": none}).pod_templates():
+        context = template["spec"]["securityContext"]
+        assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
 def test_a_packaged_chart_makes_what_its_folder_makes(
     helm: Any, chart: Path, tmp_path: Path
 ) -> None:
