@@ -7,12 +7,17 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import numpy as np
 import onnx
 import pytest
 from aiohttp import web
 from hypothesis import settings
 from onnx import helper, numpy_helper
+from opentelemetry.proto.collector.trace.v1 import (
+    trace_service_pb2,
+    trace_service_pb2_grpc,
+)
 
 from sidecar.cache.breaker import Breaker
 from sidecar.cache.redis_connect import connect
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 # A busy machine is no failure.
 settings.register_profile("embercache", deadline=None)
@@ -275,3 +281,71 @@ async def openai_server() -> AsyncIterator[OpenAIServer]:
     server.target = f"openai+http://127.0.0.1:{port}/v1"
     yield server
     await runner.cleanup()
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """An OpenTelemetry collector: the spans that it took, and the attributes of their resource."""
+
+    def __init__(self) -> None:
+        self.endpoint = ""
+        self.spans: list[Span] = []
+        self.resource: dict[str, str] = {}
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, address: str = "127.0.0.1:0") -> None:
+        """Listens."""
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
+        port = self._server.add_insecure_port(address)
+        await self._server.start()
+        self.endpoint = f"http://127.0.0.1:{port}"
+
+    async def stop(self) -> None:
+        """Ends, as if it had crashed."""
+        if self._server is not None:
+            await self._server.stop(0)
+
+    async def Export(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        """See trace_service.proto."""
+        for group in request.resource_spans:
+            self.resource = attributes_of(group.resource)
+            for scope in group.scope_spans:
+                self.spans += scope.spans
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    def of_trace(self, trace_id: str) -> list[Span]:
+        """The spans of a trace in the order in which they began."""
+        spans = [span for span in self.spans if span.trace_id.hex() == trace_id]
+        return sorted(spans, key=lambda span: span.start_time_unix_nano)
+
+    def tree(self, trace_id: str, under: str) -> list[Any]:
+        """The spans of a trace under the span with an id: names, or (name, those under it)."""
+        found = []
+        for span in self.of_trace(trace_id):
+            if span.parent_span_id.hex() == under:
+                below = self.tree(trace_id, span.span_id.hex())
+                found.append((span.name, below) if below else span.name)
+        return found
+
+    def attributes(self, trace_id: str, name: str) -> list[dict[str, Any]]:
+        """The attributes of the spans of a trace that have a name, without our prefix."""
+        return [attributes_of(span) for span in self.of_trace(trace_id) if span.name == name]
+
+
+def attributes_of(message: Any) -> dict[str, Any]:
+    """The attributes of a span or a resource, without our prefix."""
+    return {
+        pair.key.removeprefix("embercache."): getattr(
+            pair.value, str(pair.value.WhichOneof("value"))
+        )
+        for pair in message.attributes
+    }
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    """A collector that listens."""
+    running = Collector()
+    await running.start()
+    yield running
+    await running.stop()

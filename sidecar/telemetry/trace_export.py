@@ -49,11 +49,10 @@ class TraceExport(Collector):
     """
 
     def __init__(self, endpoint: str) -> None:
-        # What they log comes with every batch, and is only of use to see why.
-        debug = logging.getLogger().isEnabledFor(logging.DEBUG)
-        logging.getLogger("opentelemetry").setLevel(
-            logging.NOTSET if debug else logging.CRITICAL + 1
-        )
+        # It logs every batch that is lost, and quotes headers of callers.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
+        if logging.getLogger().isEnabledFor(logging.DEBUG):
+            logging.getLogger("opentelemetry.exporter").setLevel(logging.DEBUG)
         self._exporter = _Exporter(endpoint)
         self._processor = _Processor(
             self._exporter,
@@ -76,9 +75,10 @@ class TraceExport(Collector):
         end = threading.Thread(target=self._provider.shutdown, daemon=True)
         end.start()
         await asyncio.to_thread(end.join, _LAST_SECONDS)
-        # Breaks off what the collector does not take.
-        self._exporter.shutdown()
-        await asyncio.to_thread(end.join, _LAST_SECONDS)
+        if end.is_alive():
+            # The collector does not answer: what is under way is broken off.
+            self._exporter.shutdown()
+            await asyncio.to_thread(end.join, _LAST_SECONDS)
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""

@@ -38,7 +38,7 @@ MOST_SPANS = 256
 """Spans of one call; a stream or a warming could have any number. The call tells of the rest."""
 
 _TRACEPARENT = re.compile(
-    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-[ -~]*)?"
 )
 _NOWHERE = Context()
 # Of the others, the caller is to blame.
@@ -69,7 +69,9 @@ class Tracing:
             if random() >= self._sample:  # noqa: S311 - no secret
                 return _UNSAMPLED
         elif not int(match[4], 16) & TraceFlags.SAMPLED:
-            return UnsampledSpan(traceparent, tracestate)
+            # It goes on as it came, unless others would stumble over it.
+            is_sound = tracestate.isascii() and tracestate.isprintable()
+            return UnsampledSpan(traceparent, tracestate if is_sound else "")
         else:
             context = set_span_in_context(_remote(match, tracestate), _NOWHERE)
         otel = self._tracer.start_span(name, context, SpanKind.SERVER, attributes)
@@ -159,8 +161,8 @@ class RecordedSpan(Span):
 
     def link(self, others: Iterable[Span]) -> None:
         """See `Span`."""
-        contexts = {each.context for each in others if isinstance(each, RecordedSpan)}
-        for context in contexts:
+        contexts = [each.context for each in others if isinstance(each, RecordedSpan)]
+        for context in {context.span_id: context for context in contexts}.values():
             self._otel.add_link(context)
 
     def found(self, items: int) -> None:

@@ -34,7 +34,7 @@ class StatusListener:
     def __init__(self, address: str, registry: CollectorRegistry) -> None:
         self.is_ready: Callable[[], bool] = lambda: False
         self.before_metrics: Callable[[], None] = lambda: None
-        self._address = address
+        self.address = address
         self._registry = registry
         self._page_at_work = asyncio.Lock()
         self._runner: web.AppRunner | None = None
@@ -52,13 +52,13 @@ class StatusListener:
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         await self._runner.setup()
-        host, _, port = self._address.rpartition(":")
+        host, _, port = self.address.rpartition(":")
         try:
             await web.TCPSite(self._runner, host.strip("[]"), int(port)).start()
         except OSError as error:
             await self._runner.cleanup()
             raise ListenError(
-                f"cannot serve metrics on {self._address} ({_reason(error)}): set"
+                f"cannot serve metrics on {self.address} ({_reason(error)}): set"
                 " server.metrics_address"
             ) from None
 

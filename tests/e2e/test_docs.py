@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar.cache.events import parse_event
 from sidecar.telemetry.metrics import CallMetrics, StatsCollector
+from sidecar.telemetry.trace_export import TraceExport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +94,7 @@ def test_every_metric_is_documented() -> None:
         generators=[cache_pb2.GeneratorStats(name="g", prefix=cache_pb2.PrefixStats())],
     )
     registry.register(StatsCollector(lambda: stats))
+    registry.register(TraceExport("http://127.0.0.1:4317"))
     names = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))
     page = (ROOT / "docs/operations.md").read_text("utf-8")
     documented = set(re.findall(r"`(embercache_\w+)`", page))

@@ -180,8 +180,12 @@ async def attempt(call: Any) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-async def test_no_text_of_a_user_is_in_logs_metrics_or_messages(
-    form: str, launch: Launch, client_of: Callable[[str], Sidecar], tmp_path: Path
+async def test_no_text_of_a_user_is_in_logs_metrics_traces_or_messages(
+    form: str,
+    launch: Launch,
+    client_of: Callable[[str], Sidecar],
+    tmp_path: Path,
+    collector: Any,
 ) -> None:
     port = free_port()
     with DevRedis() as redis:
@@ -193,6 +197,8 @@ async def test_no_text_of_a_user_is_in_logs_metrics_or_messages(
             popular_queries=100,
             log_level="debug",
             log_format=form,
+            tracing_endpoint=collector.endpoint,
+            tracing_sample=1,
         )
         sidecar = client_of(next(a for a in process.popen.args if "server-address" in a)[17:])
         await sidecar.channel.channel_ready()
@@ -213,6 +219,9 @@ async def test_no_text_of_a_user_is_in_logs_metrics_or_messages(
     assert MARKER not in process.log
     assert NAMESPACE not in process.log
     assert MARKER not in metrics
+    kinds = {span.name for span in collector.spans}
+    assert {"computed embed", "warm search", "index", "semantic"} <= kinds
+    assert MARKER not in "".join(map(str, collector.spans))
 
 
 async def test_the_password_of_redis_is_in_no_log(

@@ -1,0 +1,195 @@
+"""The listener for probes and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector
+
+from sidecar.transport.server import ListenError
+from sidecar.transport.status import StatusListener
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    Gauge("embercache_test", "A gauge.", registry=registry).set(7)
+    return registry
+
+
+@pytest.fixture
+async def listener(registry: CollectorRegistry) -> AsyncIterator[StatusListener]:
+    listener = StatusListener(free_address(), registry)
+    await listener.start()
+    yield listener
+    await listener.close()
+
+
+@pytest.fixture
+async def http(listener: StatusListener) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(f"http://{listener.address}") as session:
+        yield session
+
+
+async def status(http: aiohttp.ClientSession, path: str, method: str = "GET") -> int:
+    async with http.request(method, path) as response:
+        return response.status
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_it_lives_while_the_loop_turns(http: aiohttp.ClientSession, method: str) -> None:
+    assert await status(http, "/livez", method) == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_it_is_ready_while_calls_are_taken(
+    http: aiohttp.ClientSession, listener: StatusListener, method: str
+) -> None:
+    assert await status(http, "/readyz", method) == 503
+    listener.is_ready = lambda: True
+    assert await status(http, "/readyz", method) == 200
+    listener.is_ready = lambda: False
+    assert await status(http, "/readyz", method) == 503
+    assert await status(http, "/livez", method) == 200
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_no_proxy_keeps_what_a_probe_was_told(http: aiohttp.ClientSession, path: str) -> None:
+    async with http.get(path) as response:
+        assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/livez/more", "/favicon.ico"])
+async def test_there_is_nothing_elsewhere(http: aiohttp.ClientSession, path: str) -> None:
+    assert await status(http, path) == 404
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
+async def test_it_takes_no_other_method(http: aiohttp.ClientSession, path: str) -> None:
+    async with http.post(path) as response:
+        assert response.status == 405
+        assert response.headers["Allow"] == "GET,HEAD"
+
+
+async def test_metrics_are_text_unless_asked_otherwise(http: aiohttp.ClientSession) -> None:
+    async with http.get("/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        (family,) = parse_text(await response.text())
+    assert (family.name, family.samples[0].value) == ("embercache_test", 7)
+
+
+async def test_metrics_are_openmetrics_if_asked(http: aiohttp.ClientSession) -> None:
+    async with http.get("/metrics", headers={"Accept": OPENMETRICS}) as response:
+        assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+        (family,) = parse_openmetrics(await response.text())
+    assert (family.name, family.samples[0].value) == ("embercache_test", 7)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"), [("deflate, gzip", "gzip"), ("identity", None), ("br", None)]
+)
+async def test_metrics_are_compressed_if_asked(
+    accepted: str, encoding: str | None, http: aiohttp.ClientSession
+) -> None:
+    async with http.get("/metrics", headers={"Accept-Encoding": accepted}) as response:
+        assert response.headers.get("Content-Encoding") == encoding
+        assert "embercache_test 7.0" in await response.text()
+
+
+async def test_the_head_of_metrics_is_that_of_the_page(http: aiohttp.ClientSession) -> None:
+    async with http.get("/metrics", headers={"Accept-Encoding": "identity"}) as whole:
+        size = len(await whole.read())
+    async with http.head("/metrics", headers={"Accept-Encoding": "identity"}) as head:
+        assert head.headers["Content-Length"] == str(size)
+        assert await head.read() == b""
+
+
+class Slow(Collector):
+    """Metrics that take until they are allowed; notes the thread."""
+
+    def __init__(self) -> None:
+        self.began, self.go_on = threading.Event(), threading.Event()
+        self.thread: int | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        self.thread = threading.get_ident()
+        self.began.set()
+        assert self.go_on.wait(30)
+        yield GaugeMetricFamily("embercache_slow", "Slow.", 1)
+
+
+async def test_the_loop_turns_while_a_page_of_metrics_is_written(
+    http: aiohttp.ClientSession,
+    listener: StatusListener,
+    registry: CollectorRegistry,
+    eventually: Any,
+) -> None:
+    slow = Slow()
+    registry.register(slow)
+    read_on: list[int] = []
+    listener.before_metrics = lambda: read_on.append(threading.get_ident())
+    page = asyncio.create_task(status(http, "/metrics"))
+    await eventually(slow.began.is_set)
+    assert await status(http, "/livez") == 200
+    slow.go_on.set()
+    assert await page == 200
+    # What changes in the loop is read there.
+    assert read_on == [threading.get_ident()]
+    assert slow.thread != threading.get_ident()
+
+
+async def test_what_is_no_http_is_refused(listener: StatusListener) -> None:
+    host, _, port = listener.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"\x00\x01 rubbish\r\n\r\n")
+    assert b"400" in await reader.readline()
+    writer.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "[::1]:{port}", "localhost:{port}"])
+async def test_it_listens_on_names_and_both_families(
+    address: str, registry: CollectorRegistry
+) -> None:
+    address = address.format(port=free_address().rpartition(":")[2])
+    listener = StatusListener(address, registry)
+    await listener.start()
+    async with aiohttp.ClientSession(f"http://{address}") as http:
+        assert await status(http, "/livez") == 200
+    await listener.close()
+
+
+async def test_an_address_that_is_taken_is_named_with_what_to_do(
+    listener: StatusListener, registry: CollectorRegistry
+) -> None:
+    reason = rf"cannot serve metrics on {listener.address} \(Address already in use\): set server"
+    with pytest.raises(ListenError, match=reason):
+        await StatusListener(listener.address, registry).start()
+
+
+async def test_a_host_that_does_not_exist_is_named(registry: CollectorRegistry) -> None:
+    with pytest.raises(ListenError, match=r"cannot serve metrics on nowhere.invalid:1 \(\w"):
+        await StatusListener("nowhere.invalid:1", registry).start()
