@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from sidecar.cache.items import Loader, LowerTier, Policy, Want
 
 
-_COMPUTED = (Tier.COMPUTED, Tier.COALESCED)
+# To look a member of an enum up takes 0.2 us, each time.
+_HOT, _COMPUTED = Tier.HOT, Tier.COMPUTED
+_MISSES = (Tier.COMPUTED, Tier.COALESCED)
 
 
 @dataclass(slots=True)
@@ -69,7 +71,7 @@ class ReadThrough:
         results: list[Answer | Exception | None] = [None] * len(wants)
         missing: Sequence[int] = range(len(wants))
         if policy.mode.reads:
-            with current().tier(Tier.HOT, policy.account, len(wants)) as span:
+            with current().tier(_HOT, policy.account, len(wants)) as span:
                 results = [self._hot_answer(state, want) for want in wants]
                 missing = [index for index, result in enumerate(results) if result is None]
                 span.found(len(wants) - len(missing))
@@ -116,7 +118,7 @@ class ReadThrough:
             held.stamp = state.stamp
         if want.check is not None and not want.check.suffices(entry):
             return None
-        return Answer(entry, Tier.HOT)
+        return Answer(entry, _HOT)
 
     def _keep_hot(self, state: NamespaceState, key: bytes, entry: Entry, account: Account) -> None:
         ttl = entry.expires_ms / 1000 - self._clock() if entry.expires_ms else float("inf")
@@ -201,7 +203,7 @@ class ReadThrough:
                     self._land(flight, NotCachedError("not in any tier of the cache"))
             elif wanted:
                 submitted = perf_counter()
-                with current().tier(Tier.COMPUTED, policy.account, len(wanted)) as span:
+                with current().tier(_COMPUTED, policy.account, len(wanted)) as span:
                     works = loader.submit([flight.want.source for flight in wanted])
                     span.end_with(works)
                 policy.account.lookup_seconds += (submitted - began) * len(wanted)
@@ -252,7 +254,7 @@ class ReadThrough:
             if replace or not self._is_outdated(flight):
                 self._keep_hot(state, flight.want.key, entry, account)
             self._write_back(flight.want.key, entry, replace=replace, above=None)
-        self._land(flight, Answer(entry, product.tier or Tier.COMPUTED))
+        self._land(flight, Answer(entry, product.tier or _COMPUTED))
 
     def _is_outdated(self, flight: Flight) -> bool:
         """Whether an entry that will do was made after the flight began, as by a refresh."""
@@ -369,7 +371,7 @@ def _count(account: Account, answers: Sequence[Answer | Exception], seconds: flo
             account.failed += 1
             continue
         account.answered[answer.tier] += 1
-        if answer.tier not in _COMPUTED:
+        if answer.tier not in _MISSES:
             account.tokens_saved += answer.entry.value.tokens
             found += 1
     if found == len(answers):
@@ -394,6 +396,6 @@ def _stamped(state: NamespaceState, tags: Sequence[bytes]) -> tuple[tuple[bytes,
 
 def _as_seen(result: Answer | Exception, first: bool) -> Answer | Exception:
     """A computation that somebody else asked for was, seen from here, coalesced."""
-    if first or isinstance(result, Exception) or result.tier is not Tier.COMPUTED:
+    if first or isinstance(result, Exception) or result.tier is not _COMPUTED:
         return result
     return Answer(result.entry, Tier.COALESCED)
