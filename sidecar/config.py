@@ -50,6 +50,11 @@ class ServerSettings(_Section):
     max_message_bytes: Bytes = Field(16 * 2**20, ge=1024, description="largest request")
     max_batch_items: int = Field(10_000, ge=1, description="most inputs in one request")
     max_text_bytes: Bytes = Field(2**20, ge=1, description="longest text, in UTF-8")
+    max_connection_age: Seconds = Field(
+        0.0,
+        description="after how long a connection is ended between two calls, so that callers find"
+        " new replicas; 0 for never",
+    )
     drain_delay: Seconds = Field(
         0.5, description="after SIGTERM, how long calls are still taken while health says no"
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 HEALTH = "grpc.health.v1.Health"
 _LAST_WORD_SECONDS = 0.1
 _MAX_PENDING = 100_000
+_NEVER = 2**31 - 1
 
 
 class ListenError(Exception):
@@ -79,6 +80,7 @@ class GrpcServer:
                 # has a deadline of its own to end by.
                 ("grpc.server.max_pending_requests", _MAX_PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+                ("grpc.max_connection_age_ms", _milliseconds(self._settings.max_connection_age)),
             ]
         )
         self._server.add_generic_rpc_handlers(self._handlers)
@@ -131,6 +133,11 @@ class GrpcServer:
         finally:
             os.umask(previous)
         self.addresses.append(f"unix:{path}")
+
+
+def _milliseconds(age: float) -> int:
+    """As gRPC wants it, for which never is the largest number."""
+    return int(age * 1000) or _NEVER
 
 
 def _is_listened_on(path: str) -> bool:

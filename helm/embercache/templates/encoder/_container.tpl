@@ -8,6 +8,7 @@ env:
     "SERVER_ADDRESS" "0.0.0.0:50551"
     "SERVER_INSECURE" true
     "SERVER_METRICS_ADDRESS" "0.0.0.0:50552"
+    "SERVER_MAX_CONNECTION_AGE" "5m"
     "SERVER_DRAIN_DELAY" .drainDelaySeconds
     "SERVER_DRAIN_TIMEOUT" .drainTimeoutSeconds
     "MODEL_PACKS" .model
