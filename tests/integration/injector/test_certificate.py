@@ -206,3 +206,20 @@ def test_a_key_with_a_password_is_refused_and_not_asked_for(
     pair.put(certificate, locked)
     with pytest.raises(CertificateError, match=f"{pair.certificate} with {pair.key}"):
         Certificate(pair.certificate, pair.key, InjectorMetrics())
+
+
+def test_a_pair_that_is_replaced_while_it_is_read_is_read_again(
+    authority: Authority, pair: MountedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later, load = authority.issue(days=9), ssl.SSLContext.load_cert_chain
+
+    def load_after_change(context: ssl.SSLContext, *files: Path, **options: Any) -> None:
+        monkeypatch.undo()
+        pair.put(*later)
+        load(context, *files, **options)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", load_after_change)
+    metrics = InjectorMetrics()
+    Certificate(pair.certificate, pair.key, metrics)
+    end = x509.load_pem_x509_certificate(later[0]).not_valid_after_utc.timestamp()
+    assert metrics.registry.get_sample_value(EXPIRY) == end
