@@ -24,7 +24,7 @@ test: setup
 	$(PY) -m pytest
 
 # Tools written in Go, each at a fixed version; needs Go.
-tools: $(TOOLS)/helm $(TOOLS)/ghz $(TOOLS)/kube
+tools: $(TOOLS)/helm $(TOOLS)/ghz $(TOOLS)/kube $(TOOLS)/promtool
 
 $(TOOLS)/helm:
 	$(GO_INSTALL) helm.sh/helm/v3/cmd/helm@v3.22.0
@@ -40,7 +40,14 @@ $(TOOLS)/protoc-gen-go-grpc:
 
 # A control plane of Kubernetes, for tests.
 $(TOOLS)/kube: $(wildcard tests/cluster/kube/*)
-	cd tests/cluster/kube && go build -trimpath -ldflags="-s -w" -o $(CURDIR)/$@ .
+	cd tests/cluster/kube && go build -trimpath -o $(CURDIR)/$@ -ldflags="-s -w \
+		-X k8s.io/component-base/version.gitVersion=v1.36.3 \
+		-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36" .
+
+# Prometheus' own check of alerts, for tests; without the clouds that Prometheus can discover.
+$(TOOLS)/promtool: $(wildcard tests/cluster/promtool/*)
+	cd tests/cluster/promtool && go build -tags remove_all_sd -ldflags="-s -w" -o $(CURDIR)/$@ \
+		github.com/prometheus/prometheus/cmd/promtool
 
 lint: setup
 	$(PY) -m ruff check .
