@@ -23,6 +23,8 @@ from sidecar.transport.server import GrpcServer
 from sidecar.transport.status import StatusListener
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.config import Settings
     from sidecar.open_services import Services
     from sidecar.open_watch import Watch
@@ -37,10 +39,13 @@ class App:
     all of that, and the last to go. It raises `SetupError`, `RedisUrlError`,
     `IndexUrlError`, `IndexSetupError`, `DiskLockedError` or `ListenError`, each with a message that
     says what to do.
+
+    ``before_calls`` is called when all is ready, before the first call can be taken.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, before_calls: Callable[[], None] = lambda: None) -> None:
         self._settings = settings
+        self._before_calls = before_calls
         self._exits = contextlib.AsyncExitStack()
         self.addresses: list[str] = []
 
@@ -61,6 +66,7 @@ class App:
             stats = StatsCollector(services.admin.collect)
             registry.register(stats)
             status.before_metrics = stats.take
+            self._before_calls()
             self.addresses = await _listen(self._settings, services, watch, status, exits)
             self._exits = exits.pop_all()
         _log.info("serving", version=__version__, addresses=self.addresses)
@@ -76,18 +82,21 @@ async def serve(settings: Settings) -> None:
     """Runs a sidecar until SIGTERM or SIGINT. Raises as entering an `App` does."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with App(settings):
+    at_once = signal.getsignal(signal.SIGTERM)
+
+    def before_calls() -> None:
         # What start-up made stays; without this, every collection walks all of it.
         gc.collect()
         gc.freeze()
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        for number in before:
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told.set)
+
+    async with App(settings, before_calls):
         await told.wait()
         # The next one kills, should the drain hang.
-        for number, handler in before.items():
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, at_once)
 
 
 async def _open_status(
