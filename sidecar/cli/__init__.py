@@ -32,7 +32,7 @@ COMMANDS = {
     "flush": Entry("invalidate", "Empty the hot and the disk tier of one sidecar."),
     "generate": Entry("generate", "Generate the text that follows PROMPT, and show it."),
     "health": Entry("health", "Ask a sidecar whether it serves."),
-    "inject": Entry("inject", "Add the sidecar to pods in a file, as the injector does."),
+    "inject": Entry("inject", "Add the sidecar to pods in FILE as the injector does."),
     "injector": Entry("injector", "Run the admission webhook that gives pods their sidecar."),
     "invalidate": Entry("invalidate", "Make entries invalid, on every sidecar."),
     "models": Entry("models", "Fetch, list and check model packs."),
