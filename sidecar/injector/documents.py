@@ -24,8 +24,8 @@ _HEAD = re.compile(r"(---[ \t]*(#.*)?(\r?\n|$))?([ \t]*(#.*)?\r?\n)*")
 _PLAIN_TEXT = re.compile(r"[A-Za-z/][A-Za-z0-9_./:-]*(?<!:)")
 _WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
-# What YAML takes for the end of a line unless it is escaped.
-_BREAKS = re.compile("[\r\x85\u2028\u2029]")
+# YAML takes it for the end of a line unless it is escaped.
+_NEXT_LINE = "\x85"
 
 
 class DocumentError(Exception):
@@ -125,8 +125,7 @@ class _Written(yaml.SafeLoader):
 
 def _construct_scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> _Scalar:
     scalar = _Scalar(node.value)
-    # Folding again could not give the same lines.
-    scalar.tag, scalar.style = node.tag, "|" if node.style == ">" else node.style
+    scalar.tag, scalar.style = node.tag, node.style
     return scalar
 
 
@@ -143,12 +142,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_scalar(dumper: yaml.SafeDumper, scalar: _Scalar) -> yaml.ScalarNode:
-    style = '"' if _BREAKS.search(scalar) else scalar.style
-    return dumper.represent_scalar(scalar.tag, scalar, style=style)
+    return dumper.represent_scalar(scalar.tag, scalar, style=scalar.style)
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text and not _BREAKS.search(text) else '"'
+    style = "|" if "\n" in text and _NEXT_LINE not in text else '"'
     if _PLAIN_TEXT.fullmatch(text) and text.lower() not in _WORDS:
         style = ""
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)

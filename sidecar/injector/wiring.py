@@ -45,7 +45,7 @@ def _within_reach(spec: dict[str, Any]) -> list[tuple[str, int, dict[str, Any]]]
     place = sidecar_place(spec)
     first = {"containers": 0}
     if place is not None and place[0] == "initContainers":
-        first = {"initContainers": place[1] + 1, "containers": 0}
+        first = {"initContainers": place[1], "containers": 0}
     return [
         (key, index, container)
         for key, start in first.items()

@@ -106,14 +106,23 @@ def violations() -> Callable[[dict[str, Any]], set[str]]:
     return restricted_violations
 
 
-@pytest.fixture(scope="session", params=[f"1.{minor}" for minor in range(NATIVE_SINCE, LATEST + 1)])
-def check_schema(request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], None]:
-    """Checks an object against the schema of a version of Kubernetes; unknown fields are errors."""
-
+def check_against(version: str) -> Callable[[dict[str, Any]], None]:
     def check(manifest: dict[str, Any]) -> None:
-        kubernetes_validate.validate(manifest, request.param, strict=True)
+        kubernetes_validate.validate(manifest, version, strict=True)
 
     return check
+
+
+@pytest.fixture(params=[f"1.{minor}" for minor in range(NATIVE_SINCE, LATEST + 1)])
+def check_schema(request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], None]:
+    """Checks an object against the schema of a version of Kubernetes; unknown fields are errors."""
+    return check_against(request.param)
+
+
+@pytest.fixture
+def check_latest_schema() -> Callable[[dict[str, Any]], None]:
+    """The same, for the last version only."""
+    return check_against(f"1.{LATEST}")
 
 
 @pytest.fixture(scope="session")

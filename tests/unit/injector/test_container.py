@@ -131,6 +131,14 @@ def test_started_means_that_it_serves_and_alive_that_it_answers(sidecar: Sidecar
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 300
 
 
+def test_why_it_failed_is_in_the_pod_s_status(sidecar: Sidecar) -> None:
+    assert sidecar()["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_it_cannot_write_to_its_image(sidecar: Sidecar) -> None:
+    assert sidecar()["securityContext"]["readOnlyRootFilesystem"] is True
+
+
 def test_nothing_ends_it_before_its_time(sidecar: Sidecar) -> None:
     assert "lifecycle" not in sidecar()
 
@@ -179,6 +187,7 @@ def test_two_ports_that_are_the_same_are_an_error(sidecar: Sidecar) -> None:
         ("classic", 600, None, 595, 4),
         ("classic", 4, None, 2, 1.6),
         ("classic", 0, None, 0, 0),
+        ("classic", 30, 0, 0, 24),
         ("classic", 30, 10, 10, 16),
         ("classic", 30, 60, 25, 4),
     ],

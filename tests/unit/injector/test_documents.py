@@ -55,7 +55,11 @@ def scalars(text: str) -> list[tuple[str, str, str | None]]:
     ]
 
 
-@given(value=values, style=st.sampled_from([None, '"', "'", "|", ">"]), flow=st.booleans())
+@given(
+    value=st.fixed_dictionaries({"key": values}),
+    style=st.sampled_from([None, '"', "'", "|", ">"]),
+    flow=st.booleans(),
+)
 def test_a_document_that_is_written_again_means_the_same(
     value: Any, style: str | None, flow: bool
 ) -> None:
@@ -101,6 +105,12 @@ def test_blocks_of_lines_stay_blocks() -> None:
     assert rewritten(f"---\n{text}") == f"---\n{text}"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x85", "\u2028", "\ufeff"])
+def test_json_with_any_end_of_line_in_it_means_the_same_in_yaml(end: str) -> None:
+    value = {"a": f"one\ntwo{end}three"}
+    assert yaml.safe_load(rewritten(json.dumps(value))) == value
+
+
 def test_comments_before_the_content_stay() -> None:
     text = "--- # first\n# Source: chart\n\n#\na: 1 # lost\n"
     assert rewritten(text) == "--- # first\n# Source: chart\n\n#\na: 1\n"
@@ -110,6 +120,7 @@ def test_what_an_alias_stands_for_is_written_in_its_place() -> None:
     text = "a: &x {k: 1}\nb: *x\nc: {<<: *x, l: 2}\n"
     expected = "---\na:\n  k: 1\nb:\n  k: 1\nc:\n  k: 1\n  l: 2\n"
     assert rewritten(text) == expected
+    assert read_documents(text)[0].value == yaml.safe_load(expected)
 
 
 def test_documents_are_told_apart_and_have_their_lines() -> None:
@@ -131,6 +142,7 @@ def test_documents_are_told_apart_and_have_their_lines() -> None:
 def test_lines_may_end_as_on_windows_and_begin_with_a_byte_order_mark() -> None:
     documents = read_documents("\ufeffa: 1\r\n---\r\nb: 2\r\n")
     assert [document.value for document in documents] == [{"a": 1}, {"b": 2}]
+    assert [document.text for document in documents] == ["a: 1\r\n", "---\r\nb: 2\r\n"]
 
 
 def test_json_may_have_tabs_and_follow_on_itself() -> None:

@@ -63,11 +63,11 @@ def pod_of(workload: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", WORKLOADS)
 def test_every_kind_that_makes_pods_gets_a_sidecar_and_stays_valid(
-    kind: str, check_schema: Callable[[dict[str, Any]], None]
+    kind: str, check_latest_schema: Callable[[dict[str, Any]], None]
 ) -> None:
     result = run(yaml.safe_dump(manifest(kind)))
     changed = yaml.safe_load(result.text)
-    check_schema(changed)
+    check_latest_schema(changed)
     pod = pod_of(changed)
     assert pod["spec"]["initContainers"][0]["name"] == "embercache"
     assert pod["metadata"]["labels"]["embercache.io/status"] == "injected"
@@ -80,6 +80,16 @@ def test_what_makes_no_pods_passes_to_the_byte() -> None:
     result = run(text, everything=True)
     assert result.text == text
     assert result.report == []
+
+
+def test_json_without_pods_passes_to_the_byte() -> None:
+    text = '{"kind": "Service"}\n{"kind":\t"Service"}'
+    assert run(text, everything=True).text == text
+
+
+def test_what_only_has_comments_does_not_count_as_a_document() -> None:
+    result = run(f"# licence\n---\n{yaml.safe_dump(manifest('Pod'))}")
+    assert result.report == ["document 1 (line 2), Pod web: injected"]
 
 
 def test_documents_beside_an_injected_one_pass_to_the_byte() -> None:

@@ -294,6 +294,7 @@ def test_a_pod_that_is_to_end_gets_no_sidecar_that_would_keep_it_from_ending(
     assert left_alone(pod, native=True) is None
     native = injected(pod)
     assert names(native, "initContainers")[0] == "embercache"
+    assert left_alone(native, native=False) is None
     assert injected(native, native=False) == native
 
 

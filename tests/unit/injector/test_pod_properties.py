@@ -159,6 +159,7 @@ def test_a_pod_has_one_sidecar_and_every_container_beside_it_has_an_address_and_
     inits, apps = spec.get("initContainers") or [], spec["containers"]
     place = inits[0] if native else apps[-1]
     assert place["name"] == "embercache"
+    assert ADDRESS not in place["env"]
     assert sum(each["name"] == "embercache" for each in [*inits, *apps]) == 1
     for container in [*(inits if native else []), *apps]:
         if container["name"] != "embercache":
