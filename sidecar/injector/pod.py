@@ -108,14 +108,17 @@ def _add_sidecar(
 
 def _check_ports(spec: dict[str, Any], ports: Ports) -> None:
     """Two containers of a pod cannot listen on one port."""
-    wanted = {ports.grpc: "port", ports.metrics: "metrics-port"}
     for container in (each for key in LISTS for each in objects(spec, key)):
-        for port in objects(container, "ports"):
-            number = port.get("containerPort")
-            if number in wanted and port.get("protocol", "TCP") == "TCP" and number is not None:
+        taken = [
+            port.get("containerPort")
+            for port in objects(container, "ports")
+            if port.get("protocol", "TCP") == "TCP"
+        ]
+        for name, wanted in (("port", ports.grpc), ("metrics-port", ports.metrics)):
+            if wanted is not None and wanted in taken:
                 raise InjectionError(
-                    f"container {container.get('name')} listens on port {number} like the sidecar:"
-                    f" give the sidecar another with {PREFIX}{wanted[number]}"
+                    f"container {container.get('name')} listens on port {wanted} like the sidecar:"
+                    f" give the sidecar another with {PREFIX}{name}"
                 )
 
 

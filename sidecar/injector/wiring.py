@@ -67,7 +67,7 @@ def _check_chosen(chosen: Sequence[str], names: Sequence[Any]) -> None:
 
 
 def _connect(changes: Changes, key: str, index: int, container: dict[str, Any]) -> None:
-    variables = {variable.get("name") for variable in objects(container, "env")}
+    variables = [variable.get("name") for variable in objects(container, "env")]
     if sidecar.ADDRESS["name"] not in variables:
         # At the beginning, so that the others can refer to it with $(EMBERCACHE_ADDRESS).
         changes.add("spec", key, index, "env", 0, value=sidecar.ADDRESS)

@@ -328,6 +328,14 @@ def test_the_pod_that_is_given_is_not_changed(pod: dict[str, Any]) -> None:
     assert pod == before
 
 
+def test_values_of_another_type_where_they_do_not_matter_stay(injected: Injected) -> None:
+    container = {"name": {}, "env": [{"name": []}], "ports": [{"containerPort": {}}]}
+    patched = injected(
+        {"spec": {"containers": [container], "restartPolicy": [], "os": {"name": {}}}}
+    )
+    assert patched["spec"]["containers"][0].items() >= {"name": {}}.items()
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
