@@ -1,0 +1,42 @@
+"""The Java client against a real sidecar."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def program(built: Callable[[str], Path]) -> list[str | Path]:
+    """The example, which Java compiles as it starts it."""
+    jar = built("java/target/embercache-client-0.1.0.jar")
+    # Java takes its arguments for text of the locale, which may know of ASCII only.
+    command: list[str | Path] = ["env", "LC_ALL=C.UTF-8", "java", "-XX:TieredStopAtLevel=1"]
+    return [*command, "-cp", f"{jar}:{jar.parent}/lib/*", built("java/examples/Embed.java")]
+
+
+def test_the_example_gets_the_vectors_of_python_bit_for_bit_cold_and_from_every_tier(
+    program: list[str | Path], compare_with_python: Callable[..., None]
+) -> None:
+    compare_with_python(program)
+
+
+def test_the_example_names_the_variable_that_holds_a_wrong_address(
+    program: list[str | Path], run: Callable[..., str]
+) -> None:
+    assert 'EMBERCACHE_ADDRESS is "localhost"' in run(
+        *program, "a text", address="localhost", code=1
+    )
+
+
+def test_it_embeds_searches_and_generates(
+    built: Callable[[str], Path], run: Callable[..., str], address: str
+) -> None:
+    built("java/target/test-classes")
+    command = ["mvn", "-q", "-B", "-o", "surefire:test", "-Dtest=SidecarIT"]
+    run(*command, address=address, folder="java")
