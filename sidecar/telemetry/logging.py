@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from sidecar.spans import current
+
 if TYPE_CHECKING:
     from structlog.typing import EventDict
 
@@ -23,6 +25,7 @@ def configure_logging(settings: LogSettings) -> None:
     )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        name_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -45,6 +48,13 @@ def configure_logging(settings: LogSettings) -> None:
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def name_trace(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Puts in the trace of the call that is at work, if it is traced."""
+    if trace_id := current().trace_id:
+        event["trace_id"] = trace_id
+    return event
 
 
 def trace_without_values(_logger: object, _method: str, event: EventDict) -> EventDict:

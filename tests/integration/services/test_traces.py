@@ -8,10 +8,16 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import grpc
 import pytest
+import structlog
 from embercache.v1 import common_pb2, embed_pb2, search_pb2
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from sidecar.services.embed_request import RequestReader
+from sidecar.telemetry.logging import name_trace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -398,6 +404,33 @@ async def test_a_service_that_embeds_is_told_of_the_trace(
     assert caller.trace_id in headers["traceparent"]
 
 
+async def test_a_request_that_calls_share_is_in_the_trace_of_the_first_that_has_one(
+    start_traced: StartTraced, collector: Collector, caller: Caller, openai_server: Any
+) -> None:
+    sidecar = await start_traced(
+        model={"packs": ["theirs"]}, encoder={"target": openai_server.target}
+    )
+    openai_server.hold_after = 0
+    # As many as there may be at once; what comes then waits, and shares the next.
+    under_way = [asyncio.create_task(sidecar.embed(f"text {number}")) for number in range(4)]
+    async with asyncio.timeout(HANG_GUARD):
+        while len(openai_server.calls) < 5:
+            await asyncio.sleep(0.001)
+    waiting = [
+        asyncio.create_task(sidecar.embed("not traced")),
+        asyncio.create_task(embed(sidecar, caller, "traced")),
+    ]
+    async with asyncio.timeout(HANG_GUARD):
+        while (await sidecar.stats()).models[0].queued < 2:
+            pass
+    openai_server.release.set()
+    await asyncio.gather(*under_way, *waiting)
+    *others, (_, headers, body) = openai_server.calls
+    assert sorted(body["input"]) == ["not traced", "traced"]
+    assert caller.trace_id in headers["traceparent"]
+    assert all(each["traceparent"].endswith("-00") for _, each, _ in others[1:])
+
+
 async def test_a_caller_that_is_not_traced_has_no_spans_anywhere(
     start_traced: StartTraced, collector: Collector
 ) -> None:
@@ -447,3 +480,42 @@ async def test_without_an_endpoint_no_call_is_traced(
     assert await embed(sidecar, caller, "a text") == ["COMPUTED"]
     await sidecar.stop()
     assert collector.spans == []
+
+
+async def test_metrics_lead_to_the_trace_of_a_call(
+    start_traced: StartTraced, collector: Collector, caller: Caller
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    sidecar = await start_traced(server={"address": "127.0.0.1:0", "metrics_address": address})
+    await embed(sidecar, caller, "a text")
+    await embed(sidecar, Caller(sampled=False), "another text")
+    headers = {"Accept": "application/openmetrics-text"}
+    async with aiohttp.ClientSession(f"http://{address}") as http:
+        async with http.get("/metrics", headers=headers) as response:
+            families = list(text_string_to_metric_families(await response.text()))
+        async with http.get("/metrics") as response:
+            assert caller.trace_id not in await response.text()
+    samples = [sample for family in families for sample in family.samples]
+    (exemplar,) = (sample.exemplar for sample in samples if sample.exemplar is not None)
+    assert exemplar.labels == {"trace_id": caller.trace_id}
+    counts = {sample.name: sample.value for sample in samples}
+    assert counts["embercache_spans_recorded_total"] == 3
+
+
+async def test_a_line_of_the_log_names_the_trace_of_its_call(
+    start_traced: StartTraced, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar = await start_traced()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(RequestReader, "read", fail)
+    with structlog.testing.capture_logs([name_trace]) as logs:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await embed(sidecar, caller, "a text")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await sidecar.embed("a text")
+    assert [log.get("trace_id") for log in logs] == [caller.trace_id, None]

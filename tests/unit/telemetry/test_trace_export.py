@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -59,6 +60,11 @@ def record(export: TraceExport, count: int = 1) -> None:
         call.finish()  # type: ignore[union-attr]
 
 
+def threads() -> list[str]:
+    """The threads of exporters that have not ended."""
+    return [thread.name for thread in threading.enumerate() if "Otel" in thread.name]
+
+
 def counts(export: TraceExport) -> tuple[float, float]:
     """Spans recorded, and sent."""
     recorded, sent = (family.samples[0].value for family in export.collect())
@@ -87,6 +93,7 @@ async def test_a_collector_that_says_nothing_does_not_delay_the_end(silent: str)
     async with asyncio.timeout(HANG_GUARD):
         await export.close()
     assert counts(export) == (100, 0)
+    assert not threads()
 
 
 @pytest.mark.usefixtures("patient")
@@ -98,6 +105,7 @@ async def test_a_collector_that_is_not_there_does_not_delay_the_end() -> None:
         async with asyncio.timeout(HANG_GUARD):
             await export.close()
     assert counts(export) == (100, 0)
+    assert not threads()
 
 
 async def test_only_so_many_spans_wait_for_a_collector(
