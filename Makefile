@@ -3,7 +3,8 @@ PY := $(VENV)/bin/python
 TOOLS := .tools/bin
 GO_INSTALL := GOBIN=$(CURDIR)/$(TOOLS) go install
 
-.PHONY: setup run test test-clients test-cluster lint bench load-test proto clients tools lock
+.PHONY: setup run test test-clients test-cluster lint bench load-test proto proto-check \
+	proto-release clients clients-build tools lock
 
 setup: $(VENV)/.ready
 
@@ -22,6 +23,15 @@ run: setup
 
 test: setup
 	$(PY) -m pytest
+
+# Each language's own tests and examples against a real sidecar. Needs Go, Node, Maven and Rust.
+test-clients: clients-build
+	$(PY) -m pytest tests/clients
+
+# The chart and the injector in a real control plane, pods as processes, the image's steps. Needs Go.
+test-cluster: setup tools
+	cd tests/cluster/app && go vet ./...
+	$(PY) -m pytest tests/cluster
 
 # Tools written in Go, each at a fixed version; needs Go.
 tools: $(TOOLS)/helm $(TOOLS)/ghz $(TOOLS)/kube $(TOOLS)/promtool
@@ -69,11 +79,43 @@ bench: setup
 	$(PY) -m bench.staleness
 	$(PY) -m bench.prefix --quick
 
+# Needs ghz. `python -m bench.ghz --write-docs` also writes what it prints into docs/benchmarks.md.
+load-test: setup $(TOOLS)/ghz
+	$(VENV)/bin/embercache models pull minilm
+	$(VENV)/bin/embercache models pull smollm2-135m
+	$(PY) -m bench.ghz
+
 proto: setup
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m grpc_tools.protoc -I proto \
 		--python_out=clients/python --grpc_python_out=clients/python \
 		--mypy_out=clients/python --mypy_grpc_out=clients/python \
 		proto/embercache/v1/*.proto
+
+# The contract: its form, and that it breaks no client of the last release.
+proto-check: setup
+	$(VENV)/bin/buf lint
+	$(VENV)/bin/buf breaking --against proto/released.binpb
+
+# At a release: the contract as it is now is what later ones are held against.
+proto-release: proto-check
+	$(VENV)/bin/buf build --exclude-source-info -o proto/released.binpb
+
+NODE_MODULES := clients/node/node_modules/.package-lock.json
+
+$(NODE_MODULES): clients/node/package.json clients/node/package-lock.json
+	cd clients/node && npm ci --ignore-scripts --no-audit --no-fund
+
+# The stubs of all languages; those of Java are made whenever it is built.
+clients: proto $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc $(NODE_MODULES)
+	clients/generate.sh
+
+clients-build: setup $(NODE_MODULES)
+	cd clients/go && test -z "$$(gofmt -l .)" && go vet -tags sidecar ./... \
+		&& go build -o build/ ./examples/... && go test -tags sidecar -c -o build/sidecar.test .
+	cd clients/node && npm run --silent build
+	cd clients/java && mvn -q -B package
+	cd clients/rust && cargo fmt --check && cargo test -q -j2 --locked \
+		&& cargo clippy -q --workspace --all-targets --locked -- -D warnings
 
 lock:
 	uv pip compile -q --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
