@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.injector.annotations import INJECT_LABEL, asks_for_sidecar
 from sidecar.injector.documents import DocumentError, read_documents
 from sidecar.injector.errors import InjectionError
-from sidecar.injector.patch import apply, pointer
+from sidecar.injector.patch import pointer
 from sidecar.injector.pod import inject, left_alone
 from sidecar.injector.shape import mapping
 
@@ -87,8 +87,7 @@ def inject_manifests(text: str, rules: Rules) -> Injected:
             if outcome:
                 result.report.append(f"{name}: {outcome}")
             result.count += bool(found)
-        written = apply(document.written, operations)
-        texts.append(document.rewritten(written) if operations else document.text)
+        texts.append(document.patched(operations) if operations else document.text)
     if errors:
         raise ManifestError("\n".join(errors))
     if result.count:
