@@ -170,8 +170,8 @@ class Overrides:
         metadata=_row(
             _parse_native,
             "`nativeSidecar` of the injector",
-            "`true` for an init container that stays, `false` for an ordinary container, `auto` for"
-            " what the cluster can.",
+            "`true` for an init container that stays, `false` for an ordinary container, `auto` to"
+            " leave it to the injector.",
         ),
     )
     containers: tuple[str, ...] | None = field(
