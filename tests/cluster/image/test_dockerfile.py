@@ -1,0 +1,91 @@
+"""What the Dockerfile says, and what its locks hold."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import sidecar
+from bench.image.dockerfile import read_context, read_dockerfile, substitute
+
+ROOT = Path(__file__).parents[3]
+
+
+def pins(path: Path) -> dict[str, str]:
+    """Names and versions in a lock."""
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", path.read_text("utf-8"), re.MULTILINE))
+
+
+def names(requirements: list[str]) -> set[str]:
+    """The names in requirements like ``redis[hiredis]>=6.0``."""
+    matches = (re.match(r"[a-zA-Z0-9-]+", requirement) for requirement in requirements)
+    return {match[0].lower() for match in matches if match}
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    ran = subprocess.run(
+        [hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_only_what_is_copied_reaches_a_build() -> None:
+    paths = {file.relative_to(ROOT).as_posix() for file in read_context(ROOT)}
+    tops = {"LICENSE", "README.md", "clients", "docker", "pyproject.toml", "sidecar"}
+    assert {path.partition("/")[0] for path in paths} == tops
+    assert "clients/python/embercache/client.py" in paths
+    assert not [path for path in paths if "__pycache__" in path or "tests" in path]
+
+
+def test_the_version_is_the_sidecars() -> None:
+    instructions = read_dockerfile((ROOT / "Dockerfile").read_text("utf-8"))
+    arguments = [each.value for each in instructions if each.keyword == "ARG"]
+    assert f"VERSION={sidecar.__version__}" in arguments
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cuda"])
+def test_the_image_has_the_versions_that_are_tested(variant: str) -> None:
+    tested = pins(ROOT / "requirements.lock")
+    shipped = pins(ROOT / f"docker/requirements-{variant}.lock")
+    shipped["onnxruntime"] = shipped.pop("onnxruntime-gpu", shipped.get("onnxruntime", ""))
+    shipped = {name: version for name, version in shipped.items() if "nvidia" not in name}
+    assert shipped
+    assert shipped == {name: tested[name] for name in shipped}
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cuda"])
+def test_the_image_has_all_that_the_project_asks_for(variant: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = names(project["dependencies"]) - {"embercache"}
+    for extra in (variant, "openai", "tracing", "pgvector"):
+        wanted |= names(extras[extra])
+    assert wanted <= pins(ROOT / f"docker/requirements-{variant}.lock").keys()
+
+
+def test_instructions_are_read_over_several_lines_and_without_comments() -> None:
+    text = '# syntax\nFROM a AS b\nRUN x \\\n# why\n    && y\nCOPY --from=b --link=true /c "/d e"\n'
+    instructions = list(read_dockerfile(text))
+    assert [each.keyword for each in instructions] == ["FROM", "RUN", "COPY"]
+    assert instructions[1].value.split() == ["x", "&&", "y"]
+    assert instructions[2].flags == {"from": "b", "link": "true"}
+    assert instructions[2].value == '/c "/d e"'
+
+
+def test_variables_are_replaced() -> None:
+    assert substitute("a-${B}/$C-${D}", {"B": "1", "C": "2"}) == "a-1/2-"
+
+
+def test_the_last_line_of_dockerignore_that_matches_decides(tmp_path: Path) -> None:
+    for path in ("a/b.txt", "a/c/b.txt", "a/c/d.py", "e.txt", "f/g/h.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / ".dockerignore").write_text("# all\n*\n!a\n!f/*/h.txt\n**/c/*.txt\n")
+    found = {file.relative_to(tmp_path).as_posix() for file in read_context(tmp_path)}
+    assert found == {"a/b.txt", "a/c/d.py", "f/g/h.txt"}
