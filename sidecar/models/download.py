@@ -33,7 +33,7 @@ def find_wheel(package: str, version: str) -> str:
     requirement = f"{package}=={version}"
     # A wheel only: to read a source package, pip would run it.
     options = ["--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:"]
-    output = ["--no-input", "--quiet", "--report", "-"]
+    output = ["--no-input", "--quiet", "--disable-pip-version-check", "--report", "-"]
     done = subprocess.run(  # noqa: S603 - no shell, and a requirement from our own table
         [sys.executable, "-m", "pip", "install", *options, *output, requirement],
         capture_output=True,
