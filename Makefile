@@ -30,7 +30,7 @@ test-clients: clients-build
 
 # The chart and the injector in a real control plane, pods as processes, the image's steps. Needs Go.
 test-cluster: setup tools
-	cd tests/cluster/app && go vet ./...
+	cd tests/cluster/app && go vet ./... && go build -o build/app .
 	$(PY) -m pytest tests/cluster
 
 # Tools written in Go, each at a fixed version; needs Go.
