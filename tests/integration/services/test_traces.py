@@ -405,17 +405,17 @@ async def test_a_service_that_embeds_is_told_of_the_trace(
 
 
 async def test_a_request_that_calls_share_is_in_the_trace_of_the_first_that_has_one(
-    start_traced: StartTraced, collector: Collector, caller: Caller, openai_server: Any
+    start_traced: StartTraced, caller: Caller, openai_server: Any, eventually: Any
 ) -> None:
     sidecar = await start_traced(
         model={"packs": ["theirs"]}, encoder={"target": openai_server.target}
     )
     openai_server.hold_after = 0
     # As many as there may be at once; what comes then waits, and shares the next.
-    under_way = [asyncio.create_task(sidecar.embed(f"text {number}")) for number in range(4)]
-    async with asyncio.timeout(HANG_GUARD):
-        while len(openai_server.calls) < 5:
-            await asyncio.sleep(0.001)
+    under_way = []
+    for number in range(4):
+        under_way.append(asyncio.create_task(sidecar.embed(f"text {number}")))
+        await eventually(lambda: len(openai_server.calls) == len(under_way) + 1)
     waiting = [
         asyncio.create_task(sidecar.embed("not traced")),
         asyncio.create_task(embed(sidecar, caller, "traced")),
