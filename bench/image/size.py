@@ -42,7 +42,8 @@ def main() -> None:
     print(f"| **without models** | **{total / 1e6:.0f}** |")
     for name, size in models.items():
         print(f"| `{name}` | {size / 1e6:.1f} |")
-    print(f"| **with them** | **{(total + sum(models.values())) / 1e6:.0f}** |")
+    if models:
+        print(f"| **with them** | **{(total + sum(models.values())) / 1e6:.0f}** |")
 
 
 def _sizes(layer: Path) -> Counter[str]:
