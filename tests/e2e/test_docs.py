@@ -32,6 +32,8 @@ PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 def blocks() -> Iterator[object]:
     for page in PAGES:
+        if page.name == "kubernetes.md":  # Needs a cluster: see tests/cluster/test_docs.py.
+            continue
         for number, block in enumerate(BLOCK.findall(page.read_text("utf-8")), 1):
             # The Python of the front page talks to the server that its commands have started.
             code = PYTHON.findall(page.read_text("utf-8")) if page.name == "README.md" else []
@@ -81,6 +83,11 @@ def _serve(command: str, folder: Path, environment: dict[str, str]) -> subproces
 def test_every_setting_is_documented() -> None:
     page = runpy.run_path(str(ROOT / "docs/make_configuration.py"))
     assert page["FILE"].read_text("utf-8") == page["text"](), "run docs/make_configuration.py"
+
+
+def test_every_annotation_is_documented() -> None:
+    page = runpy.run_path(str(ROOT / "docs/make_annotations.py"))
+    assert page["FILE"].read_text("utf-8") == page["text"](), "run docs/make_annotations.py"
 
 
 def test_every_metric_is_documented() -> None:

@@ -1,0 +1,51 @@
+"""The commands of docs/kubernetes.md, one after the other, against a real control plane."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def test_the_commands_of_the_guide_run(
+    cluster: Any, tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "kubectl").write_text(f'#!/bin/sh\nexec {tool("kube")} kubectl "$@"\n')
+    (programs / "kubectl").chmod(0o755)
+    (programs / "helm").symlink_to(tool("helm"))
+    (tmp_path / "helm").symlink_to(ROOT / "helm")
+    path = f"{programs}:{Path(sys.executable).parent}:{cluster.environment['PATH']}"
+
+    def run(script: str) -> None:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path,
+            env=cluster.environment | {"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{script}{done.stderr}"
+
+    blocks = BLOCK.findall((ROOT / "docs/kubernetes.md").read_text("utf-8"))
+    assert blocks
+    try:
+        for block in blocks:
+            run(block)
+        injected = cluster.get("deployment", "search", "--namespace=shop")
+    finally:
+        # Else its webhook is called in other tests.
+        run("helm uninstall embercache --namespace embercache")
+        run("kubectl delete namespace shop embercache --wait=false")
+    names = [each["name"] for each in injected["spec"]["template"]["spec"]["initContainers"]]
+    assert names == ["embercache"]
