@@ -117,7 +117,15 @@ clients-build: setup $(NODE_MODULES)
 	cd clients/rust && cargo fmt --check && cargo test -q -j2 --locked \
 		&& cargo clippy -q --workspace --all-targets --locked -- -D warnings
 
+# Of all that runs: for work on the project, and for the image, which does without the model hub.
+PIP_COMPILE := uv pip compile -q --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	--python-version 3.11 --python-platform x86_64-unknown-linux-gnu
+
 lock:
-	uv pip compile -q --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
-		--group dev --extra cpu --extra dev-redis pyproject.toml \
+	$(PIP_COMPILE) --group dev --extra cpu --extra dev-redis pyproject.toml \
 		--no-emit-package embercache --no-emit-package embercache-sidecar -o requirements.lock
+	for variant in cpu cuda; do $(PIP_COMPILE) -c requirements.lock --extra $$variant --extra openai \
+		--extra tracing --extra pgvector pyproject.toml --no-emit-package embercache \
+		--no-emit-package embercache-sidecar --no-emit-package huggingface-hub --no-emit-package hf-xet \
+		--no-emit-package fsspec --no-emit-package filelock -o docker/requirements-$$variant.lock || exit; done
+	echo hatchling | $(PIP_COMPILE) -c requirements.lock - -o docker/requirements-build.lock

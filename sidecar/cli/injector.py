@@ -89,7 +89,7 @@ def injector(config: Path | None, log_level: Any, log_format: Any, **options: An
     new one is taken into use.
 
     \b
-    Example:
+    Examples:
       embercache injector --config sidecar.yaml --cert-file tls.crt --key-file tls.key
     """
     configure_logging(LogSettings(level=log_level, format=log_format))
