@@ -104,7 +104,8 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     middle = share + weight / 2
     spread = _Z * math.sqrt(share * (1 - share) / total + weight / total / 4)
     low, high = (middle - spread) / (1 + weight), (middle + spread) / (1 + weight)
-    return max(0.0, low), min(1.0, high)
+    # Rounded, a bound may end up on the wrong side of a share of 0 or 1.
+    return min(share, max(0.0, low)), max(share, min(1.0, high))
 
 
 def _rates(pairs: Sequence[Judged], answered: Sequence[Judged]) -> Rates:
