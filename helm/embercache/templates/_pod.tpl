@@ -76,6 +76,24 @@ spec:
 {{- end -}}
 {{- end -}}
 
+{{/*
+The number of pods of a component: (list $ "encoder" .Values.encoder "Deployment")
+With an autoscaler it is the one that is there: were it left out, Helm would take away what an earlier
+release set, which is one pod. Where Helm sees no cluster, as with Argo CD, it is left to the autoscaler.
+*/}}
+{{- define "embercache.replicas" -}}
+{{- $root := index . 0 -}}
+{{- $values := index . 2 -}}
+{{- if $values.autoscaling.enabled -}}
+{{- $name := printf "%s-%s" (include "embercache.fullname" $root) (index . 1) -}}
+{{- $there := lookup "apps/v1" (index . 3) $root.Release.Namespace $name | default dict -}}
+{{- $replicas := dig "spec" "replicas" "" $there | toString -}}
+{{- with $replicas }}replicas: {{ . }}{{ end -}}
+{{- else -}}
+replicas: {{ $values.replicas }}
+{{- end -}}
+{{- end -}}
+
 {{/* The autoscaler of a component: (list $ "encoder" .Values.encoder "Deployment") */}}
 {{- define "embercache.autoscaler" -}}
 {{- $root := index . 0 -}}

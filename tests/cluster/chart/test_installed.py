@@ -76,6 +76,30 @@ def test_all_pods_are_made_where_only_restricted_ones_may_be(cluster: Any, relea
     cluster.wait_for(lambda: count() == {"injector": 2, "encoder": 3, "redis": 1})
 
 
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet"])
+def test_with_an_autoscaler_an_upgrade_leaves_the_number_of_pods_alone(
+    cluster: Any, release: Any, kind: str
+) -> None:
+    place = f"--namespace={release.namespace}"
+    workloads = (f"{kind}/cache-encoder", "deployment/cache-injector")
+
+    def replicas() -> list[int]:
+        return [cluster.get(name, place)["spec"]["replicas"] for name in workloads]
+
+    encoder, injector = {"kind": kind, "replicas": 4}, {"replicas": 3}
+    release({"encoder": encoder, "injector": injector})
+    scaling = {"autoscaling": {"enabled": True, "minReplicas": 2, "maxReplicas": 9}}
+    scaled = {"encoder": encoder | scaling, "injector": injector | scaling}
+    release(scaled)
+    assert replicas() == [4, 3]
+    # As the autoscaler does.
+    cluster.kubectl("scale", *workloads, "--replicas=7", place)
+    release(scaled)
+    assert replicas() == [7, 7]
+    release({"encoder": encoder, "injector": injector})
+    assert replicas() == [4, 3]
+
+
 def test_an_upgrade_keeps_the_certificate(cluster: Any, release: Any) -> None:
     release()
     before, trusted = certificate_of(cluster, release.namespace)
