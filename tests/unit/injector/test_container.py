@@ -127,7 +127,12 @@ def test_started_means_that_it_serves_and_alive_that_it_answers(sidecar: Sidecar
         "livenessProbe": {"path": "/livez", "port": 6001},
         "readinessProbe": {"path": "/readyz", "port": 6001},
     }
-    startup = container["startupProbe"]
+
+
+@pytest.mark.parametrize("host_network", [False, True], ids=["by HTTP", "by a command"])
+def test_models_may_take_five_minutes_to_load(sidecar: Sidecar, host_network: bool) -> None:
+    startup = sidecar({}, {"hostNetwork": host_network})["startupProbe"]
+    assert ("exec" in startup) == host_network
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 300
 
 
