@@ -9,7 +9,7 @@ from sidecar.injector.annotations import INJECT_LABEL, asks_for_sidecar
 from sidecar.injector.documents import DocumentError, read_documents
 from sidecar.injector.errors import InjectionError
 from sidecar.injector.patch import pointer
-from sidecar.injector.pod import inject, left_alone
+from sidecar.injector.pod import inject
 from sidecar.injector.shape import mapping
 
 if TYPE_CHECKING:
@@ -125,12 +125,12 @@ def _inject_one(manifest: dict[str, Any], rules: Rules) -> tuple[list[Operation]
         raise InjectionError("metadata.namespace must be text")
     if rules.settings.excludes(namespace):
         return [], f"left as it is: the namespace {namespace} is excluded"
-    if reason := left_alone(pod, native=rules.native):
-        return [], f"left as it is: {reason}"
-    operations = inject(pod, namespace=namespace, settings=rules.settings, native=rules.native)
+    result = inject(pod, namespace=namespace, settings=rules.settings, native=rules.native)
+    if result.left_alone:
+        return [], f"left as it is: {result.left_alone}"
     prefix = pointer(path)
-    return [operation | {"path": prefix + operation["path"]} for operation in operations], (
-        "injected" if operations else "has its sidecar already"
+    return [operation | {"path": prefix + operation["path"]} for operation in result.operations], (
+        "injected" if result.operations else "has its sidecar already"
     )
 
 

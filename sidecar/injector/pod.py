@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__
@@ -29,8 +30,50 @@ _MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 _OS_LABEL = "kubernetes.io/os"
 
 
-def left_alone(pod: dict[str, Any], *, native: bool) -> str | None:
-    """Why `inject` does not change a pod although it is asked to; None if it does.
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """What came of a pod that is to have a sidecar.
+
+    ``operations`` of JSON Patch give it that; none if it has it already, or if it is left alone,
+    and then ``left_alone`` says why.
+    """
+
+    operations: tuple[Operation, ...] = ()
+    left_alone: str = ""
+
+
+def inject(
+    pod: dict[str, Any], *, namespace: str, settings: InjectorSettings, native: bool
+) -> Injection:
+    """Finds what gives a pod its sidecar.
+
+    ``pod`` is its JSON as it came and is not changed. ``namespace`` is where it goes; empty if
+    that is not known. ``native`` is the kind of sidecar unless the pod's annotation says which.
+    A pod that has its sidecar keeps it as it is: then containers that are new are told of it.
+    Raises `InjectionError`, mostly its kind `AnnotationError`.
+    """
+    if reason := _left_alone(pod, native=native):
+        return Injection(left_alone=reason)
+    labels = mapping(pod, "metadata", "labels")
+    overrides = read_overrides(mapping(pod, "metadata", "annotations"), labels)
+    spec, changes = mapping(pod, "spec"), Changes(pod)
+    if not objects(spec, "containers"):
+        raise InjectionError("the pod has no containers")
+    if sidecar_place(spec) is None:
+        if overrides.native_sidecar is not None:
+            native = overrides.native_sidecar
+        _add_sidecar(changes, overrides, settings, namespace=namespace, native=native)
+    elif labels.get(STATUS_LABEL) != STATUS_INJECTED:
+        raise InjectionError(
+            f"the pod has a container named {sidecar.NAME} of its own: rename it, or label the pod"
+            f' {INJECT_LABEL}: "false"'
+        )
+    connect_containers(changes, overrides.containers)
+    return Injection(tuple(changes.operations))
+
+
+def _left_alone(pod: dict[str, Any], *, native: bool) -> str:
+    """Why a pod is not to be changed; empty if it is.
 
     Pods of Windows, mirrors of static pods, and, without native sidecars, pods that are to end.
     """
@@ -46,37 +89,7 @@ def left_alone(pod: dict[str, Any], *, native: bool) -> str | None:
             "it is to end, and a sidecar that is not native would keep it from ending: that needs"
             " Kubernetes 1.29 or later"
         )
-    return None
-
-
-def inject(
-    pod: dict[str, Any], *, namespace: str, settings: InjectorSettings, native: bool
-) -> list[Operation]:
-    """What gives a pod its sidecar, as operations of JSON Patch; none if there is nothing to do.
-
-    ``pod`` is its JSON as it came and is not changed. ``namespace`` is where it goes; empty if
-    that is not known. ``native`` is the kind of sidecar unless the pod's annotation says which.
-    A pod that has its sidecar keeps it as it is: then containers that are new are told of it.
-    Raises `InjectionError`, mostly its kind `AnnotationError`.
-    """
-    labels = mapping(pod, "metadata", "labels")
-    overrides = read_overrides(mapping(pod, "metadata", "annotations"), labels)
-    if left_alone(pod, native=native) is not None:
-        return []
-    spec, changes = mapping(pod, "spec"), Changes(pod)
-    if not objects(spec, "containers"):
-        raise InjectionError("the pod has no containers")
-    if sidecar_place(spec) is None:
-        if overrides.native_sidecar is not None:
-            native = overrides.native_sidecar
-        _add_sidecar(changes, overrides, settings, namespace=namespace, native=native)
-    elif labels.get(STATUS_LABEL) != STATUS_INJECTED:
-        raise InjectionError(
-            f"the pod has a container named {sidecar.NAME} of its own: rename it, or label the pod"
-            f' {INJECT_LABEL}: "false"'
-        )
-    connect_containers(changes, overrides.containers)
-    return changes.operations
+    return ""
 
 
 def _add_sidecar(

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sidecar.injector.errors import AnnotationError
+from sidecar.injector.settings import DEFAULT_REQUESTS
 from sidecar.injector.values import parse_quantity
 
 if TYPE_CHECKING:
     from sidecar.injector.annotations import Overrides
     from sidecar.injector.settings import Resources
-
-# A container that asks for nothing keeps horizontal autoscaling of its pod from working.
-_LEAST_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
 
 
 def container_resources(
@@ -32,7 +30,7 @@ def container_resources(
         limits = defaults.limits | annotated_limits
         requests = {
             name: _at_most(request, limits.get(name))
-            for name, request in (_LEAST_REQUESTS | defaults.requests).items()
+            for name, request in (DEFAULT_REQUESTS | defaults.requests).items()
         } | annotated_requests
     for name, request in requests.items():
         _check(name, request, limits.get(name))

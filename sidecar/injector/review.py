@@ -14,7 +14,7 @@ import structlog
 
 from sidecar.injector.annotations import INJECT_LABEL, asks_for_sidecar
 from sidecar.injector.errors import InjectionError
-from sidecar.injector.pod import inject, left_alone
+from sidecar.injector.pod import inject
 from sidecar.injector.wiring import LISTS
 
 if TYPE_CHECKING:
@@ -100,15 +100,16 @@ class Reviewer:
                 return Verdict("skipped")
             if reason := _too_much(pod):
                 return _without_sidecar("failed", reason)
-            native = self._native()
-            if reason := left_alone(pod, native=native):
-                return _without_sidecar("failed", reason)
-            operations = inject(pod, namespace=namespace, settings=self._settings, native=native)
+            result = inject(
+                pod, namespace=namespace, settings=self._settings, native=self._native()
+            )
         except InjectionError as error:
             return Verdict("denied", denial=str(error))
-        if not operations:
+        if result.left_alone:
+            return _without_sidecar("failed", result.left_alone)
+        if not result.operations:
             return Verdict("skipped")
-        patch = json.dumps(operations, separators=(",", ":"))
+        patch = json.dumps(result.operations, separators=(",", ":"))
         return Verdict("injected", patch=base64.b64encode(patch.encode()).decode())
 
 

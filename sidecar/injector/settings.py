@@ -44,6 +44,10 @@ SET_BY_INJECTOR = frozenset(
 )
 """Variables of the sidecar that have a setting of their own here."""
 
+DEFAULT_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
+"""Asked for where the settings do not: a container that asks for nothing keeps horizontal
+autoscaling of its pod from working."""
+
 _ALWAYS_EXCLUDED = frozenset({"kube-system"})
 _REDIS_URL = re.compile(r"rediss?(\+sentinel|\+cluster)?://[^\s]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -147,7 +151,7 @@ class InjectorSettings(_Section):
     )
     resources: Resources = Field(
         default_factory=lambda: Resources(
-            requests={"cpu": "100m", "memory": "512Mi"}, limits={"memory": "1Gi"}
+            requests=dict(DEFAULT_REQUESTS), limits={"memory": "1Gi"}
         ),
         description="requests and limits; what is asked for of CPU and memory is always set",
     )

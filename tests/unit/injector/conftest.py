@@ -131,8 +131,8 @@ def injected() -> Callable[..., dict[str, Any]]:
 
     def run(pod: dict[str, Any], *, native: bool = True, **settings: Any) -> dict[str, Any]:
         chosen = InjectorSettings.model_validate(settings)
-        operations = inject(pod, namespace="shop", settings=chosen, native=native)
-        patched: dict[str, Any] = apply(pod, operations)
+        result = inject(pod, namespace="shop", settings=chosen, native=native)
+        patched: dict[str, Any] = apply(pod, result.operations)
         return patched
 
     return run

@@ -11,7 +11,7 @@ from sidecar import __version__
 from sidecar.injector.annotations import AnnotationError
 from sidecar.injector.errors import InjectionError
 from sidecar.injector.patch import apply
-from sidecar.injector.pod import inject, left_alone
+from sidecar.injector.pod import Injection, inject
 from sidecar.injector.settings import InjectorSettings
 
 if TYPE_CHECKING:
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 SOCKET = "unix:/run/embercache/embercache.sock"
 MOUNT = {"name": "embercache-socket", "mountPath": "/run/embercache", "readOnly": True}
+
+
+def left_alone(pod: dict[str, Any], *, native: bool = True) -> str:
+    """Why a pod is left alone."""
+    result = inject(pod, namespace="shop", settings=InjectorSettings(), native=native)
+    assert not (result.left_alone and result.operations)
+    return result.left_alone
 
 
 def names(pod: dict[str, Any], key: str) -> list[str]:
@@ -196,7 +203,7 @@ def test_a_pod_that_has_its_sidecar_is_not_changed_again(
 ) -> None:
     patched = injected(pod, native=native)
     other = InjectorSettings(image="embercache:other", log_level="debug")
-    assert inject(patched, namespace="x", settings=other, native=asked_again) == []
+    assert inject(patched, namespace="x", settings=other, native=asked_again) == Injection()
 
 
 def test_containers_that_another_webhook_added_meanwhile_reach_the_sidecar_too(
@@ -268,19 +275,24 @@ def test_windows_pods_are_left_alone(
     pod: dict[str, Any], injected: Injected, of_windows: dict[str, Any]
 ) -> None:
     pod["spec"] |= of_windows
-    assert left_alone(pod, native=True) == "it runs on Windows"
+    assert left_alone(pod) == "it runs on Windows"
     assert injected(pod) == pod
+
+
+def test_what_is_wrong_with_a_pod_that_is_left_alone_does_not_matter(pod: dict[str, Any]) -> None:
+    pod["spec"]["os"] = {"name": "windows"}
+    assert left_alone(annotate(pod, port="80")) == "it runs on Windows"
 
 
 def test_linux_pods_are_not(pod: dict[str, Any], injected: Injected) -> None:
     pod["spec"] |= {"os": {"name": "linux"}, "nodeSelector": {"kubernetes.io/os": "linux"}}
-    assert left_alone(pod, native=True) is None
+    assert left_alone(pod) == ""
     assert reached(injected(pod)) == {"app", "migrate"}
 
 
 def test_mirrors_of_static_pods_are_left_alone(pod: dict[str, Any], injected: Injected) -> None:
     pod["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "0"}
-    assert left_alone(pod, native=True) == "it is a static pod, which its node has started already"
+    assert left_alone(pod) == "it is a static pod, which its node has started already"
     assert injected(pod) == pod
 
 
@@ -289,12 +301,12 @@ def test_a_pod_that_is_to_end_gets_no_sidecar_that_would_keep_it_from_ending(
     pod: dict[str, Any], injected: Injected, policy: str
 ) -> None:
     pod["spec"]["restartPolicy"] = policy
-    assert "keep it from ending" in str(left_alone(pod, native=False))
+    assert "keep it from ending" in left_alone(pod, native=False)
     assert injected(pod, native=False) == pod
-    assert left_alone(pod, native=True) is None
+    assert left_alone(pod) == ""
     native = injected(pod)
     assert names(native, "initContainers")[0] == "embercache"
-    assert left_alone(native, native=False) is None
+    assert left_alone(native, native=False) == ""
     assert injected(native, native=False) == native
 
 
@@ -323,8 +335,8 @@ def test_a_shared_process_namespace_and_fields_that_are_not_known_stay(
 
 def test_the_pod_that_is_given_is_not_changed(pod: dict[str, Any]) -> None:
     before = copy.deepcopy(pod)
-    operations = inject(pod, namespace="shop", settings=InjectorSettings(), native=True)
-    apply(pod, operations)
+    result = inject(pod, namespace="shop", settings=InjectorSettings(), native=True)
+    apply(pod, result.operations)
     assert pod == before
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.injector.patch import apply
-from sidecar.injector.pod import inject
+from sidecar.injector.pod import Injection, inject
 from sidecar.injector.settings import InjectorSettings
 
 SETTINGS = InjectorSettings()
@@ -98,9 +98,9 @@ pods = st.builds(
 
 
 def injected(pod: dict[str, Any], *, native: bool) -> dict[str, Any]:
-    operations = inject(pod, namespace="shop", settings=SETTINGS, native=native)
+    result = inject(pod, namespace="shop", settings=SETTINGS, native=native)
     # As it goes over the wire.
-    patched: dict[str, Any] = apply(pod, json.loads(json.dumps(operations)))
+    patched: dict[str, Any] = apply(pod, json.loads(json.dumps(result.operations)))
     return patched
 
 
@@ -148,7 +148,7 @@ def test_injecting_twice_is_the_same_as_once(
     pod: dict[str, Any], native: bool, again: bool
 ) -> None:
     patched = injected(pod, native=native)
-    assert inject(patched, namespace="other", settings=SETTINGS, native=again) == []
+    assert inject(patched, namespace="other", settings=SETTINGS, native=again) == Injection()
 
 
 @given(pod=pods, native=st.booleans())
