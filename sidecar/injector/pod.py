@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 _OS_LABEL = "kubernetes.io/os"
+# What is made of a pod takes time with the square of their number.
+_MOST_CONTAINERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,16 @@ def inject(
 def _left_alone(pod: dict[str, Any], *, native: bool) -> str:
     """Why a pod is not to be changed; empty if it is.
 
-    Pods of Windows, mirrors of static pods, and, without native sidecars, pods that are to end.
+    Pods of Windows, mirrors of static pods, pods with a crowd of containers, and, without native
+    sidecars, pods that are to end.
     """
     spec, annotations = mapping(pod, "spec"), mapping(pod, "metadata", "annotations")
     if "windows" in (mapping(spec, "os").get("name"), mapping(spec, "nodeSelector").get(_OS_LABEL)):
         return "it runs on Windows"
     if _MIRROR_ANNOTATION in annotations:
         return "it is a static pod, which its node has started already"
+    if any(len(objects(spec, key)) > _MOST_CONTAINERS for key in LISTS):
+        return f"it has more than {_MOST_CONTAINERS} containers"
     asked = annotations.get(f"{PREFIX}native-sidecar") in ("true", "false")
     ends = spec.get("restartPolicy") in ("Never", "OnFailure")
     if ends and not native and not asked and sidecar_place(spec) is None:

@@ -15,7 +15,6 @@ import structlog
 from sidecar.injector.annotations import INJECT_LABEL, asks_for_sidecar
 from sidecar.injector.errors import InjectionError
 from sidecar.injector.pod import inject
-from sidecar.injector.wiring import LISTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 _API_VERSION = "admission.k8s.io/v1"
 _KIND = "AdmissionReview"
 _UNPROCESSABLE = 422
-_MOST_CONTAINERS = 500
 _MOST_METADATA = 2**18  # What the API server allows for annotations.
 # Of names in characters, which keeps what is no name out of logs and answers.
 _LONGEST_NAME = 253
@@ -115,9 +113,7 @@ class Reviewer:
 
 def _too_much(pod: dict[str, Any]) -> str | None:
     """Why a pod would keep others waiting for long. The API server checks sizes only after us."""
-    spec, metadata = pod["spec"], pod["metadata"]
-    if any(len(spec.get(key) or ()) > _MOST_CONTAINERS for key in LISTS):
-        return f"it has more than {_MOST_CONTAINERS} containers"
+    metadata = pod["metadata"]
     named = [metadata.get(key) for key in ("labels", "annotations")]
     if len(json.dumps(named)) > _MOST_METADATA:
         return f"its labels and annotations have more than {_MOST_METADATA} characters"

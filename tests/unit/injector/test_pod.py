@@ -296,6 +296,16 @@ def test_mirrors_of_static_pods_are_left_alone(pod: dict[str, Any], injected: In
     assert injected(pod) == pod
 
 
+@pytest.mark.parametrize("key", ["containers", "initContainers"])
+def test_a_pod_with_more_containers_than_can_be_looked_at_soon_is_left_alone(
+    pod: dict[str, Any], injected: Injected, key: str
+) -> None:
+    pod["spec"][key] = [{"name": f"c{number}"} for number in range(500)]
+    assert len(reached(injected(pod))) == 501
+    pod["spec"][key].append({"name": "one-more"})
+    assert left_alone(pod) == "it has more than 500 containers"
+
+
 @pytest.mark.parametrize("policy", ["Never", "OnFailure"])
 def test_a_pod_that_is_to_end_gets_no_sidecar_that_would_keep_it_from_ending(
     pod: dict[str, Any], injected: Injected, policy: str
