@@ -106,6 +106,20 @@ def test_variables_are_settings_and_pods_outlive_their_drain(helm: Any) -> None:
     assert pod_of(helm.render({"encoder": values}))["terminationGracePeriodSeconds"] > drain
 
 
+def test_a_variable_of_ones_own_takes_the_place_of_the_chart_s(helm: Any) -> None:
+    level = {"name": "EMBERCACHE_LOG_LEVEL", "value": "debug"}
+    mine = {"name": "MINE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+    container = encoder_of(helm, env=[level | {"value": "info"}, mine, level])
+    names = [each["name"] for each in container["env"]]
+    assert len(set(names)) == len(names)
+    assert [each for each in container["env"] if each["name"] in (level["name"], "MINE")] == [
+        level,
+        mine,
+    ]
+    # What a variable refers to must stand before it.
+    assert names[-2:] == [level["name"], "MINE"]
+
+
 def test_sidecars_find_every_pod_that_is_ready_behind_one_name(helm: Any) -> None:
     service = helm.render().one("Service", "cache-encoder")["spec"]
     assert service["clusterIP"] == "None"

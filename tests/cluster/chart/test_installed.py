@@ -37,8 +37,9 @@ def release(cluster: Any, helm_of: Any, tool: Any, chart: Any) -> Iterator[Any]:
     with cluster.namespace(RESTRICTED) as namespace:
 
         def upgrade(values: Mapping[str, Any] | None = None) -> str:
-            place = f"--namespace={namespace}"
-            done = helm.run("upgrade", "--install", "cache", chart, place, values=values or {})
+            # Without values Helm would take those of the release before.
+            flags = ("--install", "--reset-values", f"--namespace={namespace}")
+            done = helm.run("upgrade", "cache", chart, *flags, values=values or {})
             assert done.returncode == 0, done.stderr
             return str(done.stdout)
 
@@ -98,6 +99,22 @@ def test_with_an_autoscaler_an_upgrade_leaves_the_number_of_pods_alone(
     assert replicas() == [7, 7]
     release({"encoder": encoder, "injector": injector})
     assert replicas() == [4, 3]
+
+
+def test_a_variable_of_the_chart_comes_back_when_that_of_the_user_goes(
+    cluster: Any, release: Any
+) -> None:
+    def level() -> list[str]:
+        found = cluster.get("deployment/cache-encoder", f"--namespace={release.namespace}")
+        (container,) = found["spec"]["template"]["spec"]["containers"]
+        name = "EMBERCACHE_LOG_LEVEL"
+        return [each["value"] for each in container["env"] if each["name"] == name]
+
+    release()
+    release({"encoder": {"env": [{"name": "EMBERCACHE_LOG_LEVEL", "value": "debug"}]}})
+    assert level() == ["debug"]
+    release()
+    assert level() == ["info"]
 
 
 def test_an_upgrade_keeps_the_certificate(cluster: Any, release: Any) -> None:

@@ -17,12 +17,23 @@ env:
     "HOT_MAX_BYTES" 0
     "LOG_LEVEL" .logLevel
     "LOG_FORMAT" "json" }}
+  {{- /* Each name once: of two, Helm's patch would take away both when the user's goes. */}}
+  {{- $theirs := dict }}
+  {{- range .env }}
+  {{- $_ := set $theirs .name . }}
+  {{- end }}
   {{- range $name, $value := $variables }}
-  - name: EMBERCACHE_{{ $name }}
+  {{- $name = printf "EMBERCACHE_%s" $name }}
+  {{- if not (hasKey $theirs $name) }}
+  - name: {{ $name }}
     value: {{ $value | toString | quote }}
   {{- end }}
-  {{- with .env }}
-  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- range .env }}
+  {{- if hasKey $theirs .name }}
+  - {{- toYaml (get $theirs .name) | nindent 4 }}
+  {{- $_ := unset $theirs .name }}
+  {{- end }}
   {{- end }}
 resources:
   {{- $resources := deepCopy .resources }}
