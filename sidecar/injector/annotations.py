@@ -16,7 +16,7 @@ from sidecar.injector.errors import AnnotationError
 from sidecar.injector.patch import PatchError, read_operations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from sidecar.injector.patch import Operation
     from sidecar.injector.values import SecretKey
@@ -213,15 +213,25 @@ ANNOTATIONS = tuple(
 )
 
 
-def read_overrides(annotations: Mapping[str, object], labels: Iterable[str]) -> Overrides:
+def is_addressed_to_us(annotations: Collection[str], labels: Collection[str]) -> bool:
+    """Whether a pod itself has to do with us, by the names of its annotations and labels.
+
+    Others get a sidecar because their namespace asks, and their authors may not even know of it.
+    """
+    ours = (name.startswith(PREFIX) and name != VERSION_ANNOTATION for name in annotations)
+    return INJECT_LABEL in labels or any(ours)
+
+
+def read_overrides(annotations: Mapping[str, object], labels: Collection[str]) -> Overrides:
     """What annotations say; ``labels`` are the names of the pod's labels.
 
     Raises `AnnotationError` for a name in our domain that is unknown or in the wrong place, and
-    for a value that is not allowed.
+    for a value that is not allowed. Labels of pods that are not addressed to us do not matter.
     """
     known = {annotation.name: annotation for annotation in ANNOTATIONS}
-    for label in labels:
-        _check_label(label, known)
+    if is_addressed_to_us(annotations, labels):
+        for label in labels:
+            _check_label(label, known)
     found: dict[str, Any] = {}
     for name, value in annotations.items():
         if not name.startswith(PREFIX) or name == VERSION_ANNOTATION:

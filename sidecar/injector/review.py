@@ -1,7 +1,8 @@
 """Answers an AdmissionReview: what becomes of one pod. Knows nothing of HTTP.
 
 Whatever goes wrong in here lets the pod pass without a sidecar: a webhook must never be why a
-cluster cannot start pods. Only a pod whose author can put it right is denied.
+cluster cannot start pods. Only a pod that is addressed to us is denied if its author can put it
+right: that of another, in a namespace that asks, comes up without.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from sidecar.injector.annotations import INJECT_LABEL, asks_for_sidecar
+from sidecar.injector.annotations import INJECT_LABEL, asks_for_sidecar, is_addressed_to_us
 from sidecar.injector.errors import InjectionError
 from sidecar.injector.pod import inject
 
@@ -102,7 +103,9 @@ class Reviewer:
                 pod, namespace=namespace, settings=self._settings, native=self._native()
             )
         except InjectionError as error:
-            return Verdict("denied", denial=str(error))
+            if is_addressed_to_us(pod["metadata"].get("annotations") or (), labels):
+                return Verdict("denied", denial=str(error))
+            return _without_sidecar("failed", str(error))
         if result.left_alone:
             return _without_sidecar("failed", result.left_alone)
         if not result.operations:
@@ -122,11 +125,15 @@ def _too_much(pod: dict[str, Any]) -> str | None:
 
 def _without_sidecar(outcome: Outcome, reason: str) -> Verdict:
     """For a pod that asks and does not get: its author is told."""
-    return Verdict(outcome, warning=f"no Embercache sidecar was added: {reason}")
+    message = f"no Embercache sidecar was added: {reason}"
+    return Verdict(outcome, warning=message[:_LONGEST_MESSAGE])
 
 
 def _tell(verdict: Verdict, request: dict[str, Any]) -> None:
-    """Logs what became of a pod. A denial may quote the pod, so it is for its author only."""
+    """Logs what became of a pod.
+
+    A denial may quote annotations, so it is for the author only. A warning holds names at most.
+    """
     names = _identity(request) | {"outcome": verdict.outcome}
     if verdict.warning:
         _log.warning("pod reviewed", reason=verdict.warning, **names)

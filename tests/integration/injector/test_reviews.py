@@ -229,6 +229,52 @@ async def test_a_label_that_is_neither_true_nor_false_is_denied(
     assert 'label embercache.io/inject: write "true"' in answer.response["status"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "annotations", "allowed"),
+    [
+        ({}, {}, True),
+        ({"app": "web", "embercache.io/team": "a"}, {"note": "x"}, True),
+        ({"embercache.io/inject": "true"}, {}, False),
+        ({}, {"embercache.io/model": "minilm"}, False),
+    ],
+)
+async def test_only_pods_that_say_something_to_the_injector_are_denied_in_a_namespace_that_asks(
+    labels: dict[str, str],
+    annotations: dict[str, str],
+    allowed: bool,
+    caller: Any,
+    make_pod: Callable[..., dict[str, Any]],
+    make_review: Callable[..., Any],
+) -> None:
+    pod = make_pod()
+    pod["metadata"] |= {"labels": labels, "annotations": annotations}
+    pod["spec"]["containers"][0]["ports"] = [{"containerPort": 50551}]
+    reason = (
+        "container app listens on port 50551 like the sidecar: give the sidecar another with"
+        " embercache.io/port"
+    )
+    before = await caller.metric('embercache_injector_requests_total{outcome="failed"}')
+    answer = await caller.review(make_review(pod), "/mutate/namespace")
+    after = await caller.metric('embercache_injector_requests_total{outcome="failed"}')
+    assert answer.patch == []
+    assert answer.response["allowed"] == allowed
+    assert after - before == allowed
+    if allowed:
+        assert answer.response["warnings"] == [f"no Embercache sidecar was added: {reason}"]
+    else:
+        assert answer.response["status"]["message"] == reason
+
+
+async def test_a_label_of_ours_that_is_unknown_does_not_matter_if_only_the_namespace_asks(
+    caller: Any, make_pod: Callable[..., dict[str, Any]], make_review: Callable[..., Any]
+) -> None:
+    pod = make_pod()
+    pod["metadata"]["labels"] = {"embercache.io/team": "a"}
+    assert (await caller.review(make_review(pod), "/mutate/namespace")).patch
+    pod["metadata"]["labels"]["embercache.io/inject"] = "true"
+    assert not (await caller.review(make_review(pod))).response["allowed"]
+
+
 @pytest.mark.parametrize("broken", [None, {}, {"metadata": 1}, [], "pod"], ids=repr)
 async def test_what_the_injector_cannot_make_sense_of_passes_with_a_warning(
     broken: Any, caller: Any, make_review: Callable[..., Any]

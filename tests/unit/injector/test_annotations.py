@@ -115,12 +115,17 @@ def test_the_label_that_asks_for_a_sidecar_is_not_taken_as_an_annotation() -> No
 
 def test_an_annotation_is_not_taken_as_a_label() -> None:
     with pytest.raises(AnnotationError, match=r"embercache\.io/model is an annotation, not a la"):
-        read_overrides({}, ["app", "embercache.io/model"])
+        read_overrides({}, ["app", "embercache.io/inject", "embercache.io/model"])
 
 
 def test_an_unknown_label_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(AnnotationError, match=r"there is no label .*did you mean embercache\.io/"):
-        read_overrides({}, ["embercache.io/injected"])
+        read_overrides({"embercache.io/port": "6000"}, ["embercache.io/injected"])
+
+
+def test_labels_of_a_pod_that_neither_has_annotations_of_ours_nor_asks_do_not_matter() -> None:
+    version = {"embercache.io/injector-version": "0.1.0", "note": "x"}
+    assert read_overrides(version, ["embercache.io/injected", "embercache.io/model"]) == Overrides()
 
 
 @pytest.mark.parametrize("value", [50551, True, None, ["a"]])
