@@ -94,8 +94,8 @@ def test_variables_are_settings_and_pods_outlive_their_drain(helm: Any) -> None:
     assert given.keys() <= {setting.variable for setting in all_settings()}
     settings = load_settings(None, given, {})
     assert settings.server.insecure
-    assert settings.server.address == "0.0.0.0:50551"
-    assert settings.server.metrics_address == "0.0.0.0:50552"
+    assert settings.server.address == "[::]:50551"
+    assert settings.server.metrics_address == "[::]:50552"
     assert settings.model.packs == ("minilm", "/models/ours")
     # Sidecars have the cache; the pool computes.
     assert settings.hot.max_bytes == 0

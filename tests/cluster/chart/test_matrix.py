@@ -170,7 +170,7 @@ def test_the_webhook_calls_a_port_of_the_injector(objects: Any, values: dict[str
             (port,) = [each for each in service["spec"]["ports"] if each["port"] == called["port"]]
             pod = dict(objects.pod_templates())[called["name"]]
             number = ports_of(pod)[port["targetPort"]]
-            assert f"--address=0.0.0.0:{number}" in pod["spec"]["containers"][0]["args"]
+            assert f"--address=[::]:{number}" in pod["spec"]["containers"][0]["args"]
 
 
 def test_pods_pass_the_restricted_pod_security_standard(

@@ -116,8 +116,8 @@ def installed(helm: Any) -> Any:
 def test_helm_test_finds_the_injector_at_work(installed: Any, tmp_path: Path) -> None:
     pod = Pod(installed, "cache-injector", tmp_path)
     anywhere = {
-        "--address=0.0.0.0:8443": "--address=127.0.0.1:0",
-        "--metrics-address=0.0.0.0:8080": "--metrics-address=127.0.0.1:0",
+        "--address=[::]:8443": "--address=127.0.0.1:0",
+        "--metrics-address=[::]:8080": "--metrics-address=127.0.0.1:0",
     }
     environment = pod.environment("injector", {}) | {"POD_NAMESPACE": "models"}
     log = tmp_path / "injector.log"
@@ -157,8 +157,8 @@ def test_helm_test_finds_the_encoder_pool_at_work(
 ) -> None:
     pod = Pod(installed, "cache-encoder", tmp_path)
     here = {
-        "0.0.0.0:50551": "127.0.0.1:0",
-        "0.0.0.0:50552": "127.0.0.1:0",
+        "[::]:50551": "127.0.0.1:0",
+        "[::]:50552": "127.0.0.1:0",
         "/models": str(minilm_folder.parent),
     }
     environment = pod.environment("encoder", here)

@@ -4,10 +4,11 @@
 image: {{ include "embercache.encoderImage" $ }}
 imagePullPolicy: {{ $.Values.image.pullPolicy }}
 env:
+  {{- /* [::] is both families of addresses. */}}
   {{- $variables := dict
-    "SERVER_ADDRESS" "0.0.0.0:50551"
+    "SERVER_ADDRESS" "[::]:50551"
     "SERVER_INSECURE" true
-    "SERVER_METRICS_ADDRESS" "0.0.0.0:50552"
+    "SERVER_METRICS_ADDRESS" "[::]:50552"
     "SERVER_MAX_CONNECTION_AGE" "5m"
     "SERVER_DRAIN_DELAY" .drainDelaySeconds
     "SERVER_DRAIN_TIMEOUT" .drainTimeoutSeconds
