@@ -110,7 +110,9 @@ def test_another_configuration_replaces_the_pods_and_another_certificate_does_no
         ({INJECT_LABEL: "true"}, {INJECT_LABEL: "true"}, "/mutate"),
         ({INJECT_LABEL: "true"}, {INJECT_LABEL: "false"}, None),
         # So that its author is told.
-        ({INJECT_LABEL: "true"}, {INJECT_LABEL: "yes"}, "/mutate/namespace"),
+        ({}, {INJECT_LABEL: "yes"}, "/mutate"),
+        ({}, {INJECT_LABEL: ""}, "/mutate"),
+        ({INJECT_LABEL: "true"}, {INJECT_LABEL: "yes"}, "/mutate"),
         ({INJECT_LABEL: "false"}, {}, None),
         ({INJECT_LABEL: "false"}, {INJECT_LABEL: "true"}, "/mutate"),
     ],
@@ -136,8 +138,13 @@ def test_a_pod_is_looked_at_once_if_it_or_its_namespace_asks(
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     """As the API server reads a selector."""
     for expression in selector.get("matchExpressions", []):
-        assert expression["operator"] == "NotIn"
-        if labels.get(expression["key"]) in expression["values"]:
+        value = labels.get(expression["key"])
+        met = {
+            "NotIn": value not in expression.get("values", []),
+            "Exists": value is not None,
+            "DoesNotExist": value is None,
+        }
+        if not met[expression["operator"]]:
             return False
     return labels.items() >= selector.get("matchLabels", {}).items()
 
