@@ -1,8 +1,10 @@
-{{/* Rules of egress that let a pod resolve names. */}}
+{{/* Rules of egress that let a pod resolve names. Policies are for ports of pods, which are 5353 on OpenShift. */}}
 {{- define "embercache.egressToDNS" -}}
 - ports:
     - {protocol: UDP, port: 53}
     - {protocol: TCP, port: 53}
+    - {protocol: UDP, port: 5353}
+    - {protocol: TCP, port: 5353}
 {{- end -}}
 
 {{/* Who may call the encoder pool and Redis: injected pods anywhere, the chart's tests, and those that are named. */}}

@@ -8,6 +8,7 @@ import pytest
 
 from sidecar.config_sources import all_settings, load_settings
 
+OPENSHIFT_DNS = [5353, 5353]
 MODELS = {"name": "models", "mountPath": "/models"}
 
 
@@ -50,7 +51,7 @@ def test_models_in_the_image_are_neither_pulled_nor_hidden(helm: Any) -> None:
         for rule in objects.one("NetworkPolicy", "cache-encoder")["spec"]["egress"]
         for port in rule["ports"]
     ]
-    assert ports == [53, 53]
+    assert ports == [53, 53, *OPENSHIFT_DNS]
 
 
 def test_each_pod_of_a_stateful_set_has_a_volume_that_keeps_its_models(helm: Any) -> None:
