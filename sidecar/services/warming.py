@@ -177,7 +177,12 @@ class Warmer:
                 " namespace to track",
             )
         queries = await self._popular.top(name, count)
-        return [request for query in queries if (request := popular_request(query)) is not None]
+        requests = [request for query in queries if (request := popular_request(query)) is not None]
+        for request in requests:
+            # One that named none may have been made of a sidecar with another default.
+            if self._namespace(request.namespace) != name:
+                request.namespace = name
+        return requests
 
     async def _call(
         self, request: Request, pace: Pace, warmed: Warmed, *, ends_at_error: bool

@@ -55,6 +55,20 @@ async def test_searches_are_warmed(start: Start) -> None:
     assert (await client.found("ant"))[0] == "HOT"
 
 
+async def test_popular_queries_are_warmed_for_the_namespace_that_asked_them(
+    start: Start, redis_server: DevRedis
+) -> None:
+    tracked: dict[str, Any] = {"redis": redis_server, "popular": {"queries": 100}}
+    orders = await start(cache={"namespace": "orders"}, **tracked)
+    await orders.embed("popular")
+    await orders.stop()  # what it counted is shared at the latest then
+    carts = await start(cache={"namespace": "carts"}, **tracked)
+    popular = cache_pb2.WarmRequest.Popular(namespace="orders", count=100)
+    assert (await warm(carts, popular=popular))[0] == 1
+    assert await carts.tiers("popular", namespace="orders") == ["HOT"]
+    assert await carts.tiers("popular") == ["COMPUTED"]
+
+
 async def test_popular_queries_are_warmed_after_they_were_lost(start: Start) -> None:
     client = await start(popular={"queries": 100})
     for _ in range(3):
