@@ -69,6 +69,10 @@ metadata:
   {{- include "embercache.metadata" (list $root $component "") | nindent 2 }}
 spec:
   maxUnavailable: {{ .maxUnavailable }}
+  {{- if semverCompare ">=1.27-0" $root.Capabilities.KubeVersion.Version }}
+  # Pods that are not ready keep nobody from draining a node.
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  {{- end }}
   selector:
     matchLabels:
       {{- include "embercache.selector" (list $root $component) | nindent 6 }}

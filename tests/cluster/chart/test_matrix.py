@@ -32,10 +32,10 @@ def check_schema() -> Callable[[dict[str, Any], str], None]:
 
 
 def test_every_object_is_valid_in_the_oldest_the_newest_and_a_middle_version(
-    objects: Any, check_schema: Any
+    helm: Any, values: dict[str, Any], check_schema: Any
 ) -> None:
-    for item in objects:
-        for version in (VERSIONS[0], "1.31", VERSIONS[-1]):
+    for version in (VERSIONS[0], "1.31", VERSIONS[-1]):
+        for item in helm.render(values, f"--kube-version={version}.0"):
             check_schema(item, version)
 
 
@@ -44,9 +44,17 @@ def test_what_most_clusters_get_is_valid_in_every_version(
     helm: Any, check_schema: Any, chart: Any, version: str
 ) -> None:
     everything = {"redis": {"enabled": True}}
-    high = helm.render(None, f"--values={chart / 'values-ha.yaml'}")
-    for item in [*helm.render(everything), *high]:
+    cluster = f"--kube-version={version}.0"
+    high = helm.render(None, cluster, f"--values={chart / 'values-ha.yaml'}")
+    for item in [*helm.render(everything, cluster), *high]:
         check_schema(item, version)
+
+
+def test_pods_that_are_not_ready_do_not_keep_a_node_from_being_drained(helm: Any) -> None:
+    for version, policy in (("1.26.9", None), ("v1.27.0-gke.1", "AlwaysAllow")):
+        budgets = helm.render(None, f"--kube-version={version}").of("PodDisruptionBudget")
+        policies = [each["spec"].get("unhealthyPodEvictionPolicy") for each in budgets]
+        assert policies == [policy, policy]
 
 
 def test_no_two_objects_have_one_name(objects: Any) -> None:
