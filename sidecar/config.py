@@ -24,6 +24,7 @@ from sidecar.cache.disk_store import MIN_BYTES
 from sidecar.loopback import is_loopback
 from sidecar.models.openai_target import is_openai
 from sidecar.models.packs import default_folder
+from sidecar.socket_path import check_socket_path
 from sidecar.units import NAME_PATTERN, Bytes, Lifetime, OptionalPath, Seconds, Words
 
 
@@ -69,6 +70,11 @@ class ServerSettings(_Section):
         if value and not (host and port.isdecimal() and int(port) < 65536):
             raise ValueError("write HOST:PORT, like 127.0.0.1:50551, or nothing")
         return value
+
+    @field_validator("socket")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        return check_socket_path(value)
 
     @model_validator(mode="after")
     def _is_private(self) -> ServerSettings:

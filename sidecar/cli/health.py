@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from sidecar.cli.duration import DurationType
+from sidecar.socket_path import check_socket_path
 
 _DEFAULT_ADDRESS = "127.0.0.1:50551"
 
@@ -49,7 +50,11 @@ def health(address: str | None, service: str, timeout: float) -> None:
 def _own_address() -> str:
     """Where a sidecar that is started with this environment listens."""
     if socket := os.environ.get("EMBERCACHE_SERVER_SOCKET"):
-        return f"unix:{os.path.abspath(socket)}"
+        try:
+            return f"unix:{os.path.abspath(check_socket_path(socket))}"
+        except ValueError as error:
+            name = "server.socket (EMBERCACHE_SERVER_SOCKET)"
+            raise click.ClickException(f"{name}: {error}") from None
     return os.environ.get("EMBERCACHE_SERVER_ADDRESS") or _DEFAULT_ADDRESS
 
 

@@ -143,6 +143,11 @@ def test_an_address_has_a_host_and_a_port(address: str) -> None:
     assert "HOST:PORT" in complaint(server__address=address)
 
 
+@pytest.mark.parametrize("socket", ["unix:/x.sock", "unix:///x.sock", "unix:x.sock"])
+def test_a_socket_is_a_path_and_no_address(socket: str) -> None:
+    assert "write a path, without unix:" in complaint(server__socket=socket)
+
+
 def test_a_server_without_any_listener_is_refused() -> None:
     assert "no listener" in complaint(server__address="")
     assert load_settings(None, {}, {"server.address": "", "server.socket": "/tmp/s"})  # noqa: S108

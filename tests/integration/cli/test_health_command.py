@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from sidecar.cli import main
 from sidecar.config import ServerSettings
+from sidecar.config_sources import ConfigError, load_settings
 from sidecar.transport.server import GrpcServer
 
 if TYPE_CHECKING:
@@ -107,6 +108,16 @@ async def test_without_an_address_it_asks_where_a_sidecar_of_this_environment_li
             assert (await health(**environment)).output == "SERVING\n"
     gone = await health("--address", nowhere, ADDRESS=address)
     assert "127.0.0.1:1" in gone.stderr
+
+
+async def test_an_address_in_place_of_the_sockets_path_is_refused_as_by_the_sidecar_itself() -> (
+    None
+):
+    variable = {"EMBERCACHE_SERVER_SOCKET": "unix:/x.sock"}
+    with pytest.raises(ConfigError) as refused:
+        load_settings(None, variable, {})
+    result = await health(SERVER_SOCKET="unix:/x.sock")
+    assert (result.exit_code, result.stderr) == (1, f"Error: {refused.value}\n")
 
 
 async def test_a_sidecar_that_listens_on_all_addresses_is_asked_on_this_machine() -> None:
