@@ -178,7 +178,7 @@ class Overrides:
         default=None,
         metadata=_row(
             _parse_containers,
-            "all",
+            "all but sidecars of others",
             "The containers that get the address and the socket, with commas between.",
         ),
     )

@@ -18,7 +18,7 @@ from sidecar.injector.annotations import (
 from sidecar.injector.errors import InjectionError
 from sidecar.injector.patch import Changes
 from sidecar.injector.shape import mapping, objects
-from sidecar.injector.wiring import LISTS, connect_containers, sidecar_place
+from sidecar.injector.wiring import LISTS, connect_containers, native_place, sidecar_place
 
 if TYPE_CHECKING:
     from sidecar.injector.annotations import Overrides
@@ -112,8 +112,7 @@ def _add_sidecar(
         spec, overrides, settings, namespace=namespace, native=native, ports=ports
     )
     if native:
-        # Before the pod's own init containers, so that they can call it.
-        changes.add("spec", "initContainers", 0, value=container)
+        changes.add("spec", "initContainers", native_place(spec), value=container)
     else:
         # Last: the first is what kubectl takes for the main one, and nothing waits for it anyway.
         changes.add("spec", "containers", "-", value=container)

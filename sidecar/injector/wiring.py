@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sidecar.injector.patch import Changes
 
 LISTS = ("initContainers", "containers")
+MESH_PROXIES = ("istio-proxy", "linkerd-proxy")
+"""Containers of service meshes that all traffic of the pod goes through."""
 
 
 def sidecar_place(spec: dict[str, Any]) -> tuple[str, int] | None:
@@ -27,16 +29,32 @@ def sidecar_place(spec: dict[str, Any]) -> tuple[str, int] | None:
     return None
 
 
-def connect_containers(changes: Changes, chosen: Sequence[str] | None) -> None:
-    """Gives address and socket to the containers that lack them; ``chosen`` are names, None all.
+def native_place(spec: dict[str, Any]) -> int:
+    """Where a native sidecar goes among the init containers.
 
-    An init container that runs before the sidecar gets nothing. Raises `InjectionError`.
+    First, so that the pod's own can call it; but behind the native proxy of a mesh, as no
+    connection gets out of the pod before that runs.
+    """
+    places = [
+        index
+        for index, container in enumerate(objects(spec, "initContainers"), start=1)
+        if container.get("name") in MESH_PROXIES and container.get("restartPolicy") == "Always"
+    ]
+    return places[-1] if places else 0
+
+
+def connect_containers(changes: Changes, chosen: Sequence[str] | None) -> None:
+    """Gives address and socket to the containers that lack them.
+
+    ``chosen`` are names; None for all but the sidecars of others and the proxies of meshes. An init
+    container that runs before the sidecar gets nothing. Raises `InjectionError`.
     """
     found = _within_reach(mapping(changes.document, "spec"))
     if chosen is not None:
         _check_chosen(chosen, [container.get("name") for *_, container in found])
     for key, index, container in found:
-        if chosen is None or container.get("name") in chosen:
+        name = container.get("name")
+        if (not _is_of_others(key, container)) if chosen is None else (name in chosen):
             _connect(changes, key, index, container)
 
 
@@ -52,6 +70,11 @@ def _within_reach(spec: dict[str, Any]) -> list[tuple[str, int, dict[str, Any]]]
         for index, container in enumerate(objects(spec, key))
         if index >= start and (key, index) != place
     ]
+
+
+def _is_of_others(key: str, container: dict[str, Any]) -> bool:
+    is_native_sidecar = key == "initContainers" and container.get("restartPolicy") == "Always"
+    return is_native_sidecar or container.get("name") in MESH_PROXIES
 
 
 def _check_chosen(chosen: Sequence[str], names: Sequence[Any]) -> None:

@@ -30,6 +30,8 @@ RESTRICTED_VOLUMES = {
     *("projected", "secret"),
 }
 LISTS = ("initContainers", "containers", "ephemeralContainers")
+ADDRESS = {"name": "EMBERCACHE_ADDRESS", "value": "unix:/run/embercache/embercache.sock"}
+MOUNT = {"name": "embercache-socket", "mountPath": "/run/embercache", "readOnly": True}
 
 
 def restricted_violations(pod: dict[str, Any]) -> set[str]:
@@ -178,3 +180,31 @@ def variables_of() -> Callable[[dict[str, Any]], dict[str, Any]]:
         return {each["name"]: each.get("value", each.get("valueFrom")) for each in variables}
 
     return read
+
+
+@pytest.fixture(scope="session")
+def names() -> Callable[[dict[str, Any], str], list[str]]:
+    """The names of a pod's containers in the list with that key."""
+    return lambda pod, key: [container["name"] for container in pod["spec"].get(key, [])]
+
+
+@pytest.fixture(scope="session")
+def reached() -> Callable[[dict[str, Any]], set[str]]:
+    """The containers of a pod that have the address and the socket."""
+    return lambda pod: {
+        container["name"]
+        for key in ("initContainers", "containers")
+        for container in pod["spec"].get(key) or []
+        if ADDRESS in container.get("env", []) and MOUNT in container.get("volumeMounts", [])
+    }
+
+
+@pytest.fixture(scope="session")
+def annotate() -> Callable[..., dict[str, Any]]:
+    """A pod with annotations of ours, which are written with ``_`` for ``-``."""
+
+    def run(pod: dict[str, Any], **annotations: str) -> dict[str, Any]:
+        own = {f"embercache.io/{key.replace('_', '-')}": text for key, text in annotations.items()}
+        return pod | {"metadata": pod["metadata"] | {"annotations": own}}
+
+    return run

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar import __version__
-from sidecar.injector.annotations import AnnotationError
 from sidecar.injector.errors import InjectionError
 from sidecar.injector.patch import apply
 from sidecar.injector.pod import Injection, inject
@@ -18,10 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Injected = Callable[..., dict[str, Any]]
-    Variables = Callable[[dict[str, Any]], dict[str, Any]]
-
-SOCKET = "unix:/run/embercache/embercache.sock"
-MOUNT = {"name": "embercache-socket", "mountPath": "/run/embercache", "readOnly": True}
+    Names = Callable[[dict[str, Any], str], list[str]]
+    Reached = Callable[[dict[str, Any]], set[str]]
+    Annotate = Callable[..., dict[str, Any]]
 
 
 def left_alone(pod: dict[str, Any], *, native: bool = True) -> str:
@@ -31,28 +29,8 @@ def left_alone(pod: dict[str, Any], *, native: bool = True) -> str:
     return result.left_alone
 
 
-def names(pod: dict[str, Any], key: str) -> list[str]:
-    return [container["name"] for container in pod["spec"].get(key, [])]
-
-
-def reached(pod: dict[str, Any]) -> set[str]:
-    """The containers that have the address and the socket."""
-    return {
-        container["name"]
-        for key in ("initContainers", "containers")
-        for container in pod["spec"].get(key) or []
-        if {"name": "EMBERCACHE_ADDRESS", "value": SOCKET} in container.get("env", [])
-        and MOUNT in container.get("volumeMounts", [])
-    }
-
-
-def annotate(pod: dict[str, Any], **annotations: str) -> dict[str, Any]:
-    own = {f"embercache.io/{name.replace('_', '-')}": text for name, text in annotations.items()}
-    return pod | {"metadata": pod["metadata"] | {"annotations": own}}
-
-
 def test_a_native_sidecar_starts_before_the_pod_s_own_init_containers(
-    pod: dict[str, Any], injected: Injected
+    pod: dict[str, Any], injected: Injected, names: Names
 ) -> None:
     patched = injected(pod)
     assert names(patched, "initContainers") == ["embercache", "migrate"]
@@ -61,7 +39,7 @@ def test_a_native_sidecar_starts_before_the_pod_s_own_init_containers(
 
 
 def test_a_classic_sidecar_comes_last_so_that_the_app_stays_the_main_container(
-    pod: dict[str, Any], injected: Injected
+    pod: dict[str, Any], injected: Injected, names: Names
 ) -> None:
     patched = injected(pod, native=False)
     assert names(patched, "containers") == ["app", "embercache"]
@@ -69,16 +47,9 @@ def test_a_classic_sidecar_comes_last_so_that_the_app_stays_the_main_container(
     assert "restartPolicy" not in patched["spec"]["containers"][1]
 
 
-def test_init_containers_reach_a_native_sidecar_only_as_a_classic_one_starts_after_them(
-    pod: dict[str, Any], injected: Injected
+def test_the_pod_says_what_kind_of_sidecar_it_gets(
+    pod: dict[str, Any], injected: Injected, names: Names, annotate: Annotate
 ) -> None:
-    assert reached(injected(pod)) == {"migrate", "app"}
-    classic = injected(pod, native=False)
-    assert reached(classic) == {"app"}
-    assert classic["spec"]["initContainers"] == pod["spec"]["initContainers"]
-
-
-def test_the_pod_says_what_kind_of_sidecar_it_gets(pod: dict[str, Any], injected: Injected) -> None:
     assert "embercache" in names(injected(annotate(pod, native_sidecar="false")), "containers")
     native = injected(annotate(pod, native_sidecar="true"), native=False)
     assert names(native, "initContainers")[0] == "embercache"
@@ -117,7 +88,7 @@ def test_an_injected_pod_is_labelled_and_tells_the_injector_s_version(
 
 @pytest.mark.parametrize("empty", [None, {}])
 def test_a_pod_without_labels_annotations_and_security_context_gets_them(
-    injected: Injected, empty: Any
+    injected: Injected, empty: Any, reached: Reached
 ) -> None:
     bare = {"spec": {"containers": [{"name": "app", "env": None}], "volumes": None}}
     bare |= {"metadata": {"labels": empty, "annotations": empty}} if empty is not None else {}
@@ -126,74 +97,6 @@ def test_a_pod_without_labels_annotations_and_security_context_gets_them(
     assert patched["metadata"]["labels"] == {"embercache.io/status": "injected"}
     assert patched["spec"]["securityContext"] == {"supplementalGroups": [65532]}
     assert reached(patched) == {"app"}
-
-
-def test_the_address_comes_first_so_that_the_user_s_variables_can_refer_to_it(
-    pod: dict[str, Any], injected: Injected
-) -> None:
-    own = {"name": "URL", "value": "$(EMBERCACHE_ADDRESS)"}
-    pod["spec"]["containers"][0]["env"] = [own]
-    env = injected(pod)["spec"]["containers"][0]["env"]
-    assert env == [{"name": "EMBERCACHE_ADDRESS", "value": SOCKET}, own]
-
-
-def test_an_address_that_the_user_set_stays(pod: dict[str, Any], injected: Injected) -> None:
-    own = [{"name": "EMBERCACHE_ADDRESS", "value": "127.0.0.1:50551"}]
-    pod["spec"]["containers"][0]["env"] = own
-    container = injected(pod)["spec"]["containers"][0]
-    assert container["env"] == own
-    assert container["volumeMounts"] == [MOUNT]
-
-
-def test_a_mount_that_the_user_wrote_for_the_socket_stays(
-    pod: dict[str, Any], injected: Injected
-) -> None:
-    own = [{"name": "embercache-socket", "mountPath": "/run/embercache/"}]
-    pod["spec"]["containers"][0]["volumeMounts"] = own
-    assert injected(pod)["spec"]["containers"][0]["volumeMounts"] == own
-
-
-@pytest.mark.parametrize("path", ["/run/embercache", "/run/embercache/", "/run/embercache/sub"])
-def test_a_volume_of_the_user_s_where_the_socket_goes_is_an_error(
-    pod: dict[str, Any], injected: Injected, path: str
-) -> None:
-    mount = {"name": "own", "mountPath": path}
-    pod["spec"]["containers"][0]["volumeMounts"] = [mount]
-    with pytest.raises(
-        InjectionError, match="container app mounts a volume of its own at /run/emb"
-    ):
-        injected(pod)
-    mount["mountPath"] = f"/data{path}"
-    assert reached(injected(pod)) == {"app", "migrate"}
-
-
-def test_containers_that_are_not_chosen_are_left_as_they_are(
-    pod: dict[str, Any], injected: Injected
-) -> None:
-    pod["spec"]["containers"].append({"name": "worker", "image": "web"})
-    patched = injected(annotate(pod, containers="worker,migrate"))
-    assert reached(patched) == {"worker", "migrate"}
-    assert patched["spec"]["containers"][0] == pod["spec"]["containers"][0]
-
-
-@pytest.mark.parametrize(
-    ("native", "chosen", "message"),
-    [
-        (
-            True,
-            "ap",
-            "no container ap runs beside the sidecar; did you mean app? There are: migrate",
-        ),
-        (False, "migrate", "no container migrate runs beside the sidecar; There are: app"),
-        (True, "embercache", "no container embercache runs beside the sidecar"),
-    ],
-)
-def test_a_chosen_container_that_cannot_reach_the_sidecar_is_an_error(
-    pod: dict[str, Any], injected: Injected, native: bool, chosen: str, message: str
-) -> None:
-    with pytest.raises(AnnotationError) as caught:
-        injected(annotate(pod, containers=chosen), native=native)
-    assert str(caught.value).startswith(f"embercache.io/containers: {message}")
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -206,21 +109,8 @@ def test_a_pod_that_has_its_sidecar_is_not_changed_again(
     assert inject(patched, namespace="x", settings=other, native=asked_again) == Injection()
 
 
-def test_containers_that_another_webhook_added_meanwhile_reach_the_sidecar_too(
-    pod: dict[str, Any], injected: Injected
-) -> None:
-    patched = injected(pod)
-    patched["spec"]["containers"].insert(0, {"name": "proxy"})
-    patched["spec"]["initContainers"].append({"name": "late"})
-    patched["spec"]["initContainers"].insert(0, {"name": "early"})
-    again = injected(patched)
-    assert reached(again) == {"proxy", "app", "migrate", "late"}
-    assert again["spec"]["initContainers"][0] == {"name": "early"}
-    assert injected(again) == again
-
-
 def test_a_label_without_a_sidecar_as_in_a_copied_manifest_does_not_count(
-    pod: dict[str, Any], injected: Injected
+    pod: dict[str, Any], injected: Injected, names: Names
 ) -> None:
     pod["metadata"]["labels"] = {"embercache.io/status": "injected"}
     assert names(injected(pod), "initContainers") == ["embercache", "migrate"]
@@ -251,7 +141,7 @@ def test_a_volume_like_the_socket_s_is_used(pod: dict[str, Any], injected: Injec
 
 @pytest.mark.parametrize(("number", "name"), [(50551, "port"), (50552, "metrics-port")])
 def test_a_port_that_the_app_listens_on_is_an_error_that_names_the_annotation(
-    pod: dict[str, Any], injected: Injected, number: int, name: str
+    pod: dict[str, Any], injected: Injected, number: int, name: str, annotate: Annotate
 ) -> None:
     pod["spec"]["containers"][0]["ports"] = [{"containerPort": 80}, {"containerPort": number}]
     with pytest.raises(InjectionError) as caught:
@@ -263,7 +153,9 @@ def test_a_port_that_the_app_listens_on_is_an_error_that_names_the_annotation(
     assert injected(annotate(pod, **{name.replace("-", "_"): "6000"}))
 
 
-def test_a_udp_port_is_another_port(pod: dict[str, Any], injected: Injected) -> None:
+def test_a_udp_port_is_another_port(
+    pod: dict[str, Any], injected: Injected, reached: Reached
+) -> None:
     pod["spec"]["containers"][0]["ports"] = [{"containerPort": 50551, "protocol": "UDP"}]
     assert reached(injected(pod)) == {"app", "migrate"}
 
@@ -279,12 +171,14 @@ def test_windows_pods_are_left_alone(
     assert injected(pod) == pod
 
 
-def test_what_is_wrong_with_a_pod_that_is_left_alone_does_not_matter(pod: dict[str, Any]) -> None:
+def test_what_is_wrong_with_a_pod_that_is_left_alone_does_not_matter(
+    pod: dict[str, Any], annotate: Annotate
+) -> None:
     pod["spec"]["os"] = {"name": "windows"}
     assert left_alone(annotate(pod, port="80")) == "it runs on Windows"
 
 
-def test_linux_pods_are_not(pod: dict[str, Any], injected: Injected) -> None:
+def test_linux_pods_are_not(pod: dict[str, Any], injected: Injected, reached: Reached) -> None:
     pod["spec"] |= {"os": {"name": "linux"}, "nodeSelector": {"kubernetes.io/os": "linux"}}
     assert left_alone(pod) == ""
     assert reached(injected(pod)) == {"app", "migrate"}
@@ -298,7 +192,7 @@ def test_mirrors_of_static_pods_are_left_alone(pod: dict[str, Any], injected: In
 
 @pytest.mark.parametrize("key", ["containers", "initContainers"])
 def test_a_pod_with_more_containers_than_can_be_looked_at_soon_is_left_alone(
-    pod: dict[str, Any], injected: Injected, key: str
+    pod: dict[str, Any], injected: Injected, key: str, reached: Reached
 ) -> None:
     pod["spec"][key] = [{"name": f"c{number}"} for number in range(500)]
     assert len(reached(injected(pod))) == 501
@@ -308,7 +202,7 @@ def test_a_pod_with_more_containers_than_can_be_looked_at_soon_is_left_alone(
 
 @pytest.mark.parametrize("policy", ["Never", "OnFailure"])
 def test_a_pod_that_is_to_end_gets_no_sidecar_that_would_keep_it_from_ending(
-    pod: dict[str, Any], injected: Injected, policy: str
+    pod: dict[str, Any], injected: Injected, policy: str, names: Names
 ) -> None:
     pod["spec"]["restartPolicy"] = policy
     assert "keep it from ending" in left_alone(pod, native=False)
@@ -321,7 +215,7 @@ def test_a_pod_that_is_to_end_gets_no_sidecar_that_would_keep_it_from_ending(
 
 
 def test_a_pod_that_is_to_end_gets_a_classic_sidecar_if_it_asks_for_just_that(
-    pod: dict[str, Any], injected: Injected
+    pod: dict[str, Any], injected: Injected, names: Names, annotate: Annotate
 ) -> None:
     pod["spec"]["restartPolicy"] = "Never"
     asking = annotate(pod, native_sidecar="false")

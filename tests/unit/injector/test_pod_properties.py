@@ -65,9 +65,10 @@ specs = st.builds(
     lambda more, spec: more | spec,
     unknown,
     st.fixed_dictionaries(
-        {"containers": containers("app", "worker", "proxy", least=1)},
+        {"containers": containers("app", "worker", "linkerd-proxy", least=1)},
         optional={
-            "initContainers": st.none() | containers("migrate", "init-proxy", least=0),
+            "initContainers": st.none()
+            | containers("migrate", "istio-init", "istio-proxy", least=0),
             "volumes": st.none() | st.lists(st.just({"name": "own", "emptyDir": {}}), max_size=1),
             "securityContext": st.none()
             | st.fixed_dictionaries(
@@ -151,18 +152,30 @@ def test_injecting_twice_is_the_same_as_once(
     assert inject(patched, namespace="other", settings=SETTINGS, native=again) == Injection()
 
 
+def meshed_until(inits: list[dict[str, Any]]) -> int:
+    """The number of init containers up to the native proxy of a mesh."""
+    proxies = [
+        number
+        for number, each in enumerate(inits, start=1)
+        if each["name"] == "istio-proxy" and each.get("restartPolicy") == "Always"
+    ]
+    return max(proxies, default=0)
+
+
 @given(pod=pods, native=st.booleans())
 def test_a_pod_has_one_sidecar_and_every_container_beside_it_has_an_address_and_the_socket_once(
     pod: dict[str, Any], native: bool
 ) -> None:
     spec = injected(pod, native=native)["spec"]
     inits, apps = spec.get("initContainers") or [], spec["containers"]
-    place = inits[0] if native else apps[-1]
-    assert place["name"] == "embercache"
-    assert ADDRESS not in place["env"]
+    names = [each["name"] for each in (inits if native else apps)]
+    place = names.index("embercache")
+    assert ADDRESS not in (inits if native else apps)[place]["env"]
     assert sum(each["name"] == "embercache" for each in [*inits, *apps]) == 1
-    for container in [*(inits if native else []), *apps]:
-        if container["name"] != "embercache":
+    assert place == (len(names) - 1 if not native else meshed_until(inits))
+    ordinary = [each for each in inits[place:] if each.get("restartPolicy") != "Always"]
+    for container in [*(ordinary if native else []), *apps]:
+        if container["name"] not in ("embercache", "istio-proxy", "linkerd-proxy"):
             assert any(each["name"] == "EMBERCACHE_ADDRESS" for each in container["env"])
             assert sum(each["name"] == VOLUME for each in container["volumeMounts"]) == 1
     if not native:
