@@ -3,9 +3,12 @@
 package embercache_test
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,6 +68,36 @@ func TestSmallerEncodingsAreReadAsNearlyTheSameVectors(t *testing.T) {
 			if same {
 				t.Errorf("%v: the vectors are exactly those of float32", encoding)
 			}
+		}
+	}
+}
+
+// The file named by EMBERCACHE_TEST_EXPECTED has lines "ENCODING SHA256 TEXT"; the digest is of the
+// decoded vector as float32 in little-endian order.
+func TestEveryEncodingIsDecodedToTheBitsThatAreExpected(t *testing.T) {
+	path := os.Getenv("EMBERCACHE_TEST_EXPECTED")
+	if path == "" {
+		t.Skip("make test-clients writes the file that this test needs")
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := sidecar(t)
+	for line := range strings.Lines(string(content)) {
+		part := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 3)
+		encoding, ok := embercachev1.Encoding_value[part[0]]
+		if !ok {
+			t.Fatalf("there is no encoding %q", part[0])
+		}
+		read := vectors(t, conn, &embercachev1.EmbedRequest{
+			Inputs:   embercache.Texts(part[2]),
+			Encoding: embercachev1.Encoding(encoding),
+		})
+		digest := sha256.New()
+		binary.Write(digest, binary.LittleEndian, read[0])
+		if fmt.Sprintf("%x", digest.Sum(nil)) != part[1] {
+			t.Errorf("%s is decoded to other bits of %.40q", part[0], part[2])
 		}
 	}
 }

@@ -131,16 +131,24 @@ def built() -> Callable[[str], Path]:
 def run() -> Callable[..., str]:
     """Runs a command of a client with that ``EMBERCACHE_ADDRESS``, none if it is empty.
 
+    ``expected`` is the path of `expected_vectors`, for tests that read it.
+
     Returns its standard output; the test fails with all its output if it does not end with
     ``code``, or gives ``stderr`` back if that is another than 0.
     """
 
     def run_command(
-        *command: str | Path, address: str = "", folder: str = ".", code: int = 0
+        *command: str | Path,
+        address: str = "",
+        folder: str | Path = ".",
+        expected: Path | None = None,
+        code: int = 0,
     ) -> str:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
         if address:
             environment["EMBERCACHE_ADDRESS"] = address
+        if expected:
+            environment["EMBERCACHE_TEST_EXPECTED"] = str(expected)
         ended = subprocess.run(
             [str(part) for part in command],
             cwd=CLIENTS / folder,
@@ -209,6 +217,26 @@ def compare_with_python(
         np.testing.assert_allclose(starts, expected.vectors[:, :3], atol=1e-6, rtol=0)
 
     return compare
+
+
+@pytest.fixture
+def expected_vectors(python_client: Client, tmp_path: Path) -> Path:
+    """What the Python client decodes of some texts, which are cached now, in every encoding.
+
+    The tests of a client find the path of this file in ``EMBERCACHE_TEST_EXPECTED``. A line of it
+    is ``ENCODING SHA256 TEXT``: the encoding as the contract names it, the digest of the decoded
+    vector as float32 in little-endian order, in hexadecimal, and up to the end of the line the
+    text, which may be empty or a space.
+    """
+    texts = [text for text in TEXTS if len(text.splitlines()) < 2]
+    python_client.embed(texts)  # so that all that follow are of one run of the model
+    path = tmp_path / "expected"
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for encoding in ("float32", "float16", "int8"):
+            vectors = python_client.embed(texts, encoding=encoding).vectors
+            for text, digest in zip(texts, _digests(vectors.astype("<f4")), strict=True):
+                file.write(f"ENCODING_{encoding.upper()} {digest} {text}\n")
+    return path
 
 
 @pytest.fixture

@@ -34,9 +34,10 @@ def test_a_wrong_address_is_refused_with_where_it_came_from(
     assert 'EMBERCACHE_ADDRESS is "localhost"' in said
 
 
-def test_its_own_tests_pass(
-    built: Callable[[str], Path], run: Callable[..., str], sidecar: Any
+def test_its_own_tests_pass_and_decode_every_encoding_to_the_bits_of_python(
+    built: Callable[[str], Path], run: Callable[..., str], sidecar: Any, expected_vectors: Path
 ) -> None:
     # Compiled with the tag sidecar, which adds the tests that need one.
-    said = run(built("go/build/sidecar.test"), "-test.v", address=sidecar.tcp, folder="go")
-    assert "PASS: TestAnInputThatIsNotCachedIsAnErrorOfThatInputAlone" in said
+    command = [built("go/build/sidecar.test"), "-test.v"]
+    said = run(*command, address=sidecar.tcp, expected=expected_vectors, folder="go")
+    assert "PASS: TestEveryEncodingIsDecodedToTheBitsThatAreExpected" in said

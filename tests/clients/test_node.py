@@ -49,9 +49,10 @@ def test_a_wrong_address_is_refused_with_where_it_came_from(
     assert 'EMBERCACHE_ADDRESS is "localhost"' in said
 
 
-def test_its_own_tests_pass(
-    built: Callable[[str], Path], run: Callable[..., str], sidecar: Any
+def test_its_own_tests_pass_and_decode_every_encoding_to_the_bits_of_python(
+    built: Callable[[str], Path], run: Callable[..., str], sidecar: Any, expected_vectors: Path
 ) -> None:
     files = sorted(built("node/dist/test").rglob("*.test.js"))
-    said = run("node", "--test", *files, address=sidecar.tcp)
-    assert "an input that is not cached is an error of that input alone" in said
+    command = ["node", "--test", "--test-reporter=spec", *files]
+    said = run(*command, address=sidecar.tcp, expected=expected_vectors)
+    assert "✔ every encoding is decoded to the bits that are expected" in said

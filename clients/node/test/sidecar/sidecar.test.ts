@@ -1,5 +1,7 @@
 /** Needs a sidecar at EMBERCACHE_ADDRESS, and fails without it. */
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { after, test } from "node:test";
 
 import { Metadata, status } from "@grpc/grpc-js";
@@ -47,6 +49,26 @@ for (const [encoding, bound] of [
     const largest = Math.max(...differences);
     assert.ok(largest > 0 && largest <= bound, `the largest difference is ${largest}`);
   });
+}
+
+// A file with lines "ENCODING SHA256 TEXT"; the digest is of the decoded vector as float32 in
+// little-endian order.
+const expected = process.env["EMBERCACHE_TEST_EXPECTED"];
+const skip = expected ? false : "make test-clients writes the file that this test needs";
+
+test("every encoding is decoded to the bits that are expected", { skip }, async () => {
+  const lines = readFileSync(expected!, "utf-8").matchAll(/^(\S+) (\S+) (.*)$/gm);
+  for (const [, name, digest, text] of lines) {
+    const encoding = Encoding[name as keyof typeof Encoding];
+    const [vector] = await embed([{ text }], encoding);
+    assert.equal(sha256(vector!), digest, `${name} of ${text!.slice(0, 40)}`);
+  }
+});
+
+function sha256(vector: Float32Array): string {
+  const bytes = Buffer.alloc(4 * vector.length);
+  vector.forEach((element, i) => bytes.writeFloatLE(element, 4 * i));
+  return createHash("sha256").update(bytes).digest("hex");
 }
 
 test("an input that is not cached is an error of that input alone", async () => {
