@@ -77,6 +77,8 @@ bench: setup
 	$(PY) -m bench.index --vectors 10000
 	$(PY) -m bench.invalidation
 	$(PY) -m bench.staleness
+	$(PY) -m bench.tracing
+	$(PY) -m bench.injector
 	$(PY) -m bench.prefix --quick
 
 # Needs ghz. `python -m bench.ghz --write-docs` also writes what it prints into docs/benchmarks.md.
