@@ -18,7 +18,13 @@ from sidecar.injector.annotations import (
 from sidecar.injector.errors import InjectionError
 from sidecar.injector.patch import Changes
 from sidecar.injector.shape import mapping, objects
-from sidecar.injector.wiring import LISTS, connect_containers, native_place, sidecar_place
+from sidecar.injector.wiring import (
+    LISTS,
+    connect_containers,
+    has_our_sidecar,
+    native_place,
+    sidecar_place,
+)
 
 if TYPE_CHECKING:
     from sidecar.injector.annotations import Overrides
@@ -51,7 +57,8 @@ def inject(
 
     ``pod`` is its JSON as it came and is not changed. ``namespace`` is where it goes; empty if
     that is not known. ``native`` is the kind of sidecar unless the pod's annotation says which.
-    A pod that has its sidecar keeps it as it is: then containers that are new are told of it.
+    A pod that has its sidecar keeps it as it is, and gets the label for it: then containers that
+    are new are told of it.
     Raises `InjectionError`, mostly its kind `AnnotationError`.
     """
     if reason := _left_alone(pod, native=native):
@@ -66,10 +73,13 @@ def inject(
             native = overrides.native_sidecar
         _add_sidecar(changes, overrides, settings, namespace=namespace, native=native)
     elif labels.get(STATUS_LABEL) != STATUS_INJECTED:
-        raise InjectionError(
-            f"the pod has a container named {sidecar.NAME} of its own: rename it, or label the pod"
-            f' {INJECT_LABEL}: "false"'
-        )
+        if not has_our_sidecar(spec):
+            raise InjectionError(
+                f"the pod has a container named {sidecar.NAME} of its own: rename it, or label the"
+                f' pod {INJECT_LABEL}: "false"'
+            )
+        # A copy of `kubectl debug` has lost its labels.
+        changes.add("metadata", "labels", STATUS_LABEL, value=STATUS_INJECTED)
     connect_containers(changes, overrides.containers)
     return Injection(tuple(changes.operations))
 

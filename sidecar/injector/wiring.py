@@ -29,6 +29,18 @@ def sidecar_place(spec: dict[str, Any]) -> tuple[str, int] | None:
     return None
 
 
+def has_our_sidecar(spec: dict[str, Any]) -> bool:
+    """Whether the container with the sidecar's name shares the socket's volume, as ours does."""
+    place = sidecar_place(spec)
+    if place is None or sidecar.VOLUME not in objects(spec, "volumes"):
+        return False
+    key, index = place
+    return any(
+        mount.get("name") == sidecar.VOLUME["name"] and mount.get("mountPath") == sidecar.FOLDER
+        for mount in objects(objects(spec, key)[index], "volumeMounts")
+    )
+
+
 def native_place(spec: dict[str, Any]) -> int:
     """Where a native sidecar goes among the init containers.
 

@@ -125,6 +125,28 @@ def test_a_container_of_the_user_s_with_the_sidecar_s_name_is_an_error(
         injected(pod)
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("labels", [None, {"app": "web"}])
+def test_a_copy_for_debugging_which_lost_its_labels_is_known_by_its_sidecar_and_labelled_again(
+    pod: dict[str, Any], injected: Injected, native: bool, labels: dict[str, str] | None
+) -> None:
+    patched = injected(pod, native=native)
+    copied = patched | {"metadata": patched["metadata"] | {"labels": labels}}
+    restored = injected(copied, native=native)
+    assert restored["metadata"]["labels"] == (labels or {}) | {"embercache.io/status": "injected"}
+    assert restored["spec"] == patched["spec"]
+
+
+@pytest.mark.parametrize("changed", [{"volumes": []}, {"initContainers": [{"name": "embercache"}]}])
+def test_a_container_with_the_sidecar_s_name_alone_is_not_taken_for_it(
+    pod: dict[str, Any], injected: Injected, changed: dict[str, Any]
+) -> None:
+    patched = injected(pod)
+    copied = patched | {"metadata": {"name": "copy"}, "spec": patched["spec"] | changed}
+    with pytest.raises(InjectionError, match="has a container named embercache of its own: rename"):
+        injected(copied)
+
+
 def test_a_volume_of_the_user_s_with_the_socket_s_name_is_an_error(
     pod: dict[str, Any], injected: Injected
 ) -> None:
