@@ -89,3 +89,16 @@ def test_the_last_line_of_dockerignore_that_matches_decides(tmp_path: Path) -> N
     (tmp_path / ".dockerignore").write_text("# all\n*\n!a\n!f/*/h.txt\n**/c/*.txt\n")
     found = {file.relative_to(tmp_path).as_posix() for file in read_context(tmp_path)}
     assert found == {"a/b.txt", "a/c/d.py", "f/g/h.txt"}
+
+
+def test_without_root_the_tests_of_the_image_fail_rather_than_pass_unnoticed() -> None:
+    code = (
+        "import os, sys, pytest\n"
+        "os.geteuid = lambda: 1000\n"
+        "sys.exit(pytest.main(['-q', 'tests/cluster/image/test_image.py', '-k', 'version']))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert "only root may build the image" in ran.stdout
