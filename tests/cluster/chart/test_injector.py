@@ -163,6 +163,17 @@ def test_no_pod_waits_long_and_none_is_refused_unless_that_is_wanted(helm: Any) 
     assert {webhook["failurePolicy"] for webhook in webhooks} == {"Fail"}
 
 
+@pytest.mark.parametrize(("on_host", "surge", "unavailable"), [(False, 1, 0), (True, 0, 1)])
+def test_on_the_network_of_nodes_an_old_pod_gives_its_ports_to_a_new_one(
+    helm: Any, on_host: bool, surge: int, unavailable: int
+) -> None:
+    injector = helm.render({"injector": {"hostNetwork": on_host}}).one(
+        "Deployment", "cache-injector"
+    )
+    update = injector["spec"]["strategy"]["rollingUpdate"]
+    assert update == {"maxSurge": surge, "maxUnavailable": unavailable}
+
+
 def test_the_injector_may_list_nodes_only_where_it_must_know_their_versions(helm: Any) -> None:
     role = helm.render().one("ClusterRole")
     assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]

@@ -222,6 +222,11 @@ def definition(kind: str, plural: str) -> dict[str, Any]:
             ["start without a sidecar"],
         ),
         (
+            {"injector": {"hostNetwork": True, "port": 10250}},
+            ["guard\n    ports 10250 and 8080 by the firewall"],
+            [],
+        ),
+        (
             {"injector": {"enabled": False}, "networkPolicy": {"enabled": False}},
             ["a pool of encoders for minilm", "set networkPolicy.enabled"],
             ["kubectl label namespace", "certificate"],
