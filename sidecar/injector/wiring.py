@@ -19,6 +19,9 @@ LISTS = ("initContainers", "containers")
 MESH_PROXIES = ("istio-proxy", "linkerd-proxy")
 """Containers of service meshes that all traffic of the pod goes through."""
 
+# Kinds of volumes that nobody writes to, whatever the mount says.
+_READ_ONLY = {"configMap", "downwardAPI", "image", "projected", "secret"}
+
 
 def sidecar_place(spec: dict[str, Any]) -> tuple[str, int] | None:
     """The list and the index of the sidecar; None if there is none."""
@@ -64,10 +67,14 @@ def connect_containers(changes: Changes, chosen: Sequence[str] | None) -> None:
     found = _within_reach(mapping(changes.document, "spec"))
     if chosen is not None:
         _check_chosen(chosen, [container.get("name") for *_, container in found])
+    volumes = {
+        str(each.get("name")): each
+        for each in objects(mapping(changes.document, "spec"), "volumes")
+    }
     for key, index, container in found:
         name = container.get("name")
         if (not _is_of_others(key, container)) if chosen is None else (name in chosen):
-            _connect(changes, key, index, container)
+            _connect(changes, key, index, container, volumes)
 
 
 def _within_reach(spec: dict[str, Any]) -> list[tuple[str, int, dict[str, Any]]]:
@@ -101,24 +108,47 @@ def _check_chosen(chosen: Sequence[str], names: Sequence[Any]) -> None:
             )
 
 
-def _connect(changes: Changes, key: str, index: int, container: dict[str, Any]) -> None:
+def _connect(
+    changes: Changes,
+    key: str,
+    index: int,
+    container: dict[str, Any],
+    volumes: dict[str, dict[str, Any]],
+) -> None:
     variables = [variable.get("name") for variable in objects(container, "env")]
     if sidecar.ADDRESS["name"] not in variables:
         # At the beginning, so that the others can refer to it with $(EMBERCACHE_ADDRESS).
         changes.add("spec", key, index, "env", 0, value=sidecar.ADDRESS)
-    if not _is_mounted(container):
-        changes.add("spec", key, index, "volumeMounts", "-", value=sidecar.APP_MOUNT)
-
-
-def _is_mounted(container: dict[str, Any]) -> bool:
-    for mount in objects(container, "volumeMounts"):
-        path = str(mount.get("mountPath")).rstrip("/")
-        if path == sidecar.FOLDER and mount.get("name") == sidecar.VOLUME["name"]:
-            return True
-        if f"{path}/".startswith(f"{sidecar.FOLDER}/"):
+    mounts = [
+        (str(mount.get("mountPath")).rstrip("/"), mount)
+        for mount in objects(container, "volumeMounts")
+    ]
+    if (sidecar.FOLDER, sidecar.VOLUME["name"]) in [
+        (path, each.get("name")) for path, each in mounts
+    ]:
+        return
+    for path, mount in mounts:
+        if why := _in_the_way(path, mount, volumes.get(str(mount.get("name")), {})):
             raise InjectionError(
-                f"container {container.get('name')} mounts a volume of its own at {path}, where"
-                f" the sidecar's socket goes: mount it elsewhere, or leave the container out with"
-                f" {PREFIX}containers"
+                f"container {container.get('name')} mounts {why}: mount it elsewhere, or leave the"
+                f" container out with {PREFIX}containers"
             )
-    return False
+    changes.add("spec", key, index, "volumeMounts", "-", value=sidecar.APP_MOUNT)
+
+
+def _in_the_way(path: str, mount: dict[str, Any], volume: dict[str, Any]) -> str:
+    """What keeps the socket's folder from being mounted beside another mount; empty for nothing.
+
+    The folder is made where it is not there, which takes a volume that can be written to; and
+    that of the node is not for us to write to.
+    """
+    if f"{path}/".startswith(f"{sidecar.FOLDER}/"):
+        return f"a volume of its own at {path}, where the sidecar's socket goes"
+    if not sidecar.FOLDER.startswith(f"{path}/"):
+        return ""
+    below = f"at {path or '/'}, and the sidecar's socket needs the folder {sidecar.FOLDER} in it"
+    if volume.get("hostPath") is not None:
+        return f"a folder of the node {below}"
+    if mount.get("readOnly") is True or not _READ_ONLY.isdisjoint(volume):
+        return f"a volume that is read-only {below}"
+    return ""

@@ -150,3 +150,50 @@ def test_containers_that_another_webhook_added_meanwhile_reach_the_sidecar_too(
     assert reached(again) == {"proxy", "app", "migrate", "late"}
     assert again["spec"]["initContainers"][0] == {"name": "early"}
     assert injected(again) == again
+
+
+@pytest.mark.parametrize("path", ["/", "/run", "/run/"])
+@pytest.mark.parametrize(
+    ("volume", "mount", "what"),
+    [
+        ({"emptyDir": {}}, {"readOnly": True}, "a volume that is read-only"),
+        ({"configMap": {"name": "c"}}, {}, "a volume that is read-only"),
+        ({"hostPath": {"path": "/run"}}, {}, "a folder of the node"),
+        ({"hostPath": {"path": "/run"}}, {"readOnly": True}, "a folder of the node"),
+    ],
+)
+def test_a_volume_above_the_socket_that_its_folder_cannot_be_made_in_is_an_error(
+    pod: dict[str, Any],
+    injected: Injected,
+    path: str,
+    volume: dict[str, Any],
+    mount: dict[str, Any],
+    what: str,
+) -> None:
+    pod["spec"]["volumes"] = [{"name": "own"} | volume]
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "own", "mountPath": path} | mount]
+    with pytest.raises(InjectionError) as caught:
+        injected(pod)
+    assert str(caught.value) == (
+        f"container app mounts {what} at {path.rstrip('/') or '/'}, and the sidecar's socket needs"
+        " the folder /run/embercache in it: mount it elsewhere, or leave the container out with"
+        " embercache.io/containers"
+    )
+
+
+@pytest.mark.parametrize(
+    ("volume", "path"),
+    [
+        ({"emptyDir": {}}, "/run"),
+        ({"persistentVolumeClaim": {"claimName": "c"}}, "/"),
+        ({"hostPath": {"path": "/run"}}, "/host/run"),
+        ({"hostPath": {"path": "/run"}}, "/run/emb"),
+        ({"secret": {"secretName": "s"}}, "/run/secrets"),
+    ],
+)
+def test_a_volume_above_it_that_can_be_written_to_or_beside_it_is_not_in_the_way(
+    pod: dict[str, Any], injected: Injected, reached: Reached, volume: dict[str, Any], path: str
+) -> None:
+    pod["spec"]["volumes"] = [{"name": "own"} | volume]
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "own", "mountPath": path}]
+    assert reached(injected(pod)) == {"app", "migrate"}
