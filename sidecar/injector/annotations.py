@@ -92,7 +92,8 @@ class Overrides:
             values.parse_secret_key,
             "`redisSecret` or `redisUrl` of the injector",
             "`NAME` or `NAME/KEY` of a Secret in the pod's namespace that holds the Redis URL;"
-            " the key is `url` by default.",
+            " the key is `url` by default. The pod waits for one that is not there; for that of"
+            " the injector it does not.",
         ),
     )
     encoder_target: str | None = field(

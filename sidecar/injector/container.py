@@ -137,7 +137,10 @@ def _cache_namespace(namespace: str) -> dict[str, Any]:
 def _redis(overrides: Overrides, settings: InjectorSettings) -> list[dict[str, Any]]:
     name = "EMBERCACHE_REDIS_URL"
     if secret := overrides.redis_secret or settings.redis_secret_key:
-        reference = {"name": secret.name, "key": secret.key}
+        reference: dict[str, Any] = {"name": secret.name, "key": secret.key}
+        if overrides.redis_secret is None:
+            # Its author never heard of it: a namespace without it must not keep the app waiting.
+            reference["optional"] = True
         return [{"name": name, "valueFrom": {"secretKeyRef": reference}}]
     return [{"name": name, "value": settings.redis_url}] if settings.redis_url else []
 

@@ -132,7 +132,7 @@ class InjectorSettings(_Section):
     redis_secret: Annotated[str, _empty_or(values.parse_secret_key)] = Field(
         "",
         description="NAME or NAME/KEY of a Secret in the pod's namespace that holds Redis' URL; the"
-        " key is url by default",
+        " key is url by default; where it is not there, sidecars have no Redis",
     )
     port: int = Field(50551, ge=1024, le=65535, description="gRPC on the pod's loopback address")
     metrics_port: int = Field(

@@ -101,11 +101,19 @@ def test_annotations_win_over_settings(sidecar: Sidecar, variables_of: Variables
     assert container["imagePullPolicy"] == "Always"
 
 
-def test_the_redis_url_comes_from_the_secret_of_the_settings(
+def test_the_redis_url_comes_from_the_secret_of_the_settings_if_that_is_there(
     sidecar: Sidecar, variables_of: Variables
 ) -> None:
     variables = variables_of(sidecar(redisSecret="redis"))
-    assert variables["EMBERCACHE_REDIS_URL"] == {"secretKeyRef": {"name": "redis", "key": "url"}}
+    reference = {"name": "redis", "key": "url", "optional": True}
+    assert variables["EMBERCACHE_REDIS_URL"] == {"secretKeyRef": reference}
+
+
+def test_a_secret_that_the_pod_itself_names_must_be_there(
+    sidecar: Sidecar, variables_of: Variables
+) -> None:
+    variables = variables_of(sidecar({"redis-secret": "own"}, redisSecret="redis"))
+    assert variables["EMBERCACHE_REDIS_URL"] == {"secretKeyRef": {"name": "own", "key": "url"}}
 
 
 def test_further_variables_come_with_it(sidecar: Sidecar) -> None:
