@@ -140,9 +140,12 @@ class OpenAIClient:
                 "Accept": "application/json",
                 "Content-Type": "application/json",
                 "User-Agent": f"embercache/{__version__}",
-                **dict(current().headers()),
             }
         )
+        # A caller's tracestate is for our own servers only; and calls of several callers may share
+        # this one.
+        if traceparent := dict(current().headers()).get("traceparent"):
+            request.headers["traceparent"] = traceparent
         if self._key.value:
             request.headers["Authorization"] = f"Bearer {self._key.value}"
 

@@ -40,6 +40,12 @@ MOST_SPANS = 256
 _TRACEPARENT = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-[ -~]*)?"
 )
+# A member of a tracestate, as the same recommendation has it.
+_MEMBER = re.compile(
+    r"[a-z0-9][a-z0-9_*/@-]{0,255}="
+    r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+)
+_MOST_MEMBERS, _MOST_CHARACTERS = 32, 512
 _NOWHERE = Context()
 # Of the others, the caller is to blame.
 _OUR_FAULTS = frozenset(
@@ -69,11 +75,9 @@ class Tracing:
             if random() >= self._sample:  # noqa: S311 - no secret
                 return _UNSAMPLED
         elif not int(match[4], 16) & TraceFlags.SAMPLED:
-            # It goes on as it came, unless others would stumble over it.
-            is_sound = tracestate.isascii() and tracestate.isprintable()
-            return UnsampledSpan(traceparent, tracestate if is_sound else "")
+            return UnsampledSpan(f"00-{match[2]}-{match[3]}-00", _sound(tracestate))
         else:
-            context = set_span_in_context(_remote(match, tracestate), _NOWHERE)
+            context = set_span_in_context(_remote(match, _sound(tracestate)), _NOWHERE)
         otel = self._tracer.start_span(name, context, SpanKind.SERVER, attributes)
         return CallSpan(otel, _Tree(self._tracer))
 
@@ -258,6 +262,16 @@ class CallSpan(RecordedSpan):
         if self._tree.dropped:
             self._otel.set_attribute("embercache.spans.dropped", self._tree.dropped)
         self._otel.end()
+
+
+def _sound(tracestate: str) -> str:
+    """The list of a caller, or nothing if others would stumble over it, or over its length."""
+    if not tracestate or len(tracestate) > _MOST_CHARACTERS:
+        return ""
+    members = [member for each in tracestate.split(",") if (member := each.strip(" \t"))]
+    if len(members) > _MOST_MEMBERS or not all(map(_MEMBER.fullmatch, members)):
+        return ""
+    return ",".join(members)
 
 
 def _remote(match: re.Match[str], tracestate: str) -> NonRecordingSpan:

@@ -106,6 +106,35 @@ def test_of_calls_without_a_header_about_the_share_is_traced(
     assert [begin(traces, "").is_recorded for _ in range(4)] == [True, True, False, False]
 
 
+@pytest.mark.parametrize("traceparent", [SAMPLED, UNSAMPLED])
+@pytest.mark.parametrize(
+    ("tracestate", "told"),
+    [
+        ("a=1 ,\tb@c=2,,", "a=1,b@c=2"),
+        (",".join(f"k{number}=1" for number in range(32)), ...),
+        (",".join(f"k{number}=1" for number in range(33)), None),
+        ("a=" + "v" * 256 + ",b=" + "v" * 251, ...),
+        ("a=" + "v" * 256 + ",b=" + "v" * 252, None),
+        ("no member", None),
+        ("a=b=c", None),
+        ("a=\N{SNOWMAN}", None),
+    ],
+)
+def test_a_state_that_others_might_refuse_goes_no_further(
+    traceparent: str, tracestate: str, told: Any, trace_calls: Callable[[float], Tracing]
+) -> None:
+    headers = dict(begin(trace_calls(0), traceparent, tracestate).headers())
+    assert headers.get("tracestate") == (tracestate if told is ... else told)
+
+
+@pytest.mark.parametrize("flags", ["00", "fe"])
+def test_what_later_versions_add_to_a_header_goes_no_further(
+    flags: str, trace_calls: Callable[[float], Tracing]
+) -> None:
+    call = begin(trace_calls(0), f"01-{TRACE}-{PARENT}-{flags}-{'more' * 1000}")
+    assert dict(call.headers()) == {"traceparent": UNSAMPLED}
+
+
 @given(st.text(), st.text())
 def test_no_header_whatsoever_makes_a_call_fail(traceparent: str, tracestate: str) -> None:
     traces = Tracing(TracerProvider(shutdown_on_exit=False).get_tracer("test"), 0)
