@@ -136,8 +136,8 @@ class GrpcServer:
 
 
 def _milliseconds(age: float) -> int:
-    """As gRPC wants it, for which never is the largest number."""
-    return int(age * 1000) or _NEVER
+    """As gRPC wants it, for which never is the largest number that it takes."""
+    return max(1, int(min(age * 1000, _NEVER))) if age else _NEVER
 
 
 def _is_listened_on(path: str) -> bool:
