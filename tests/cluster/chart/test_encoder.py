@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -38,6 +39,15 @@ def test_each_pod_pulls_the_models_it_serves_before_it_starts(helm: Any) -> None
         assert MODELS in container["volumeMounts"]
         assert variables(container)["EMBERCACHE_MODEL_FOLDER"] == MODELS["mountPath"]
     assert {"name": "models", "emptyDir": {"sizeLimit": "2Gi"}} in spec["volumes"]
+
+
+def test_packs_with_names_alike_are_pulled_by_containers_of_different_names(helm: Any) -> None:
+    packs = ["a.b", "a-b", "A_B", "_", "c", "x" * 70, "x" * 71]
+    spec = pod_of(helm.render({"encoder": {"model": ",".join([*packs, "c"])}}))
+    names = [each["name"] for each in spec["initContainers"]]
+    assert [each["args"][-1] for each in spec["initContainers"]] == packs
+    assert len(set(names)) == len(packs)
+    assert all(re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name) for name in names)
 
 
 def test_models_in_the_image_are_neither_pulled_nor_hidden(helm: Any) -> None:

@@ -95,5 +95,5 @@ volumeMounts:
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- join "," $names -}}
+{{- join "," (uniq $names) -}}
 {{- end -}}
