@@ -128,9 +128,10 @@ def _inject_one(manifest: dict[str, Any], rules: Rules) -> tuple[list[Operation]
     result = inject(pod, namespace=namespace, settings=rules.settings, native=rules.native)
     if result.left_alone:
         return [], f"left as it is: {result.left_alone}"
+    outcome = "injected" if result.operations else "has its sidecar already"
     prefix = pointer(path)
     return [operation | {"path": prefix + operation["path"]} for operation in result.operations], (
-        "injected" if result.operations else "has its sidecar already"
+        "; ".join([outcome, *result.warnings])
     )
 
 

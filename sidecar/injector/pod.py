@@ -43,11 +43,12 @@ class Injection:
     """What came of a pod that is to have a sidecar.
 
     ``operations`` of JSON Patch give it that; none if it has it already, or if it is left alone,
-    and then ``left_alone`` says why.
+    and then ``left_alone`` says why. ``warnings`` tell what its author should look at.
     """
 
     operations: tuple[Operation, ...] = ()
     left_alone: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def inject(
@@ -66,12 +67,14 @@ def inject(
     labels = mapping(pod, "metadata", "labels")
     overrides = read_overrides(mapping(pod, "metadata", "annotations"), labels)
     spec, changes = mapping(pod, "spec"), Changes(pod)
+    warnings: tuple[str, ...] = ()
     if not objects(spec, "containers"):
         raise InjectionError("the pod has no containers")
     if sidecar_place(spec) is None:
         if overrides.native_sidecar is not None:
             native = overrides.native_sidecar
         _add_sidecar(changes, overrides, settings, namespace=namespace, native=native)
+        warnings = _warnings(spec)
     elif labels.get(STATUS_LABEL) != STATUS_INJECTED:
         if not has_our_sidecar(spec):
             raise InjectionError(
@@ -81,7 +84,7 @@ def inject(
         # A copy of `kubectl debug` has lost its labels.
         changes.add("metadata", "labels", STATUS_LABEL, value=STATUS_INJECTED)
     connect_containers(changes, overrides.containers)
-    return Injection(tuple(changes.operations))
+    return Injection(tuple(changes.operations), warnings=warnings)
 
 
 def _left_alone(pod: dict[str, Any], *, native: bool) -> str:
@@ -105,6 +108,18 @@ def _left_alone(pod: dict[str, Any], *, native: bool) -> str:
             " Kubernetes 1.29 or later"
         )
     return ""
+
+
+def _warnings(spec: dict[str, Any]) -> tuple[str, ...]:
+    """What keeps a sidecar from its Redis and its encoders."""
+    if spec.get("hostNetwork") is True and spec.get("dnsPolicy") in (None, "ClusterFirst"):
+        return (
+            (
+                "on the node's network no names of services are resolved: set dnsPolicy:"
+                " ClusterFirstWithHostNet"
+            ),
+        )
+    return ()
 
 
 def _add_sidecar(

@@ -46,12 +46,15 @@ class Answer(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What becomes of a pod: a JSON Patch that changes it, why it is denied, or why it lacks."""
+    """What becomes of a pod: a JSON Patch that changes it, or why it is denied.
+
+    ``warnings`` are for the author of a pod that is let in.
+    """
 
     outcome: Outcome
     patch: str = ""
     denial: str = ""
-    warning: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class Reviewer:
@@ -111,7 +114,11 @@ class Reviewer:
         if not result.operations:
             return Verdict("skipped")
         patch = json.dumps(result.operations, separators=(",", ":"))
-        return Verdict("injected", patch=base64.b64encode(patch.encode()).decode())
+        return Verdict(
+            "injected",
+            patch=base64.b64encode(patch.encode()).decode(),
+            warnings=tuple(f"Embercache: {warning}" for warning in result.warnings),
+        )
 
 
 def _too_much(pod: dict[str, Any]) -> str | None:
@@ -126,7 +133,7 @@ def _too_much(pod: dict[str, Any]) -> str | None:
 def _without_sidecar(outcome: Outcome, reason: str) -> Verdict:
     """For a pod that asks and does not get: its author is told."""
     message = f"no Embercache sidecar was added: {reason}"
-    return Verdict(outcome, warning=message[:_LONGEST_MESSAGE])
+    return Verdict(outcome, warnings=(message[:_LONGEST_MESSAGE],))
 
 
 def _tell(verdict: Verdict, request: dict[str, Any]) -> None:
@@ -135,8 +142,8 @@ def _tell(verdict: Verdict, request: dict[str, Any]) -> None:
     A denial may quote annotations, so it is for the author only. A warning holds names at most.
     """
     names = _identity(request) | {"outcome": verdict.outcome}
-    if verdict.warning:
-        _log.warning("pod reviewed", reason=verdict.warning, **names)
+    if verdict.warnings:
+        _log.warning("pod reviewed", reason="; ".join(verdict.warnings), **names)
     elif verdict.outcome == "skipped":
         _log.debug("pod reviewed", **names)
     else:
@@ -190,8 +197,8 @@ def _review(uid: str, verdict: Verdict) -> dict[str, Any]:
         }
     if verdict.patch:
         response |= {"patchType": "JSONPatch", "patch": verdict.patch}
-    if verdict.warning:
-        response["warnings"] = [verdict.warning]
+    if verdict.warnings:
+        response["warnings"] = list(verdict.warnings)
     return {"apiVersion": _API_VERSION, "kind": _KIND, "response": response}
 
 

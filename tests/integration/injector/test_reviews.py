@@ -275,6 +275,21 @@ async def test_a_label_of_ours_that_is_unknown_does_not_matter_if_only_the_names
     assert not (await caller.review(make_review(pod))).response["allowed"]
 
 
+async def test_an_injected_pod_comes_with_a_warning_of_what_to_look_at(
+    caller: Any, make_pod: Callable[..., dict[str, Any]], make_review: Callable[..., Any]
+) -> None:
+    pod = make_pod()
+    pod["spec"] |= {"hostNetwork": True, "dnsPolicy": "ClusterFirst"}
+    answer = await caller.review(make_review(pod))
+    assert answer.patch
+    assert answer.response["warnings"] == [
+        (
+            "Embercache: on the node's network no names of services are resolved: set dnsPolicy:"
+            " ClusterFirstWithHostNet"
+        )
+    ]
+
+
 @pytest.mark.parametrize("broken", [None, {}, {"metadata": 1}, [], "pod"], ids=repr)
 async def test_what_the_injector_cannot_make_sense_of_passes_with_a_warning(
     broken: Any, caller: Any, make_review: Callable[..., Any]

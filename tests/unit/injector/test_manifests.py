@@ -173,6 +173,17 @@ def test_pods_that_are_never_injected_are_left_as_they_are_with_the_reason() -> 
     assert "left as it is: it is to end, and a sidecar that is not native" in result.report[0]
 
 
+def test_the_report_says_what_to_look_at_in_a_pod_that_is_injected() -> None:
+    once = run(yaml.safe_dump(manifest("Pod", spec=SPEC | {"hostNetwork": True})))
+    assert once.report == [
+        (
+            "document 1 (line 1), Pod web: injected; on the node's network no names of services are"
+            " resolved: set dnsPolicy: ClusterFirstWithHostNet"
+        )
+    ]
+    assert run(once.text).report == ["document 1 (line 1), Pod web: has its sidecar already"]
+
+
 def test_without_a_namespace_the_sidecar_asks_its_pod_for_it() -> None:
     text = yaml.safe_dump(manifest("Deployment", metadata={"name": "web"}))
     pod = pod_of(yaml.safe_load(run(text).text))

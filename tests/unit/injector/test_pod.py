@@ -222,6 +222,26 @@ def test_a_pod_with_more_containers_than_can_be_looked_at_soon_is_left_alone(
     assert left_alone(pod) == "it has more than 500 containers"
 
 
+@pytest.mark.parametrize(
+    ("spec", "warned"),
+    [
+        ({"hostNetwork": True}, True),
+        ({"hostNetwork": True, "dnsPolicy": "ClusterFirst"}, True),
+        ({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}, False),
+        ({"hostNetwork": True, "dnsPolicy": "Default"}, False),
+        ({"dnsPolicy": "ClusterFirst"}, False),
+        ({}, False),
+    ],
+)
+def test_a_pod_on_the_node_s_network_that_does_not_ask_the_cluster_for_names_is_warned_of_it(
+    pod: dict[str, Any], spec: dict[str, Any], warned: bool
+) -> None:
+    pod["spec"] |= spec
+    result = inject(pod, namespace="shop", settings=InjectorSettings(), native=True)
+    assert [("ClusterFirstWithHostNet" in each) for each in result.warnings] == [True] * warned
+    assert result.operations
+
+
 @pytest.mark.parametrize("policy", ["Never", "OnFailure"])
 def test_a_pod_that_is_to_end_gets_no_sidecar_that_would_keep_it_from_ending(
     pod: dict[str, Any], injected: Injected, policy: str, names: Names
