@@ -370,7 +370,8 @@ class TracingSettings(_Section):
     @field_validator("endpoint")
     @classmethod
     def _is_endpoint(cls, value: str) -> str:
-        if value and not re.fullmatch(r"https?://[^/?#@\s]+:\d{1,5}/?", value):
+        match = re.fullmatch(r"https?://[^/?#@\s]+:(\d{1,5})/?", value)
+        if value and not (match and 0 < int(match[1]) < 65536):
             raise ValueError("write http://HOST:PORT or https://HOST:PORT, or nothing")
         return value.rstrip("/")
 

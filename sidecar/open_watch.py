@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import structlog
 
 from sidecar.models.errors import SetupError
 from sidecar.telemetry.metrics import CallMetrics
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from sidecar.config import TracingSettings
+
+_DISABLED = "OTEL_SDK_DISABLED"
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,10 @@ def open_watch(
     metrics = CallMetrics(registry)
     if not settings.endpoint:
         return Watch(Handlers(metrics), CountedCalls(metrics))
+    if os.environ.get(_DISABLED, "").strip().lower() == "true":
+        # Its spans would be of no trace, and others would be told of it.
+        _log.warning(f"{_DISABLED} is set: calls are not traced")
+        return Watch(Handlers(metrics), CountedCalls(metrics))
     try:
         from sidecar.telemetry.trace_export import TraceExport
     except ModuleNotFoundError as error:
@@ -46,7 +57,15 @@ def open_watch(
     from sidecar.transport.openai.traced import TracedCalls
     from sidecar.transport.traced_handlers import TracedHandlers
 
-    export = TraceExport(settings.endpoint)
+    try:
+        export = TraceExport(settings.endpoint)
+    except Exception as error:
+        # Each of its variables is read in another way, and some errors do not say which.
+        names = sorted(name for name in os.environ if name.startswith("OTEL_"))
+        raise SetupError(
+            f"tracing.endpoint: OpenTelemetry does not start ({error}): check its"
+            f" environment variables: {', '.join(names) or 'none is set'}"
+        ) from None
     exits.push_async_callback(export.close)
     registry.register(export)
     tracing = Tracing(export.tracer(), settings.sample)

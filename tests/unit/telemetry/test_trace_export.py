@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import socket
 import sys
 import threading
@@ -19,6 +21,8 @@ from sidecar.open_watch import open_watch
 from sidecar.telemetry import trace_export
 from sidecar.telemetry.trace_export import TraceExport
 from sidecar.telemetry.tracing import Tracing
+from sidecar.transport.handlers import Handlers
+from sidecar.transport.openai.counted import CountedCalls
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -183,3 +187,34 @@ async def test_without_the_packages_the_message_says_what_to_install(
     settings = TracingSettings(endpoint="http://127.0.0.1:4317")
     with pytest.raises(SetupError, match=r"install embercache-sidecar\[tracing\]"):
         open_watch(settings, CollectorRegistry(), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "could not convert string to float: '10s'"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", 'Invalid value "zstd"'),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x", "must be a non-negative integer"),
+    ],
+)
+async def test_a_variable_that_opentelemetry_does_not_take_is_named(
+    name: str, value: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    settings = TracingSettings(endpoint="http://127.0.0.1:4317")
+    async with contextlib.AsyncExitStack() as exits:
+        with pytest.raises(SetupError, match=f"{re.escape(reason)}.*{name}"):
+            open_watch(settings, CollectorRegistry(), exits)
+
+
+async def test_no_call_is_traced_where_the_environment_turns_opentelemetry_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "True")
+    settings = TracingSettings(endpoint="http://127.0.0.1:4317")
+    async with contextlib.AsyncExitStack() as exits:
+        with structlog.testing.capture_logs() as logs:
+            watch = open_watch(settings, CollectorRegistry(), exits)
+        assert type(watch.grpc) is Handlers
+        assert type(watch.openai) is CountedCalls
+    assert [log["log_level"] for log in logs] == ["warning"]

@@ -30,6 +30,8 @@ def test_an_endpoint_is_a_url_with_a_port(written: str, meant: str) -> None:
         "http://collector:4317/v1/traces",
         "http://user:secret@collector:4317",
         "http://collector:4317?key=secret",
+        "http://collector:65536",
+        "http://collector:0",
     ],
 )
 def test_any_other_endpoint_is_refused_with_what_to_write(endpoint: str) -> None:
