@@ -13,4 +13,5 @@ mkdir clients/rust/src/gen
 buf generate # buf.gen.yaml; needs no network
 # A link to a page on the web, in every client.
 sed -i '/pkg\.go\.dev/d' clients/go/embercachev1/*_grpc.pb.go
+gofmt -w clients/go/embercachev1 # the line above leaves empty comments
 cargo run --quiet --locked --manifest-path clients/rust/Cargo.toml -p generate

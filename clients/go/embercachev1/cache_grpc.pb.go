@@ -30,7 +30,6 @@ const (
 
 // CacheServiceClient is the client API for CacheService service.
 //
-//
 // Administration of the cache.
 type CacheServiceClient interface {
 	// Counters of this sidecar since it started, and the state of its tiers.

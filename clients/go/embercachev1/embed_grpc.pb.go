@@ -26,7 +26,6 @@ const (
 
 // EmbedServiceClient is the client API for EmbedService service.
 //
-//
 // Vectors for texts, entities and tensors: from cache where possible.
 type EmbedServiceClient interface {
 	// Embeds a batch. Answers come in the order of the inputs, one for each.

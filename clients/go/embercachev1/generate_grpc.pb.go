@@ -26,7 +26,6 @@ const (
 
 // GenerateServiceClient is the client API for GenerateService service.
 //
-//
 // Text from language models: whole answers from cache where possible, else with as
 // much of the prompt as was read before.
 type GenerateServiceClient interface {

@@ -27,7 +27,6 @@ const (
 
 // SearchServiceClient is the client API for SearchService service.
 //
-//
 // Documents found by meaning: whole answers from cache where possible.
 type SearchServiceClient interface {
 	// Finds the chunks that are nearest to a query.

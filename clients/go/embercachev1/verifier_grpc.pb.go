@@ -24,7 +24,6 @@ const (
 
 // SemanticVerifierClient is the client API for SemanticVerifier service.
 //
-//
 // Has the last word on semantic answers. Embercache calls this service, it does
 // not serve it: run one of your own, in any language, and name its address in the
 // setting semantic.verifier.
