@@ -8,11 +8,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::HeaderMap;
 use http_body_util::{BodyExt, Full};
 use tonic::body::Body;
 use tonic::{Code, Status, TimeoutExpired, transport};
 use tower_service::Service;
+
+use crate::deadline::{Deadline, too_late};
 
 const ATTEMPTS: u32 = 5;
 const INITIAL_DELAY: Duration = Duration::from_millis(100);
@@ -49,10 +50,17 @@ impl Service<Request> for Channel {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let mut connection = self.connection.clone();
-        if is_retried(request.uri().path()) {
-            Box::pin(repeat(connection, request))
-        } else {
-            Box::pin(async move { attempt(&mut connection, request).await })
+        let deadline = Deadline::of(request.headers());
+        let answer = async move {
+            if is_retried(request.uri().path()) {
+                repeat(connection, request, deadline).await
+            } else {
+                attempt(&mut connection, request, deadline).await
+            }
+        };
+        match deadline {
+            Some(deadline) => Box::pin(deadline.limit(answer)),
+            None => Box::pin(answer),
         }
     }
 }
@@ -61,40 +69,38 @@ fn is_retried(path: &str) -> bool {
     path.starts_with("/embercache.v1.") && !path.ends_with("/EmbedStream")
 }
 
-/// Makes attempts until one is not worth repeating, they are used up or the call's time is over.
-async fn repeat(mut connection: transport::Channel, request: Request) -> Result<Response, Status> {
+/// Makes attempts until one is not worth repeating or they are used up.
+async fn repeat(
+    mut connection: transport::Channel,
+    request: Request,
+    deadline: Option<Deadline>,
+) -> Result<Response, Status> {
     let (head, body) = request.into_parts();
     let message = body.collect().await?.to_bytes();
-    let time = time_out(&head.headers);
-    let attempts = async {
-        let mut failures = 0;
-        loop {
-            let body = Body::new(Full::new(message.clone()));
-            let request = Request::from_parts(head.clone(), body);
-            let outcome = attempt(&mut connection, request).await;
-            failures += 1;
-            if failures == ATTEMPTS || !is_transient(&outcome) {
-                return outcome;
-            }
-            tokio::time::sleep(delay(failures)).await;
+    let mut failures = 0;
+    loop {
+        let body = Body::new(Full::new(message.clone()));
+        let request = Request::from_parts(head.clone(), body);
+        let outcome = attempt(&mut connection, request, deadline).await;
+        failures += 1;
+        if failures == ATTEMPTS || !is_transient(&outcome) {
+            return outcome;
         }
-    };
-    match time {
-        // The connection knows of this time-out too, but begins it anew with each attempt.
-        Some(time) => tokio::time::timeout(time, attempts)
-            .await
-            .unwrap_or_else(|_| Err(too_late())),
-        None => attempts.await,
+        tokio::time::sleep(delay(failures)).await;
     }
 }
 
 async fn attempt(
     connection: &mut transport::Channel,
-    request: Request,
+    mut request: Request,
+    deadline: Option<Deadline>,
 ) -> Result<Response, Status> {
     poll_fn(|context| connection.poll_ready(context))
         .await
         .map_err(|error| broken(&error))?;
+    if let Some(deadline) = deadline {
+        deadline.write(request.headers_mut());
+    }
     connection
         .call(request)
         .await
@@ -119,10 +125,6 @@ fn broken(error: &transport::Error) -> Status {
     ))
 }
 
-fn too_late() -> Status {
-    Status::deadline_exceeded("the answer did not come in time")
-}
-
 fn is_transient(outcome: &Result<Response, Status>) -> bool {
     let code = match outcome {
         Err(status) => status.code(),
@@ -145,20 +147,4 @@ fn delay(failures: u32) -> Duration {
     // The keys of a hasher are random, and that is enough to keep clients apart.
     let random = RandomState::new().build_hasher().finish() >> 32;
     base.mul_f64(0.8 + 0.4 * f64::from(random as u32) / f64::from(u32::MAX))
-}
-
-/// The time-out of a call as its headers have it: at most eight digits and a unit.
-fn time_out(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    let count = u64::from(digits.parse::<u32>().ok()?);
-    match unit {
-        "H" => Some(Duration::from_secs(count * 3600)),
-        "M" => Some(Duration::from_secs(count * 60)),
-        "S" => Some(Duration::from_secs(count)),
-        "m" => Some(Duration::from_millis(count)),
-        "u" => Some(Duration::from_micros(count)),
-        "n" => Some(Duration::from_nanos(count)),
-        _ => None,
-    }
 }

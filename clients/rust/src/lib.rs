@@ -28,6 +28,7 @@
 mod address;
 mod channel;
 mod connection;
+mod deadline;
 mod embedding;
 
 pub use address::AddressError;

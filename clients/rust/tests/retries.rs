@@ -9,8 +9,10 @@ use embercache::tonic::{Code, Request, Status};
 use embercache::v1::{EmbedRequest, EmbedStreamRequest, GenerateRequest};
 use h2::Reason;
 use scripted::{Scripted, Step};
+use tokio::time::timeout;
 
 const ATTEMPTS: usize = 5;
+const HANG_GUARD: Duration = Duration::from_secs(60);
 
 async fn embed(server: &Scripted, time_out: Option<Duration>) -> Result<String, Status> {
     let embercache = Embercache::connect(Some(&server.address)).unwrap();
@@ -116,6 +118,45 @@ async fn a_call_whose_time_is_over_is_not_repeated() {
         Code::DeadlineExceeded
     );
     assert_eq!(server.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn an_attempt_has_only_the_time_that_is_left() {
+    let server = Scripted::serve([Step::Refuse(Code::Unavailable), Step::Answer(1)]).await;
+    embed(&server, Some(HANG_GUARD)).await.unwrap();
+    let micros = |time_out: &String| time_out.strip_suffix('u').unwrap().parse::<u32>();
+    let left: Vec<u32> = server
+        .time_outs()
+        .iter()
+        .map(|it| micros(it).unwrap())
+        .collect();
+    assert_eq!(left.len(), 2);
+    let between = 80_000; // the shortest that the first delay may be
+    assert!(left[1] + between <= left[0], "{left:?}");
+}
+
+#[tokio::test]
+async fn the_time_out_is_for_the_whole_answer() {
+    let server = Scripted::serve([Step::Stall]).await;
+    let time_out = Some(Duration::from_millis(100));
+    let ended = timeout(HANG_GUARD, code_of_embed(&server, time_out)).await;
+    assert_eq!(ended, Ok(Code::DeadlineExceeded));
+}
+
+#[tokio::test]
+async fn the_time_out_is_for_the_whole_of_a_stream() {
+    let server = Scripted::serve([Step::Stall]).await;
+    let embercache = Embercache::connect(Some(&server.address)).unwrap();
+    let mut request = Request::new(GenerateRequest::default());
+    request.set_timeout(Duration::from_secs(1));
+    let mut pieces = embercache
+        .generate()
+        .generate_stream(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let ended = timeout(HANG_GUARD, pieces.message()).await.unwrap();
+    assert_eq!(ended.unwrap_err().code(), Code::DeadlineExceeded);
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use embercache::tonic::Code;
 use embercache::v1::EmbedResponse;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
+use http::response::Builder;
 use http::{HeaderMap, HeaderValue, Response};
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
@@ -19,6 +20,8 @@ pub enum Step {
     Answer(usize),
     /// It ends with this status and nothing else.
     Refuse(Code),
+    /// The answer begins and never goes on.
+    Stall,
     /// The answer begins and then ends with this status.
     BreakOff(Code),
     /// Its stream is reset.
@@ -34,11 +37,14 @@ pub struct Scripted {
     state: Arc<State>,
 }
 
+type Answered = (SendResponse<Bytes>, Option<SendStream<Bytes>>);
+
 #[derive(Default)]
 struct State {
     script: Mutex<VecDeque<Step>>,
     messages: Mutex<Vec<Bytes>>,
-    answered: Mutex<Vec<SendResponse<Bytes>>>,
+    time_outs: Mutex<Vec<String>>,
+    answered: Mutex<Vec<Answered>>,
 }
 
 impl Scripted {
@@ -63,12 +69,21 @@ impl Scripted {
     pub fn messages(&self) -> Vec<Bytes> {
         self.state.messages.lock().unwrap().clone()
     }
+
+    /// The header `grpc-timeout` of each call that has one.
+    pub fn time_outs(&self) -> Vec<String> {
+        self.state.time_outs.lock().unwrap().clone()
+    }
 }
 
 async fn serve_connection(socket: TcpStream, state: Arc<State>) {
     let mut connection = h2::server::handshake(socket).await.unwrap();
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let step = state.script.lock().unwrap().pop_front();
+        if let Some(time_out) = request.headers().get("grpc-timeout") {
+            let time_out = time_out.to_str().unwrap().to_owned();
+            state.time_outs.lock().unwrap().push(time_out);
+        }
         match step.expect("more calls than the script has") {
             Step::HangUp => {
                 state.messages.lock().unwrap().push(Bytes::new());
@@ -83,8 +98,9 @@ async fn serve_connection(socket: TcpStream, state: Arc<State>) {
                 tokio::spawn(async move {
                     let message = read(request.into_body()).await;
                     state.messages.lock().unwrap().push(message);
-                    answer(step, &mut respond);
-                    state.answered.lock().unwrap().push(respond); // dropping it would reset
+                    let stream = answer(step, &mut respond);
+                    // Dropping them would reset.
+                    state.answered.lock().unwrap().push((respond, stream));
                 });
             }
         }
@@ -100,27 +116,28 @@ async fn read(mut body: RecvStream) -> Bytes {
     message.freeze()
 }
 
-fn answer(step: Step, respond: &mut SendResponse<Bytes>) {
+fn answer(step: Step, respond: &mut SendResponse<Bytes>) -> Option<SendStream<Bytes>> {
     let head = Response::builder().header("content-type", "application/grpc");
+    let mut begin = |head: Builder, is_all| {
+        respond
+            .send_response(head.body(()).unwrap(), is_all)
+            .unwrap()
+    };
     match step {
-        Step::Refuse(code) => {
-            let head = head.header("grpc-status", code as i32).body(()).unwrap();
-            respond.send_response(head, true).unwrap();
-        }
+        Step::Refuse(code) => Some(begin(head.header("grpc-status", code as i32), true)),
+        Step::Stall => Some(begin(head, false)),
         Step::BreakOff(code) => {
-            let mut stream = respond
-                .send_response(head.body(()).unwrap(), false)
-                .unwrap();
+            let mut stream = begin(head, false);
             stream.send_trailers(status(code)).unwrap();
+            Some(stream)
         }
         Step::Answer(letters) => {
-            let mut stream = respond
-                .send_response(head.body(()).unwrap(), false)
-                .unwrap();
+            let mut stream = begin(head, false);
             stream.send_data(framed_answer(letters), false).unwrap();
             stream.send_trailers(status(Code::Ok)).unwrap();
+            Some(stream)
         }
-        Step::Reset(_) | Step::HangUp | Step::Ignore => {}
+        Step::Reset(_) | Step::HangUp | Step::Ignore => None,
     }
 }
 
