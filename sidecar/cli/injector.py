@@ -20,7 +20,7 @@ from sidecar.transport.server import ListenError
 
 
 class AddressType(click.ParamType[Address]):
-    """``HOST:PORT``, or ``[HOST]:PORT`` for IPv6."""
+    """``HOST:PORT``, or ``[HOST]:PORT`` for IPv6; ``[::]`` is all addresses, those of IPv4 too."""
 
     name = "address"
 
@@ -46,12 +46,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--key-file", "key", type=_FILE, required=True, help="its key, in PEM")
 @click.option(
-    "--address", type=AddressType(), default="0.0.0.0:8443", show_default=True, help="webhook, TLS"
+    "--address", type=AddressType(), default="[::]:8443", show_default=True, help="webhook, TLS"
 )
 @click.option(
     "--metrics-address",
     type=AddressType(),
-    default="0.0.0.0:8080",
+    default="[::]:8080",
     show_default=True,
     help="/livez, /readyz and /metrics",
 )

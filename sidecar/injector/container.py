@@ -110,7 +110,7 @@ def _environment(
     values = {
         "SERVER_SOCKET": f"{FOLDER}/embercache.sock",
         "SERVER_ADDRESS": f"127.0.0.1:{ports.grpc}" if ports.grpc else "",
-        "SERVER_METRICS_ADDRESS": f"0.0.0.0:{ports.metrics}" if ports.metrics else "",
+        "SERVER_METRICS_ADDRESS": f"[::]:{ports.metrics}" if ports.metrics else "",
         "LOG_LEVEL": overrides.log_level or settings.log_level,
     }
     optional = {

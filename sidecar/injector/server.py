@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from aiohttp import web
 from aiohttp.log import server_logger
 
 from sidecar.injector.review import BadRequestError
+from sidecar.transport.listening import socket_of_every_address
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 
 if TYPE_CHECKING:
@@ -85,16 +87,17 @@ class Webhook:
         self._listener: asyncio.Server | None = None
 
     async def start(self, host: str, port: int, context: ssl.SSLContext) -> int:
-        """Listens, and tells the port. Raises `OSError`."""
-        self._listener = await asyncio.get_running_loop().create_server(
+        """Listens, and tells the port; the host ``::`` is all addresses. Raises `OSError`."""
+        listen = functools.partial(
+            asyncio.get_running_loop().create_server,
             self._connection,
-            host,
-            port,
             ssl=context,
             ssl_handshake_timeout=self._bounds.handshake_seconds,
             ssl_shutdown_timeout=self._bounds.linger_seconds,
             backlog=self._bounds.connections,
         )
+        every = socket_of_every_address(host, port)
+        self._listener = await (listen(sock=every) if every else listen(host, port))
         return int(self._listener.sockets[0].getsockname()[1])
 
     def drain(self) -> None:

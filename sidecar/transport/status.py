@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.log import server_logger
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
+from sidecar.transport.listening import serve_http
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 from sidecar.transport.server import ListenError
 
@@ -26,6 +27,7 @@ _FRESH = {"Cache-Control": "no-store"}
 class StatusListener:
     """Serves ``/livez``, ``/readyz`` and ``/metrics`` on an address ``HOST:PORT``.
 
+    The host ``[::]`` stands for all addresses of both families.
     It runs in the event loop, so that an answer of ``/livez`` means that the loop turns.
     ``is_ready`` says what ``/readyz`` answers: 200 or 503. ``before_metrics`` is called in the loop
     before each page of metrics; the page itself is written on another thread.
@@ -54,7 +56,7 @@ class StatusListener:
         await self._runner.setup()
         host, _, port = self.address.rpartition(":")
         try:
-            await web.TCPSite(self._runner, host.strip("[]"), int(port)).start()
+            await serve_http(self._runner, host, int(port))
         except OSError as error:
             await self._runner.cleanup()
             raise ListenError(

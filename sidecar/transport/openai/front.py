@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from aiohttp.log import server_logger
 
+from sidecar.transport.listening import serve_http
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 from sidecar.transport.openai.completions import Completions
 from sidecar.transport.openai.embeddings import Embeddings
@@ -61,7 +62,7 @@ class OpenAIFront:
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host.strip("[]"), self._port).start()
+            await serve_http(runner, self._host, self._port)
         except OSError:
             await runner.cleanup()
             raise ListenError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import aiohttp
 import pytest
 
 from bench.injector_process import InjectorProcess
+from sidecar.cli.injector import injector as injector_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +79,23 @@ async def test_while_draining_each_answer_ends_its_connection(
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_by_default_it_is_reached_at_addresses_of_both_families(
+    tmp_path: Path, pair: MountedPair, authority: Authority, host: str
+) -> None:
+    defaults = {option.name: option.default for option in injector_command.params}
+    assert [defaults[name] for name in ("address", "metrics_address")] == ["[::]:8443", "[::]:8080"]
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with InjectorProcess(tmp_path, pair, address="[::]:0") as process:
+        context = ssl.create_default_context(cadata=authority.pem.decode())
+        _, writer = await asyncio.open_connection(
+            host, process.port, ssl=context, server_hostname="127.0.0.1"
+        )
+        writer.close()
+        await writer.wait_closed()
 
 
 def start(pair: MountedPair, **flags: object) -> str:

@@ -51,7 +51,7 @@ def test_its_variables_are_settings_of_the_sidecar_that_it_accepts(
     settings = load_settings(None, variables, {})
     assert settings.server.socket == "/run/embercache/embercache.sock"
     assert settings.server.address == "127.0.0.1:50551"
-    assert settings.server.metrics_address == "0.0.0.0:50552"
+    assert settings.server.metrics_address == "[::]:50552"
     assert settings.redis.url.get_secret_value() == "redis://redis:6379"
     assert settings.encoder.target == "local"
     assert settings.model.packs == ("minilm",)
@@ -95,7 +95,7 @@ def test_annotations_win_over_settings(sidecar: Sidecar, variables_of: Variables
     assert variables["EMBERCACHE_ENCODER_TARGET"] == "encoder:1"
     assert variables["EMBERCACHE_LOG_LEVEL"] == "debug"
     assert variables["EMBERCACHE_SERVER_ADDRESS"] == "127.0.0.1:6000"
-    assert variables["EMBERCACHE_SERVER_METRICS_ADDRESS"] == "0.0.0.0:6001"
+    assert variables["EMBERCACHE_SERVER_METRICS_ADDRESS"] == "[::]:6001"
     assert container["ports"] == [{"name": "ember-metrics", "containerPort": 6001}]
     assert container["image"] == "own:1"
     assert container["imagePullPolicy"] == "Always"
@@ -180,7 +180,7 @@ def test_on_the_node_s_network_it_takes_the_ports_that_the_pod_names(
     container = sidecar({"port": "6000", "metrics-port": "6001"}, {"hostNetwork": True})
     variables = variables_of(container)
     assert variables["EMBERCACHE_SERVER_ADDRESS"] == "127.0.0.1:6000"
-    assert variables["EMBERCACHE_SERVER_METRICS_ADDRESS"] == "0.0.0.0:6001"
+    assert variables["EMBERCACHE_SERVER_METRICS_ADDRESS"] == "[::]:6001"
     assert container["readinessProbe"]["httpGet"]["port"] == 6001
 
 

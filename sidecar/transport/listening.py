@@ -1,0 +1,40 @@
+"""Sockets that take calls of both families of addresses."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from aiohttp.web_runner import BaseRunner
+
+
+def socket_of_every_address(host: str, port: int) -> socket.socket | None:
+    """For the host ``::``, a socket that listens on all addresses, those of IPv4 too; else None.
+
+    That is what gRPC takes the host for; asyncio would leave IPv4 out. Where the kernel has no
+    IPv6, it is one of IPv4 alone. Raises `OSError`.
+    """
+    if not _is_every(host):
+        return None
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
+async def serve_http(runner: BaseRunner, host: str, port: int) -> None:
+    """Serves an application; the host may be in brackets. Raises `OSError`."""
+    host = host.strip("[]")
+    every = socket_of_every_address(host, port)
+    site = web.SockSite(runner, every) if every else web.TCPSite(runner, host, port)
+    await site.start()
+
+
+def _is_every(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) == ipaddress.IPv6Address("::")
+    except ValueError:
+        return False
