@@ -15,7 +15,8 @@ FILE = CHART / "values.schema.json"
 Schema = dict[str, Any]
 
 _QUANTITY = r"^\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
-_PACK = r"[A-Za-z0-9._/-]+"
+_PACK = r"[A-Za-z0-9._/-]{1,255}"
+_NO_SPACE = r"^\S*$"
 
 
 def _text(pattern: str = "", **more: Any) -> Schema:
@@ -52,6 +53,9 @@ _LOG_LEVEL = _one_of("debug", "info", "warning", "error")
 _MONITOR = _one_of("auto", True, False)
 _PROMETHEUS_DURATION = _text(r"^([0-9]+(ms|s|m|h|d))+$")
 _GO_DURATION = _text(r"^([0-9]+(h|m|s))+$")
+_QUANTITIES = _map(
+    {"type": ["string", "number"], "pattern": _QUANTITY, "maxLength": 40, "minimum": 0}
+)
 _PEERS = _list(_object(namespaceSelector=_ANY_OBJECT, podSelector=_ANY_OBJECT, ipBlock=_ANY_OBJECT))
 
 # What Kubernetes defines, and what several values have in common.
@@ -64,12 +68,7 @@ DEFINITIONS: dict[str, Schema] = {
     ),
     "peers": _PEERS,
     "pullPolicy": _one_of("Always", "IfNotPresent", "Never"),
-    "resources": _object(
-        **dict.fromkeys(
-            ("limits", "requests"), _map({"type": ["string", "number"], "pattern": _QUANTITY})
-        ),
-        claims=_list(_ANY_OBJECT),
-    ),
+    "resources": _object(limits=_QUANTITIES, requests=_QUANTITIES, claims=_list(_ANY_OBJECT)),
     "strings": _map(_TEXT),
     "podsOrShare": {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+%$"},
     "tolerations": _list(
@@ -143,12 +142,16 @@ BY_PATH: dict[str, Schema] = {
     "podSecurityContext.seccompProfile": _object(
         "type", type=_one_of("RuntimeDefault", "Localhost", "Unconfined"), localhostProfile=_TEXT
     ),
-    "sidecar.image": _TEXT,
+    "image.repository": _text(r"^\S+$"),
+    "image.tag": _text(_NO_SPACE),
+    "sidecar.image": _text(_NO_SPACE, maxLength=1024),
     "sidecar.imagePullPolicy": _one_of("", "Always", "IfNotPresent", "Never"),
     "sidecar.nativeSidecar": _one_of("auto", "true", "false", True, False),
     "sidecar.model": _text(rf"^({_PACK}( *, *{_PACK})*)?$"),
-    "sidecar.encoderTarget": _text(r"^\S*$"),
-    "sidecar.drainDelaySeconds": {"type": ["number", "null"], "minimum": 0},
+    "sidecar.encoderTarget": _text(_NO_SPACE, maxLength=2048),
+    "sidecar.drainDelaySeconds": {"type": ["number", "null"], "minimum": 0, "maximum": 86400},
+    # Sidecars share no device of their pods.
+    "sidecar.resources": _object(limits=_QUANTITIES, requests=_QUANTITIES),
     "injector.replicas": _number(1),
     "injector.failurePolicy": _one_of("Ignore", "Fail"),
     "injector.timeoutSeconds": _number(1, 30),
@@ -177,7 +180,7 @@ BY_PATH: dict[str, Schema] = {
     # Looked at by a template, which does not quote it: it may hold a password.
     "redis.externalUrl": _TEXT,
     "redis.existingSecret": _text(
-        r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?(/[A-Za-z0-9._-]+)?)?$", maxLength=507
+        r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(/[A-Za-z0-9._-]{1,253})?)?$"
     ),
     "redis.maxMemory": _text(r"^[0-9]+([kKmMgG][bB]?)?$"),
     "networkPolicy.clients": _defined("peers"),

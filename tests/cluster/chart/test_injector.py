@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sidecar.injector.annotations import INJECT_LABEL
-from sidecar.injector.settings import InjectorSettings, load_settings
+from sidecar.injector.settings import SET_BY_INJECTOR, InjectorSettings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +87,63 @@ def test_every_choice_of_values_is_a_file_that_the_injector_takes(
         if config := item.get("data", {}).get("config.yaml"):
             (tmp_path / "config.yaml").write_text(config)
             load_settings(tmp_path / "config.yaml")
+
+
+def resources(**kinds: dict[str, object] | None) -> dict[str, Any]:
+    return {"sidecar": {"resources": kinds}}
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"sidecar": {"metricsPort": 50551}}, "sidecar.port and sidecar.metricsPort"),
+        (resources(limits={"memory": "256Mi"}), "requests.memory, 512Mi, is more than its limit"),
+        (resources(requests={"cpu": 2}, limits={"cpu": "1500m"}), "2, is more than its limit"),
+        (resources(requests={"cpu": "1.5"}, limits={"cpu": "15e-1"}), ""),
+        (resources(limits={"memory": "2e9"}), ""),
+        (resources(limits={"memory": 1073741824}), ""),
+        (resources(limits={"memory": "1G"}, requests={"memory": "1Gi"}), "is more than its limit"),
+        (resources(limits={"memory": "512"}), "at least 16Mi"),
+        (resources(limits={"memory": "600000m"}), "at least 16Mi"),
+        (resources(requests={"cpu": "500u"}), "at least 1m"),
+        (resources(requests={"cpu": 0}), "at least 1m"),
+        (resources(limits={"cpu": -1}), "minimum"),
+        (resources(limits={"cpu": "1e100"}), "such as 250m"),
+        (resources(limits={"cpu": "1.2.3"}), "pattern"),
+        (resources(limits={"cpu": "0" * 41}), "maxLength"),
+        (resources(claims={"name": "gpu"}), "'claims' not allowed"),
+        (resources(limits={"example.com/nic": 1}), ""),
+        (resources(limits=None), ""),
+        (resources(requests=None, limits={"memory": None}), ""),
+        ({"sidecar": {"resources": None, "env": None}}, ""),
+        ({"redis": {"enabled": True, "resources": {"limits": None}}}, ""),
+        ({"redis": {"externalUrl": "redis://r?password=s"}}, "put the URL into a Secret"),
+        ({"redis": {"externalUrl": "redis://r?PassWord=s"}}, "put the URL into a Secret"),
+        ({"redis": {"externalUrl": "redis+cluster://r:6379"}}, ""),
+        ({"redis": {"existingSecret": "a" * 254}}, "pattern"),
+        ({"redis": {"existingSecret": "a" * 253 + "/" + "b" * 253}}, ""),
+        ({"sidecar": {"drainDelaySeconds": 100_000}}, "maximum"),
+        ({"sidecar": {"image": "a b"}}, "pattern"),
+        ({"image": {"tag": "1 "}}, "pattern"),
+        ({"sidecar": {"model": "a" * 256}}, "pattern"),
+        ({"sidecar": {"model": "a, b"}}, ""),
+        ({"sidecar": {"encoderTarget": "a" * 2049}}, "maxLength"),
+        ({"sidecar": {"runAsUser": 1000660000, "runAsGroup": None}}, ""),
+    ],
+)
+def test_what_helm_accepts_the_injector_takes_and_what_it_refuses_it_says_in_words(
+    helm: Any, settings_of: Any, values: dict[str, Any], reason: str
+) -> None:
+    if reason:
+        assert reason in helm.refusal(values)
+    else:
+        settings_of(values)
+
+
+@pytest.mark.parametrize("name", sorted(SET_BY_INJECTOR))
+def test_a_variable_that_the_injector_sets_is_refused(helm: Any, name: str) -> None:
+    refusal = helm.refusal({"sidecar": {"env": [{"name": name, "value": "x"}]}})
+    assert f"sidecar.env: {name} is set by the injector" in refusal
 
 
 def test_another_configuration_replaces_the_pods_and_another_certificate_does_not(

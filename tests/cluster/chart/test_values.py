@@ -104,6 +104,15 @@ def test_a_wrong_value_is_refused_with_its_place(
             {"encoder": {"rollingUpdate": {"maxSurge": 0}}},
             "encoder.rollingUpdate.maxSurge and maxUnavailable cannot both be 0",
         ),
+        (
+            {"injector": {"port": 9000, "metricsPort": 9000}},
+            "injector.port and injector.metricsPort must not be the same",
+        ),
+        (
+            {"redis": {"enabled": True, "maxMemory": "600mb"}},
+            "redis.maxMemory, 600mb, must be less than redis.resources.limits.memory, 512Mi",
+        ),
+        ({"redis": {"enabled": True, "maxMemory": "0"}}, "and not 0, which is without end"),
         ({"encoder": {"modelVolume": {"source": "claim"}}}, "set encoder.kind to StatefulSet"),
         ({"encoder": {"modelVolume": {"pull": False}}}, "the volume stays empty"),
     ],
