@@ -1,5 +1,3 @@
-# syntax=docker/dockerfile:1
-
 # One image for sidecars, encoder pools and the injector:
 #   docker build --tag embercache .
 #   docker build --tag embercache:cuda --build-arg VARIANT=cuda .
@@ -26,6 +24,25 @@ RUN python3 -m pip --python /opt/embercache/bin/python install \
     && python3 docker/strip.py /opt/embercache \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/embercache/lib
 
+# The models, with no more of our own than what makes them: other changes leave this layer as it is.
+FROM libraries AS models
+ARG MODELS=""
+COPY docker/models.py docker/
+COPY sidecar/models/download.py \
+     sidecar/models/errors.py \
+     sidecar/models/gguf_tokenizer.py \
+     sidecar/models/gguf_weights.py \
+     sidecar/models/graph_builder.py \
+     sidecar/models/llama_graph.py \
+     sidecar/models/llama_weights.py \
+     sidecar/models/minilm_graph.py \
+     sidecar/models/packs.py \
+     sidecar/models/pull.py \
+     sidecar/models/safetensors.py \
+     sidecar/models/smollm2.py \
+     sidecar/models/
+RUN PYTHONPATH=. /opt/embercache/bin/python docker/models.py /models ${MODELS}
+
 # Our own two packages, as a folder to be laid over the libraries.
 FROM libraries AS packages
 COPY docker/requirements-build.lock docker/
@@ -40,22 +57,7 @@ RUN /build/tools/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-
         --no-deps --no-index --prefix /packages/opt/embercache wheels/*.whl \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /packages
 
-FROM libraries AS models
-ARG MODELS=""
-COPY --from=packages /packages /
-RUN mkdir /models \
-    && for model in ${MODELS}; do \
-        /opt/embercache/bin/embercache models pull "${model}" --folder /models || exit 1; \
-    done
-
 FROM python:${PYTHON}
-ARG VERSION=0.1.0
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="Embercache" \
-      org.opencontainers.image.description="A gRPC sidecar that answers embedding, search and generation calls from cache" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
 ENV PATH=/opt/embercache/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
@@ -70,3 +72,10 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
     CMD ["embercache", "health"]
 ENTRYPOINT ["embercache"]
 CMD ["serve"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Embercache" \
+      org.opencontainers.image.description="A gRPC sidecar that answers embedding, search and generation calls from cache" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

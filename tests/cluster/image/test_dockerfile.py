@@ -49,6 +49,23 @@ def test_the_version_is_the_sidecars() -> None:
     assert f"VERSION={sidecar.__version__}" in arguments
 
 
+def test_the_models_are_made_again_only_if_a_module_changes_that_makes_them() -> None:
+    code = "import sys, sidecar.models.pull; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    needed = {name for name in ran.stdout.split() if name.startswith("sidecar.models.")}
+    text = (ROOT / "Dockerfile").read_text("utf-8")
+    _, _, stage = text.partition("FROM libraries AS models\n")
+    copies = [
+        each
+        for each in read_dockerfile(stage.partition("\nFROM ")[0])
+        if each.keyword in ("ADD", "COPY")
+    ]
+    copied = {source for each in copies for source in each.value.split()[:-1]}
+    modules = {f"{name.replace('.', '/')}.py" for name in needed}
+    assert copied == modules | {"docker/models.py"}
+    assert not [each for each in copies if each.flags]
+
+
 @pytest.mark.parametrize("variant", ["cpu", "cuda"])
 def test_the_image_has_the_versions_that_are_tested(variant: str) -> None:
     tested = pins(ROOT / "requirements.lock")

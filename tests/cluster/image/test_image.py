@@ -92,6 +92,14 @@ def test_its_models_are_whole(image: Image) -> None:
     assert image.run("models", "verify").stdout == "/models/minilm: whole\n"
 
 
+def test_the_layer_of_the_models_is_the_same_whenever_it_is_made(image: Image) -> None:
+    (layer,) = (each / "models" for each in image.stage.layers[1:] if (each / "models").is_dir())
+    paths = [layer, *layer.rglob("*")]
+    assert layer / "minilm" / "manifest.json" in paths
+    assert {path.stat().st_mtime for path in paths} == {0}
+    assert [path.name for path in layer.iterdir()] == ["minilm"]
+
+
 def test_it_says_that_it_has_no_redis_of_its_own(image: Image) -> None:
     result = image.run("serve", "--dev")
     assert result.returncode == 1
