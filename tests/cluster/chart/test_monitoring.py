@@ -31,6 +31,7 @@ EVERYTHING = {
 MONITORS = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
 # Made by Prometheus itself and by kube-state-metrics.
 OF_OTHERS = {"up", "kube_pod_labels", "kube_pod_status_phase"}
+MONITOR_AND_SERVICE = ("ServiceMonitor", "Service")
 TIERS = (common_pb2.TIER_HOT, common_pb2.TIER_DISK, common_pb2.TIER_WARM, common_pb2.TIER_COMPUTED)
 HANG_GUARD = 120.0
 
@@ -107,6 +108,23 @@ def test_only_what_is_installed_is_watched(helm: Any) -> None:
     assert "EmbercacheInjectorDown" not in alerts
     assert "EmbercacheEncoderDown" not in alerts
     assert "EmbercacheRedisDown" in alerts
+
+
+def test_nothing_is_said_to_be_down_where_nothing_reads_its_metrics(helm: Any) -> None:
+    silent = helm.render({**EVERYTHING, "serviceMonitor": {"enabled": False}})
+    (group,) = silent.one("PrometheusRule")["spec"]["groups"]
+    assert [rule for rule in group["rules"] if "absent" in rule["expr"]] == []
+
+
+def test_a_component_is_down_when_the_service_of_its_monitor_is(helm: Any, rules: Any) -> None:
+    objects = helm.render(EVERYTHING)
+    expressions = {rule["alert"]: rule["expr"] for rule in rules}
+    for alert, component in (("Encoder", "encoder"), ("Injector", "injector")):
+        # A monitor without jobLabel names its job as the service.
+        monitor, service = (objects.one(k, f"cache-{component}") for k in MONITOR_AND_SERVICE)
+        assert "jobLabel" not in monitor["spec"]
+        selector = 'namespace="{namespace}", job="{name}"'.format_map(service["metadata"])
+        assert selector in expressions[f"Embercache{alert}Down"]
 
 
 def test_alerts_are_what_prometheus_takes(rules: Any, promtool: Any, tmp_path: Path) -> None:
