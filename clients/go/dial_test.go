@@ -221,7 +221,7 @@ func TestASidecarThatIsAwayIsLookedForMoreThanOnceASecond(t *testing.T) {
 			closed.Close()
 		}
 	}()
-	err = embed(t, dial(t, "unix:"+listener.Addr().String())) // fails after about 1.5 seconds
+	err = embed(t, dial(t, "unix:"+listener.Addr().String())) // fails after about 3.3 seconds
 	if status.Code(err) != codes.Unavailable || connections.Load() < 3 {
 		t.Errorf("%v after %d connections", err, connections.Load())
 	}

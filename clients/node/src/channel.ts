@@ -23,10 +23,12 @@ const SERVICE_CONFIG = {
         { service: "embercache.v1.CacheService" },
       ],
       retryPolicy: {
-        maxAttempts: 5, // the most that gRPC allows
+        // Five attempts are the most that gRPC allows; with waits of 0.1, 0.3, 0.9 and 2 seconds
+        // they outlast the restart of a sidecar.
+        maxAttempts: 5,
         initialBackoff: "0.1s",
         maxBackoff: "2s",
-        backoffMultiplier: 2,
+        backoffMultiplier: 3,
         // The first two are what the sidecar answers when the same request may succeed a little
         // later, and what gRPC says of a sidecar that restarts; a server that ends may also cancel
         // a call that has only just reached it.

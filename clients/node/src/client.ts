@@ -51,7 +51,7 @@ export type Client = { readonly [Name in keyof typeof METHODS]: Call<(typeof MET
  * `127.0.0.1:50551`. Nothing is sent before the first call.
  *
  * A call that fails with `UNAVAILABLE` or `RESOURCE_EXHAUSTED` has been tried five times, within
- * about 1.5 seconds, unless its deadline came first. A stream of answers is retried until the
+ * about 3.3 seconds, unless its deadline came first. A stream of answers is retried until the
  * first of them. Calls have no deadline but their own.
  *
  * `options` are those of gRPC's channels, and win over the ones of this package.

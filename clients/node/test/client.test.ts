@@ -21,6 +21,8 @@ import {
   SearchServiceService,
 } from "embercache";
 
+import { CHANNEL_OPTIONS } from "../src/channel.js";
+
 const { CANCELLED, RESOURCE_EXHAUSTED, UNAVAILABLE } = grpc.status;
 const folder = mkdtempSync(join(tmpdir(), "embercache-"));
 const endings: (() => void)[] = [];
@@ -115,6 +117,15 @@ for (const name of ["INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "INT
   });
 }
 
+test("calls are tried for about three seconds", () => {
+  const [{ retryPolicy }] = JSON.parse(CHANNEL_OPTIONS["grpc.service_config"]!).methodConfig;
+  const { maxAttempts, initialBackoff, maxBackoff, backoffMultiplier } = retryPolicy;
+  const waits = Array.from({ length: maxAttempts - 1 }, (_, retry) =>
+    Math.min(parseFloat(initialBackoff) * backoffMultiplier ** retry, parseFloat(maxBackoff)),
+  );
+  assert.equal(waits.reduce((sum, wait) => sum + wait).toFixed(2), "3.30");
+});
+
 test("a call that its deadline ends is not tried for longer", async () => {
   const client = open(await started(new Service(9)));
   const call = client.embed(request, { deadline: Date.now() + 50 });
@@ -198,7 +209,7 @@ test("a sidecar that is away is looked for more than once a second", async () =>
   endings.push(() => closed.close());
   await once(closed.listen(join(folder, "closed")), "listening");
   const call = open(`unix:${join(folder, "closed")}`).embed(request, deadline());
-  await assert.rejects(call, { code: UNAVAILABLE }); // after about 1.5 seconds
+  await assert.rejects(call, { code: UNAVAILABLE }); // after about 3.3 seconds
   assert.ok(connections > 2, `there were ${connections} connections`);
 });
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 
 import grpc
@@ -26,6 +27,7 @@ from embercache import (
     UnauthenticatedError,
     UnavailableError,
     VersionMismatchError,
+    _backoff,
     _channel,
 )
 
@@ -188,6 +190,22 @@ def test_a_wrong_address_in_the_environment_is_named_so(monkeypatch):
     monkeypatch.setenv("EMBERCACHE_ADDRESS", "localhost")
     with pytest.raises(InvalidArgumentError, match="EMBERCACHE_ADDRESS is 'localhost'"):
         _channel.target(None)
+
+
+@pytest.mark.usefixtures("slow_retries")
+def test_calls_are_tried_for_about_three_seconds(monkeypatch):
+    monkeypatch.setattr(_backoff.random, "uniform", lambda low, high: (low + high) / 2)
+    waits = [_backoff.delay(failures) for failures in range(1, _backoff.ATTEMPTS)]
+    assert waits == pytest.approx([0.1, 0.3, 0.9, 2.0])
+    config = json.loads(dict(_channel.OPTIONS)["grpc.service_config"])
+    policy = config["methodConfig"][0]["retryPolicy"]
+    del policy["retryableStatusCodes"]
+    assert policy == {
+        "maxAttempts": 5,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "2.0s",
+        "backoffMultiplier": 3.0,
+    }
 
 
 @pytest.mark.usefixtures("slow_retries")
