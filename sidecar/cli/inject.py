@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="settings of the injector, YAML: the chart's sidecar values",
+    help="the injector's own file, YAML; in the cluster, the key config.yaml of its ConfigMap",
 )
 @click.option("--namespace", default="", help="namespace of objects that name none")
 @click.option(
@@ -54,6 +54,8 @@ def inject(
     \b
     Examples:
       embercache inject -f deployment.yaml | kubectl apply -f -
+      kubectl get configmap RELEASE-injector --namespace NAMESPACE \\
+        --output=jsonpath='{.data.config\\.yaml}' > injector.yaml
       kustomize build . | embercache inject -f - --config injector.yaml
     """
     try:

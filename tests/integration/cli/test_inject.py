@@ -74,6 +74,13 @@ def test_sidecars_are_as_the_injector_s_settings_say(file: Path, tmp_path: Path)
     assert sidecar(native.stdout)["image"] == "own:1"
 
 
+def test_the_help_says_where_the_injector_s_own_settings_are() -> None:
+    text = " ".join(inject("--help").stdout.split())
+    assert "in the cluster, the key config.yaml of its ConfigMap" in text
+    assert "kubectl get configmap RELEASE-injector" in text
+    assert r"jsonpath='{.data.config\.yaml}'" in text
+
+
 def test_all_is_for_pods_that_are_not_labelled(file: Path) -> None:
     file.write_text(DEPLOYMENT.replace(', embercache.io/inject: "true"', ""))
     left = inject("-f", str(file))
