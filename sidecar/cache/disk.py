@@ -16,6 +16,7 @@ from sidecar.cache.breaker import Breaker
 from sidecar.cache.disk_store import MIN_BYTES, DiskStore, is_corrupt
 from sidecar.cache.write_queue import Delete, Put, Write, WriteQueue
 from sidecar.folder_lock import lock_folder
+from sidecar.shared_task import create_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -316,7 +317,7 @@ class DiskTier:
             probe = partial(self._probe, self._try_write)
         else:
             probe = partial(self._probe, self._try_read)
-        self._recoveries[breaker] = asyncio.create_task(self._bring_back(breaker, probe))
+        self._recoveries[breaker] = create_shared_task(self._bring_back(breaker, probe))
 
     async def _bring_back(self, breaker: Breaker, probe: Callable[[], Awaitable[bool]]) -> None:
         await breaker.recover(probe)

@@ -20,6 +20,7 @@ from sidecar.cache.namespace_state import (
     kind_scope,
     model_scope,
 )
+from sidecar.shared_task import create_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -142,7 +143,7 @@ class Generations:
             return state
         loading = self._loading.get(namespace)
         if loading is None:
-            loading = self._loading[namespace] = asyncio.create_task(self._load(namespace))
+            loading = self._loading[namespace] = create_shared_task(self._load(namespace))
             loading.add_done_callback(lambda _: self._loading.pop(namespace))
         # A caller that goes away must not take the state from the others.
         return await asyncio.shield(loading)

@@ -15,6 +15,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from sidecar.shared_task import create_shared_task
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -123,7 +125,7 @@ class RedisLink:
     def _went_down(self) -> None:
         if self._probing is None or self._probing.done():
             self._when_down()
-            self._probing = asyncio.create_task(self._breaker.recover(self._probe))
+            self._probing = create_shared_task(self._breaker.recover(self._probe))
 
     async def _probe(self) -> bool:
         """Whether Redis answers over a new connection; if so, opens the others as well.

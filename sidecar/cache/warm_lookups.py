@@ -11,6 +11,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import InvalidResponse
 
 from sidecar.cache.redis_link import WarmUnavailableError
+from sidecar.shared_task import create_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +81,7 @@ class WarmLookups:
         self._waiting.append(lookup)
         if not self._boarding and len(self._flights) < MAX_FLIGHTS:
             self._boarding = True
-            flight = asyncio.create_task(self._fly())
+            flight = create_shared_task(self._fly())
             self._flights.add(flight)
             flight.add_done_callback(self._flights.discard)
         timer = lookup.values.get_loop().call_later(self._timeout, self._fail, lookup)

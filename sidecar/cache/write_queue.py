@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from sidecar.shared_task import create_shared_task
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
@@ -97,7 +99,7 @@ class WriteQueue:
     def wake(self) -> None:
         """Has ``apply`` called at least once more, if only with nothing."""
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._drain())
+            self._task = create_shared_task(self._drain())
 
     async def flush(self, seconds: float) -> bool:
         """Waits up to ``seconds`` for what is queued; returns whether nothing is left."""

@@ -13,6 +13,7 @@ from psycopg.pq import TransactionStatus
 
 from sidecar.cache.breaker import Breaker
 from sidecar.index.types import IndexUnavailableError
+from sidecar.shared_task import create_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -113,7 +114,7 @@ class Postgres:
         await self._forget()
         self._breaker.failed(type(error).__name__)
         if not self._breaker.closed and (self._probing is None or self._probing.done()):
-            self._probing = asyncio.create_task(self._breaker.recover(self._probe))
+            self._probing = create_shared_task(self._breaker.recover(self._probe))
 
     async def _forget(self) -> None:
         while self._idle:

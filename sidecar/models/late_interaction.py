@@ -14,6 +14,7 @@ import numpy as np
 from sidecar.models.errors import SetupError
 from sidecar.models.pack_files import digest
 from sidecar.models.types import ModelError, ModelUnavailableError, RerankerInfo
+from sidecar.shared_task import create_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,7 +158,7 @@ class LateInteractionReranker:
                 self._pending.remove(scoring)
                 self._ready.append(scoring)
         if self._ready and (self._scorer is None or self._scorer.done()):
-            self._scorer = asyncio.create_task(self._score_ready())
+            self._scorer = create_shared_task(self._score_ready())
 
     async def _score_ready(self) -> None:
         while self._ready:

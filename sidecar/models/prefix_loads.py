@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sidecar.models.prefix_bandwidth import Bandwidth
 from sidecar.models.prefix_codec import CorruptBlockError, decode_block, stored_name
+from sidecar.shared_task import create_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,7 +151,7 @@ class PrefixLoads:
             flight.let_go()
 
         # A task of its own: whoever is cancelled does not take it from the others.
-        flight.task = asyncio.create_task(self._fly(flight))
+        flight.task = create_shared_task(self._fly(flight))
         flight.task.add_done_callback(landed)
         return flight
 

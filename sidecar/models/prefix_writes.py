@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from sidecar.models.prefix_codec import encode_block, stored_name
+from sidecar.shared_task import create_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,7 +95,7 @@ class PrefixWrites:
         if tiers:
             self._waiting[key] = (tiers, expires_ms)
             if self._task is None or self._task.done():
-                self._task = asyncio.create_task(self._drain())
+                self._task = create_shared_task(self._drain())
 
     async def _drain(self) -> None:
         while self._waiting:
