@@ -64,16 +64,16 @@ _OVERVIEW = [
     ),
     _stat("Slowest 1 % of calls", "s", _quantile(0.99, "embercache_call_seconds", "", _SIDECARS)),
     _stat(
-        "Time saved",
+        "Time saved by pods running now, since their start",
         "s",
         _sum("embercache_usage_seconds_saved"),
-        "By the sidecars that run now, since they started.",
+        "What pods that have ended saved is not in it.",
     ),
     _stat(
-        "Money saved",
+        "Money saved by pods running now, since their start",
         "short",
         _sum("embercache_usage_money_saved"),
-        "By the sidecars that run now, since they started, at the prices that are set.",
+        "At the prices that are set. What pods that have ended saved is not in it.",
     ),
 ]
 
@@ -121,17 +121,17 @@ _HIT_RATES = [
 
 _SAVED = [
     _graph(
-        "Time saved",
+        "Time saved by pods running now, since their start",
         "s",
         {"{{kind}}": _sum("embercache_usage_seconds_saved", "kind")},
-        "Since the sidecars started.",
+        "What pods that have ended saved is not in it.",
         stacked=True,
     ),
     _graph(
-        "Money saved",
+        "Money saved by pods running now, since their start",
         "short",
         {"{{kind}}": _sum("embercache_usage_money_saved", "kind")},
-        "Since the sidecars started, at the prices that are set.",
+        "At the prices that are set. What pods that have ended saved is not in it.",
         stacked=True,
     ),
     _graph(
