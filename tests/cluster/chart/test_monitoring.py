@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 ALERT_TESTS = Path(__file__).parent / "alerts.yaml"
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     name: {"enabled": True} for name in ("serviceMonitor", "podMonitor", "prometheusRule", "redis")
 }
+EVERYTHING["injector"] = {"excludedNamespaces": ["build"]}
 MONITORS = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
 # Made by Prometheus itself and by kube-state-metrics.
-OF_OTHERS = {"up", "kube_pod_labels", "kube_pod_status_phase"}
+OF_OTHERS = {"up", "kube_namespace_labels", "kube_pod_labels", "kube_pod_status_phase"}
 MONITOR_AND_SERVICE = ("ServiceMonitor", "Service")
 TIERS = (common_pb2.TIER_HOT, common_pb2.TIER_DISK, common_pb2.TIER_WARM, common_pb2.TIER_COMPUTED)
 HANG_GUARD = 120.0
@@ -222,6 +223,13 @@ def test_every_metric_that_is_asked_for_exists_and_rates_are_of_counters(
         assert names <= known.keys() | OF_OTHERS, query
         for name in re.findall(r"(?:rate|increase)\((\w+)", query):
             assert known[name] in ("counter", "histogram"), query
+
+
+def test_titles_of_sums_of_gauges_say_that_they_begin_with_the_pods_that_run(helm: Any) -> None:
+    titles = [title for title, _, query in queries_of_dashboard(helm) if "_saved{" in query]
+    assert len(titles) == 4
+    for title in titles:
+        assert title.endswith(" saved by pods running now, since their start")
 
 
 def test_every_panel_shows_something_and_its_legend_has_the_labels(
