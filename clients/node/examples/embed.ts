@@ -6,11 +6,11 @@
  */
 import { createHash } from "node:crypto";
 
-import { connect, EmbedRequest, Tier, vectors } from "embercache";
+import { connect, Tier, vectors } from "embercache";
 
 const client = connect();
-const request = EmbedRequest.create({ inputs: process.argv.slice(2).map((text) => ({ text })) });
-const response = await client.embed(request, { deadline: Date.now() + 10_000 });
+const inputs = process.argv.slice(2).map((text) => ({ text }));
+const response = await client.embed({ inputs }, { deadline: Date.now() + 10_000 });
 for (const [i, vector] of vectors(response).entries()) {
   const embedding = response.embeddings[i]!;
   const tier = Tier[embedding.tier].replace("TIER_", "").toLowerCase();

@@ -4,13 +4,10 @@
  *
  * EMBERCACHE_ADDRESS says where the sidecar is, if not at 127.0.0.1:50551.
  */
-import { connect, FinishReason, GenerateRequest, type GenerateSummary, Tier } from "embercache";
+import { connect, FinishReason, type GenerateSummary, Tier } from "embercache";
 
 const client = connect();
-const request = GenerateRequest.create({
-  text: process.argv.slice(2).join(" "),
-  sampling: { maxTokens: 16 },
-});
+const request = { text: process.argv.slice(2).join(" "), sampling: { maxTokens: 16 } };
 let summary: GenerateSummary | undefined;
 for await (const piece of client.generateStream(request, { deadline: Date.now() + 60_000 })) {
   process.stdout.write(piece.text);

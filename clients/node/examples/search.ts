@@ -3,7 +3,7 @@
  *
  * EMBERCACHE_ADDRESS says where the sidecar is, if not at 127.0.0.1:50551.
  */
-import { connect, SearchRequest, UpsertRequest } from "embercache";
+import { connect } from "embercache";
 
 const collection = "examples";
 const documents = {
@@ -15,10 +15,10 @@ const documents = {
 const client = connect();
 
 const stored = await client.upsert(
-  UpsertRequest.create({
+  {
     collection,
     documents: Object.entries(documents).map(([id, content]) => ({ id, chunks: [{ content }] })),
-  }),
+  },
   { deadline: Date.now() + 10_000 },
 );
 for (const { error } of stored.documents) {
@@ -28,7 +28,7 @@ for (const { error } of stored.documents) {
 }
 
 const found = await client.search(
-  SearchRequest.create({ text: process.argv.slice(2).join(" "), collection, topK: 2 }),
+  { text: process.argv.slice(2).join(" "), collection, topK: 2 },
   { deadline: Date.now() + 10_000 },
 );
 for (const { score, id, content } of found.results) {

@@ -1,46 +1,86 @@
 import * as grpc from "@grpc/grpc-js";
 
 import { CHANNEL_OPTIONS, target } from "./channel.js";
-import { CacheServiceService } from "./gen/embercache/v1/cache.js";
-import { EmbedServiceService } from "./gen/embercache/v1/embed.js";
-import { GenerateServiceService } from "./gen/embercache/v1/generate.js";
-import { SearchServiceService } from "./gen/embercache/v1/search.js";
+import * as cache from "./gen/embercache/v1/cache.js";
+import * as embed from "./gen/embercache/v1/embed.js";
+import * as generate from "./gen/embercache/v1/generate.js";
+import * as search from "./gen/embercache/v1/search.js";
 
 /** No two services have a method of the same name. */
 const METHODS = {
-  ...EmbedServiceService,
-  ...SearchServiceService,
-  ...GenerateServiceService,
-  ...CacheServiceService,
+  ...embed.EmbedServiceService,
+  ...search.SearchServiceService,
+  ...generate.GenerateServiceService,
+  ...cache.CacheServiceService,
+};
+
+type Methods = typeof METHODS;
+
+/** What makes whole messages of what the caller gives; the stubs do not say it of a method. */
+const REQUESTS: { [Name in keyof Methods]: { fromPartial(request: any): Request<Methods[Name]> } } = {
+  embed: embed.EmbedRequest,
+  embedStream: embed.EmbedStreamRequest,
+  listModels: embed.ListModelsRequest,
+  search: search.SearchRequest,
+  upsert: search.UpsertRequest,
+  delete: search.DeleteRequest,
+  rerank: search.RerankRequest,
+  generate: generate.GenerateRequest,
+  generateStream: generate.GenerateRequest,
+  listGenerators: generate.ListGeneratorsRequest,
+  stats: cache.StatsRequest,
+  invalidate: cache.InvalidateRequest,
+  publishEvents: cache.PublishEventsRequest,
+  warm: cache.WarmRequest,
+  migrateModel: cache.MigrateModelRequest,
+  rollbackModel: cache.RollbackModelRequest,
+  flush: cache.FlushRequest,
 };
 
 /** Deadline, metadata and so on of one call. */
 export interface CallOptions extends grpc.CallOptions {
   /** `new Metadata({ waitForReady: true })` waits for a sidecar that is away until the deadline. */
   metadata?: grpc.Metadata;
+  /** Cancels the call, which then fails with `CANCELLED`. */
+  signal?: AbortSignal;
 }
+
+/** A message of which fields may be left out, at any depth. */
+export type Partially<Message> = Message extends Uint8Array | Function
+  ? Message
+  : Message extends readonly (infer Item)[]
+    ? readonly Partially<Item>[]
+    : Message extends object
+      ? { [Field in keyof Message]?: Partially<Message[Field]> }
+      : Message;
+
+type Request<Method> = Method extends { requestSerialize: (request: infer Message) => Buffer }
+  ? Message
+  : never;
 
 type Call<Method> = Method extends {
   requestStream: infer Uploads;
   responseStream: infer Downloads;
-  requestSerialize: (request: infer Request) => Buffer;
   responseDeserialize: (bytes: Buffer) => infer Response;
 }
   ? Uploads extends true
-    ? (options?: CallOptions) => grpc.ClientDuplexStream<Request, Response>
+    ? (options?: CallOptions) => grpc.ClientDuplexStream<Partially<Request<Method>>, Response>
     : Downloads extends true
-      ? (request: Request, options?: CallOptions) => AsyncGenerator<Response, void, void>
-      : (request: Request, options?: CallOptions) => Promise<Response>
+      ? (
+          request: Partially<Request<Method>>,
+          options?: CallOptions,
+        ) => AsyncGenerator<Response, void, void>
+      : (request: Partially<Request<Method>>, options?: CallOptions) => Promise<Response>
   : never;
 
 /**
  * Every method of the contract: one answer is a promise, a stream of answers an async generator,
  * whose call begins when it is first asked and is cancelled when it is left early. `embedStream`
- * is a duplex stream of gRPC.
+ * is a duplex stream of gRPC. Fields of requests that are left out have their defaults.
  *
  * A call that fails throws gRPC's `ServiceError`; the contract says which `code` means what.
  */
-export type Client = { readonly [Name in keyof typeof METHODS]: Call<(typeof METHODS)[Name]> } & {
+export type Client = { readonly [Name in keyof Methods]: Call<Methods[Name]> } & {
   /** Closes the connection, without which a program does not end. */
   close(): void;
 };
@@ -63,40 +103,88 @@ export function connect(address?: string, options: grpc.ClientOptions = {}): Cli
     ...CHANNEL_OPTIONS,
     ...options,
   });
-  const calls = Object.entries(METHODS).map(([name, method]) => [name, bind(channel, method)]);
+  const calls = Object.entries(METHODS).map(([name, method]) => {
+    const { fromPartial } = REQUESTS[name as keyof Methods];
+    const write = (request: unknown) => method.requestSerialize(fromPartial(request) as never);
+    return [name, bind(channel, { ...method, requestSerialize: write })];
+  });
   return { ...Object.fromEntries(calls), close: () => channel.close() };
 }
 
 function bind(channel: grpc.Client, method: grpc.MethodDefinition<any, any>) {
   const { path, requestSerialize: write, responseDeserialize: read } = method;
 
-  function duplex({ metadata = new grpc.Metadata(), ...options }: CallOptions = {}) {
-    return channel.makeBidiStreamRequest(path, write, read, metadata, options);
+  function duplex({ metadata = new grpc.Metadata(), signal, ...options }: CallOptions = {}) {
+    const stream = channel.makeBidiStreamRequest(path, write, read, metadata, options);
+    cancelOn(signal, stream);
+    return stream;
   }
 
-  async function* answers(
+  function answers(
     request: unknown,
-    { metadata = new grpc.Metadata(), ...options }: CallOptions = {},
+    { metadata = new grpc.Metadata(), signal, ...options }: CallOptions = {},
   ) {
-    const stream = channel.makeServerStreamRequest(path, write, read, request, metadata, options);
-    try {
-      yield* stream;
-    } finally {
+    let stream: grpc.ClientReadableStream<unknown> | undefined;
+    let left = false;
+
+    async function* received() {
+      stream = channel.makeServerStreamRequest(path, write, read, request, metadata, options);
       stream.on("error", () => {}); // cancelling is one, and ends the program if nobody listens
-      stream.cancel();
+      cancelOn(signal, stream);
+      try {
+        yield* stream;
+      } catch (error) {
+        if (!left) {
+          throw error;
+        }
+      } finally {
+        stream.cancel();
+      }
     }
+
+    const messages = received();
+    // A generator that waits for a message would not hear that it is left before that comes.
+    const leave = messages.return.bind(messages);
+    messages.return = (value) => {
+      left = true;
+      stream?.cancel();
+      return leave(value);
+    };
+    return messages;
   }
 
   function answer(
     request: unknown,
-    { metadata = new grpc.Metadata(), ...options }: CallOptions = {},
+    { metadata = new grpc.Metadata(), signal, ...options }: CallOptions = {},
   ) {
     return new Promise((resolve, reject) => {
-      channel.makeUnaryRequest(path, write, read, request, metadata, options, (error, response) =>
-        error ? reject(error) : resolve(response),
+      const call = channel.makeUnaryRequest(
+        path,
+        write,
+        read,
+        request,
+        metadata,
+        options,
+        (error, response) => (error ? reject(error) : resolve(response)),
       );
+      cancelOn(signal, call);
     });
   }
 
   return method.requestStream ? duplex : method.responseStream ? answers : answer;
+}
+
+type AnyCall = grpc.ClientUnaryCall | grpc.ClientReadableStream<any> | grpc.ClientDuplexStream<any, any>;
+
+function cancelOn(signal: AbortSignal | undefined, call: AnyCall) {
+  if (!signal) {
+    return;
+  }
+  const cancel = () => call.cancel();
+  if (signal.aborted) {
+    cancel();
+  }
+  signal.addEventListener("abort", cancel);
+  // A signal may outlive many calls.
+  call.on("status", () => signal.removeEventListener("abort", cancel));
 }

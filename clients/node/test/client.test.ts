@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { once } from "node:events";
+import { EventEmitter, getEventListeners, on, once } from "node:events";
 import { mkdtempSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -14,7 +14,7 @@ import {
   EmbedResponse,
   type EmbedServiceServer,
   EmbedServiceService,
-  GenerateRequest,
+  type GenerateRequest,
   GenerateStreamResponse,
   GenerateServiceService,
   ListModelsResponse,
@@ -32,14 +32,22 @@ after(() => endings.forEach((end) => end()));
 class Service {
   calls = 0;
   vector = Buffer.alloc(0);
-  readonly left: Promise<void>;
-  #leave!: () => void;
+  request?: EmbedRequest;
+  readonly #events = new EventEmitter();
 
   constructor(
     readonly failures = 0,
     readonly code = UNAVAILABLE,
-  ) {
-    this.left = new Promise((resolve) => (this.#leave = resolve));
+  ) {}
+
+  /** Calls that are not answered, as they come. */
+  readonly reached = on(this.#events, "reached");
+  /** Those of them that are cancelled. */
+  readonly left = on(this.#events, "left");
+
+  silent(call: EventEmitter) {
+    call.on("cancelled", () => this.#events.emit("left"));
+    this.#events.emit("reached");
   }
 
   failure(): Partial<grpc.ServiceError> | null {
@@ -50,9 +58,23 @@ class Service {
   async listen(address: string) {
     const server = new grpc.Server({ "grpc.max_receive_message_length": -1 });
     const embeds: EmbedServiceServer = {
-      embed: (_, answer) =>
-        answer(this.failure(), EmbedResponse.create({ embeddings: [{ vector: this.vector }] })),
-      embedStream: (call) => void call.emit("error", this.failure()),
+      embed: (call, answer) => {
+        this.request = call.request;
+        const failure = this.failure();
+        if (call.request.model === "silent") {
+          this.silent(call);
+        } else {
+          answer(failure, EmbedResponse.create({ embeddings: [{ vector: this.vector }] }));
+        }
+      },
+      embedStream: (call) => {
+        const failure = this.failure();
+        if (failure) {
+          call.emit("error", failure);
+        } else {
+          this.silent(call);
+        }
+      },
       listModels: (_, answer) => answer(this.failure(), ListModelsResponse.create()),
     };
     server.addService(EmbedServiceService, embeds);
@@ -63,9 +85,14 @@ class Service {
           call.emit("error", failure);
           return;
         }
-        call.on("cancelled", () => this.#leave());
+        if (call.request.model === "silent") {
+          this.silent(call);
+          return;
+        }
         call.write(GenerateStreamResponse.create({ text: "a piece" }));
-        if (call.request.model !== "endless") {
+        if (call.request.model === "endless") {
+          this.silent(call);
+        } else {
           call.write(GenerateStreamResponse.create({ text: "the last" }));
           call.end();
         }
@@ -93,7 +120,7 @@ function open(...given: Parameters<typeof connect>) {
 }
 
 const deadline = () => ({ deadline: Date.now() + 60_000 });
-const request = EmbedRequest.create({ inputs: [{ text: "a text" }] });
+const request = { inputs: [{ text: "a text" }] };
 
 test("a call that may succeed later is tried five times", async () => {
   const five = async (code: grpc.status) => {
@@ -135,10 +162,8 @@ test("a call that its deadline ends is not tried for longer", async () => {
 test("a stream of answers is retried until the first of them", async () => {
   const busy = new Service(1);
   const pieces = [];
-  for await (const { text } of open(await started(busy)).generateStream(
-    GenerateRequest.create(),
-    deadline(),
-  )) {
+  const client = open(await started(busy));
+  for await (const { text } of client.generateStream({}, deadline())) {
     pieces.push(text);
   }
   assert.deepEqual(pieces, ["a piece", "the last"]);
@@ -146,17 +171,72 @@ test("a stream of answers is retried until the first of them", async () => {
 
 test("a stream of answers that is left early is cancelled", { timeout: 60_000 }, async () => {
   const service = new Service();
-  const endless = GenerateRequest.create({ model: "endless" });
-  for await (const _ of open(await started(service)).generateStream(endless)) {
+  const client = open(await started(service));
+  for await (const _ of client.generateStream({ model: "endless" })) {
     break;
   }
-  await service.left;
+  await service.left.next();
+});
+
+test("a stream of answers that is left before the first of them is cancelled at once", { timeout: 60_000 }, async () => {
+  const service = new Service();
+  const messages = open(await started(service)).generateStream({ model: "silent" });
+  const first = messages.next();
+  await service.reached.next();
+  assert.deepEqual(await messages.return(), { done: true, value: undefined });
+  assert.deepEqual(await first, { done: true, value: undefined });
+  await service.left.next();
+});
+
+test("a signal cancels a call of any kind", { timeout: 60_000 }, async () => {
+  const service = new Service();
+  const client = open(await started(service));
+  const calls = [
+    (signal: AbortSignal) => client.embed({ model: "silent" }, { signal }),
+    (signal: AbortSignal) => client.generateStream({ model: "silent" }, { signal }).next(),
+    (signal: AbortSignal) => once(client.embedStream({ signal }).resume(), "end"),
+  ];
+  for (const call of calls) {
+    const controller = new AbortController();
+    const called = assert.rejects(call(controller.signal), { code: CANCELLED });
+    await service.reached.next();
+    controller.abort();
+    await called;
+    await service.left.next();
+  }
+  for (const call of calls) {
+    await assert.rejects(call(AbortSignal.abort()), { code: CANCELLED });
+  }
+});
+
+test("a signal cancels a call that waits for a sidecar", { timeout: 60_000 }, async () => {
+  const metadata = new grpc.Metadata({ waitForReady: true });
+  const controller = new AbortController();
+  const call = open(`unix:${join(folder, "nobody")}`).embed({}, { metadata, signal: controller.signal });
+  controller.abort();
+  await assert.rejects(call, { code: CANCELLED });
+});
+
+test("a signal that outlives a call forgets it", async () => {
+  const { signal } = new AbortController();
+  const client = open(await started(new Service()));
+  await client.embed(request, { ...deadline(), signal });
+  assert.equal(getEventListeners(signal, "abort").length, 0);
+});
+
+test("fields of requests may be left out at any depth", async () => {
+  const service = new Service();
+  const client = open(await started(service));
+  const data = Buffer.from([1, 2, 3]);
+  await client.embed({ inputs: [{ text: "x" }, { tensor: { data } }], cache: {} }, deadline());
+  const sent = EmbedRequest.decode(EmbedRequest.encode(service.request!).finish());
+  assert.deepEqual(sent, EmbedRequest.create({ inputs: [{ text: "x" }, { tensor: { data } }], cache: {} }));
 });
 
 test("a stream of answers that nobody reads is never begun", async () => {
   const service = new Service();
   const client = open(await started(service));
-  client.generateStream(GenerateRequest.create(), deadline());
+  client.generateStream({}, deadline());
   await client.embed(request, deadline());
   assert.equal(service.calls, 1);
 });
@@ -175,7 +255,7 @@ test("messages of many megabytes pass and are retried", async () => {
   large.vector = Buffer.alloc(size);
   const inputs = [{ text: "a".repeat(size) }];
   const client = open(await started(large));
-  const response = await client.embed(EmbedRequest.create({ inputs }), deadline());
+  const response = await client.embed({ inputs }, deadline());
   assert.equal(response.embeddings[0]!.vector.byteLength, size);
 });
 

@@ -8,7 +8,6 @@ import { Metadata, status } from "@grpc/grpc-js";
 import {
   CacheMode,
   connect,
-  EmbedRequest,
   Encoding,
   type Input,
   PartialFailureError,
@@ -31,7 +30,7 @@ function newInputs(): Input[] {
 }
 
 async function embed(inputs: Input[], encoding?: Encoding) {
-  return vectors(await client.embed(EmbedRequest.create({ inputs, encoding }), deadline()));
+  return vectors(await client.embed({ inputs, encoding }, deadline()));
 }
 
 for (const [encoding, bound] of [
@@ -74,10 +73,7 @@ function sha256(vector: Float32Array): string {
 test("an input that is not cached is an error of that input alone", async () => {
   const inputs = newInputs();
   await embed(inputs.slice(0, 1));
-  const request = EmbedRequest.create({
-    inputs,
-    cache: { mode: CacheMode.CACHE_MODE_ONLY_IF_CACHED },
-  });
+  const request = { inputs, cache: { mode: CacheMode.CACHE_MODE_ONLY_IF_CACHED } };
   const response = await client.embed(request, deadline());
   assert.throws(
     () => vectors(response),
@@ -91,7 +87,7 @@ test("an input that is not cached is an error of that input alone", async () => 
 });
 
 test("a model that the sidecar does not have is refused with those it has", async () => {
-  const request = EmbedRequest.create({ inputs: newInputs(), model: "unheard-of" });
+  const request = { inputs: newInputs(), model: "unheard-of" };
   await assert.rejects(client.embed(request, deadline()), {
     code: status.NOT_FOUND,
     details: /choose one of minilm/,
