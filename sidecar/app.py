@@ -125,7 +125,7 @@ async def _listen(
     front = OpenAIFront(settings.server, openai_methods(services), watch.openai)
 
     async def drain() -> None:
-        await asyncio.gather(front.drain(), server.drain())
+        await asyncio.gather(front.drain(at_once=not server.is_serving), server.drain())
 
     exits.push_async_callback(drain)
     await front.start()

@@ -7,6 +7,7 @@ the environment, which wins over the file, which wins over the default.
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Literal
@@ -77,6 +78,17 @@ class ServerSettings(_Section):
         return check_socket_path(value)
 
     @model_validator(mode="after")
+    def _have_ports_of_their_own(self) -> ServerSettings:
+        names = ("address", "openai_address", "metrics_address")
+        for one, other in itertools.combinations(names, 2):
+            if _collide(getattr(self, one), getattr(self, other)):
+                raise ValueError(
+                    f"server.{one} and server.{other} have the same port,"
+                    f" {getattr(self, one).rpartition(':')[2]}: give each a port of its own"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _is_private(self) -> ServerSettings:
         if not self.address and not self.socket:
             raise ValueError("set server.address, server.socket or both: there is no listener")
@@ -87,6 +99,14 @@ class ServerSettings(_Section):
                     " encrypted; listen on 127.0.0.1 or a socket, or set server.insecure"
                 )
         return self
+
+
+def _collide(one: str, other: str) -> bool:
+    """Whether two addresses cannot both be listened on."""
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    if not host or not other_host or int(port) != int(other_port) or not int(port):
+        return False
+    return host == other_host or bool({host, other_host} & {"0.0.0.0", "[::]"})  # noqa: S104
 
 
 class ModelSettings(_Section):

@@ -101,9 +101,10 @@ class GrpcServer:
         """Ends so that no call fails: says it is going, waits, lets calls in progress end."""
         if self._server is None:
             return
-        self.is_serving = False
+        was_serving, self.is_serving = self.is_serving, False
         await self._health.enter_graceful_shutdown()
-        await asyncio.sleep(self._settings.drain_delay)
+        if was_serving:
+            await asyncio.sleep(self._settings.drain_delay)
         self._health.end_watches()
         await self._server.stop(self._settings.drain_timeout)
         self._server = None

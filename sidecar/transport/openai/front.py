@@ -72,12 +72,16 @@ class OpenAIFront:
         self._runner = runner
         self.url = f"http://{self._host}:{runner.addresses[0][1]}/v1"
 
-    async def drain(self) -> None:
-        """Ends so that no call fails: waits, takes no more calls, lets those in progress end."""
+    async def drain(self, *, at_once: bool = False) -> None:
+        """Ends so that no call fails: waits, takes no more calls, lets those in progress end.
+
+        ``at_once`` is for one that nobody knows of yet: it does not wait.
+        """
         if self._runner is None:
             return
         runner, self._runner = self._runner, None
-        await asyncio.sleep(self._settings.drain_delay)
+        if not at_once:
+            await asyncio.sleep(self._settings.drain_delay)
         await runner.cleanup()
 
     def _application(self) -> web.Application:

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
-from sidecar.config import ServerSettings
+from sidecar.app import App
+from sidecar.config import ServerSettings, Settings
 from sidecar.transport import server
-from sidecar.transport.server import GrpcServer
+from sidecar.transport.server import GrpcServer, ListenError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HANG_GUARD = 30.0
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """An address on which another process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield f"127.0.0.1:{other.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("age", ["0", "0.1ms", "24d", "25d", "365d"])
@@ -21,3 +38,36 @@ async def test_connections_may_have_any_greatest_age_that_can_be_set(age: str) -
 def test_an_age_below_what_grpc_counts_is_not_for_ever() -> None:
     assert server._milliseconds(0.0001) == 1
     assert server._milliseconds(0) == server._milliseconds(10**9) == 2**31 - 1
+
+
+@pytest.mark.parametrize("openai_address", ["", "127.0.0.1:0"])
+async def test_a_start_that_fails_waits_for_nobody(openai_address: str, taken: str) -> None:
+    server: dict[str, Any] = {"address": taken, "openai_address": openai_address}
+    settings = Settings.model_validate({"server": server | {"drain_delay": "1h"}})
+    async with asyncio.timeout(HANG_GUARD):
+        with pytest.raises(ListenError, match=f"cannot listen on {taken}"):
+            await App(settings).__aenter__()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("127.0.0.1:7000", "127.0.0.1:7000"),
+        ("127.0.0.1:7000", "0.0.0.0:7000"),
+        ("[::]:7000", "[::1]:7000"),
+    ],
+)
+@pytest.mark.parametrize(
+    "names", [("address", "metrics_address"), ("openai_address", "metrics_address")]
+)
+def test_two_listeners_of_one_port_are_named(one: str, other: str, names: tuple[str, str]) -> None:
+    reason = "server.{} and server.{} have the same port, 7000: give each".format(*names)
+    with pytest.raises(ValueError, match=reason):
+        ServerSettings(**{names[0]: one, names[1]: other, "insecure": True})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("127.0.0.1:0", "127.0.0.1:0"), ("127.0.0.1:7000", "127.0.0.2:7000")]
+)
+def test_listeners_may_have_any_free_port_or_addresses_of_their_own(one: str, other: str) -> None:
+    ServerSettings(address=one, metrics_address=other)
