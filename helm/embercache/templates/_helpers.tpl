@@ -47,6 +47,11 @@ labels:
 {{- end -}}
 {{- end -}}
 
+{{/* Name of what the injector has outside of namespaces; releases in two of them may have one name. */}}
+{{- define "embercache.injectorInCluster" -}}
+{{- printf "%s-injector.%s" (include "embercache.fullname" .) .Release.Namespace -}}
+{{- end -}}
+
 {{/* The address under which the API server, and a certificate, knows the injector. */}}
 {{- define "embercache.injectorHost" -}}
 {{- printf "%s-injector.%s.svc" (include "embercache.fullname" .) .Release.Namespace -}}

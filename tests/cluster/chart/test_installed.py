@@ -153,13 +153,30 @@ def certificate_of(cluster: Any, namespace: str) -> tuple[dict[str, bytes], byte
     """The certificate and what the API server trusts, which must be the same everywhere."""
     secret = cluster.get(SECRET, f"--namespace={namespace}")
     data = {key: base64.b64decode(text) for key, text in secret["data"].items()}
-    configuration = cluster.get("mutatingwebhookconfiguration", "cache-injector")
+    configuration = cluster.get("mutatingwebhookconfiguration", f"cache-injector.{namespace}")
     (trusted,) = {
         base64.b64decode(webhook["clientConfig"]["caBundle"])
         for webhook in configuration["webhooks"]
     }
     assert data["ca.crt"] == trusted
     return data, trusted
+
+
+def test_a_second_injector_is_refused_and_a_second_pool_of_the_same_name_is_not(
+    cluster: Any, release: Any, helm_of: Any, tool: Any, chart: Any
+) -> None:
+    release()
+    helm = helm_of(tool("helm"), cluster.environment)
+    with cluster.namespace(RESTRICTED) as other:
+
+        def install(values: Mapping[str, Any]) -> Any:
+            return helm.run("install", "cache", chart, f"--namespace={other}", values=values)
+
+        refused = install({})
+        assert f"MutatingWebhookConfiguration cache-injector.{release.namespace}" in refused.stderr
+        done = install({"injector": {"enabled": False}})
+        assert done.returncode == 0, done.stderr
+        helm.run("uninstall", "cache", f"--namespace={other}")
 
 
 def test_monitors_come_with_an_upgrade_once_the_cluster_knows_them(
