@@ -24,7 +24,7 @@ to watch them. Kubernetes 1.25 or newer.
     kubectl label namespace YOURS embercache.io/inject=true
 
 This installs a small Redis for trying out. In production name yours: `redis.existingSecret`.
-`values-ha.yaml` is for clusters whose pods must not start without their sidecar.
+`values-ha.yaml` is for clusters that refuse pods that ask for a sidecar while no injector answers.
 
 - Errors in values are told before anything is installed: `helm lint --strict helm/embercache
   --values YOURS.yaml`.
@@ -32,7 +32,7 @@ This installs a small Redis for trying out. In production name yours: `redis.exi
   time. Set `injector.certificate.source` to `certManager` or `existingSecret`. Where they do not
   see what the cluster knows, set `enabled` of `serviceMonitor`, `podMonitor` and `prometheusRule`
   to `true` or `false`.
-- A cluster needs one injector. Further releases, as for an encoder pool with another model, set
+- A cluster has one injector, and a second is refused. Further releases, as for an encoder pool with another model, set
   `injector.enabled` to `false`.
 
 More is in `docs/kubernetes.md`.

@@ -225,8 +225,12 @@ def definition(kind: str, plural: str) -> dict[str, Any]:
         ),
         (
             {"redis": {"enabled": True}},
-            ["a small Redis for trying out", "forgets everything when it restarts"],
-            ["There is no Redis"],
+            [
+                "a small Redis for trying out",
+                "forgets everything when it restarts",
+                "Every pod with the label embercache.io/status: injected reaches it",
+            ],
+            ["There is no Redis", "Only injected pods", "kubectl delete"],
         ),
         (
             {"redis": {"existingSecret": "address/url"}, "encoder": {"enabled": False}},
@@ -235,7 +239,10 @@ def definition(kind: str, plural: str) -> dict[str, Any]:
         ),
         (
             {"injector": {"failurePolicy": "Fail", "replicas": 1}},
-            ["set\n    injector.replicas to 3"],
+            [
+                "set\n    injector.replicas to 3",
+                "kubectl delete mutatingwebhookconfiguration cache-injector.",
+            ],
             ["start without a sidecar"],
         ),
         (
