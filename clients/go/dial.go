@@ -2,8 +2,11 @@ package embercache
 
 import (
 	"fmt"
+	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -16,9 +19,10 @@ const DefaultAddress = "127.0.0.1:50551"
 
 const maxMessageBytes = 64 << 20
 
-var addressPattern = regexp.MustCompile(
-	`^(?:(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):[0-9]{1,5}` + // host:port
-		`|unix:///.+|unix:/?[^/].*)$`)
+var (
+	hostAndPort = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+\]|[^\s:/?#%@\[\]]+):([0-9]{1,5})$`)
+	socket      = regexp.MustCompile(`(?s)^unix:(//)?(/?[^/].*)$`)
+)
 
 // All of these calls can be repeated without harm. EmbedStream is not among them: only its caller
 // knows what was answered. Health is not: it is asked for the truth now.
@@ -96,9 +100,20 @@ func target(address string) (string, error) {
 	if address == "" {
 		address = DefaultAddress
 	}
-	if !addressPattern.MatchString(address) {
-		return "", fmt.Errorf(
-			"embercache: %s is %q; write HOST:PORT, unix:///absolute/path or unix:path", source, address)
+	if match := hostAndPort.FindStringSubmatch(address); match != nil {
+		if port, _ := strconv.Atoi(match[1]); port > 0 && port < 1<<16 {
+			return address, nil
+		}
 	}
-	return address, nil
+	match := socket.FindStringSubmatch(address)
+	if match == nil || match[1] != "" && match[2][0] != '/' {
+		return "", fmt.Errorf(
+			"embercache: %s is %q; write HOST:PORT (1 to 65535), unix:///absolute/path or unix:path", source, address)
+	}
+	path, err := filepath.Abs(match[2])
+	if err != nil {
+		return "", fmt.Errorf("embercache: %s is %q: %w", source, address, err)
+	}
+	// gRPC takes it for a URL, in which some characters of a path mean something else.
+	return (&url.URL{Scheme: "unix", Path: path}).String(), nil
 }

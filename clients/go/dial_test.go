@@ -3,6 +3,7 @@ package embercache_test
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -264,12 +265,49 @@ func TestEveryFormOfAnAddressReachesTheSidecar(t *testing.T) {
 	}
 }
 
+// addresses reads the table that the clients of other languages are tested with, too.
+func addresses(t *testing.T, kind string) []string {
+	t.Helper()
+	table, err := os.ReadFile("../testdata/addresses.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for line := range strings.Lines(string(table)) {
+		if address, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), kind+" "); ok {
+			found = append(found, address)
+		}
+	}
+	if len(found) == 0 {
+		t.Fatal("the table has none to", kind)
+	}
+	return found
+}
+
+func TestWhatIsAnAddressIsTaken(t *testing.T) {
+	for _, address := range addresses(t, "accept") {
+		dial(t, address)
+	}
+}
+
+func TestASocketMayHaveAnyName(t *testing.T) {
+	names := addresses(t, "socket")
+	folder := t.TempDir()
+	t.Chdir(folder)
+	for _, name := range names {
+		(&server{}).listen(t, "unix", filepath.Join(folder, name))
+		for _, address := range []string{"unix:" + folder + "/" + name, "unix://" + folder + "/" + name, "unix:" + name} {
+			if err := embed(t, dial(t, address)); err != nil {
+				t.Errorf("%s: %v", address, err)
+			}
+		}
+	}
+}
+
 func TestAWrongAddressIsRefusedWithWhereItCameFrom(t *testing.T) {
-	for _, address := range []string{
-		"localhost", "50551", ":50551", "http://localhost:50551", "unix:", "unix://relative", "localhost:port", "::1:50551", "a b:1",
-	} {
+	for _, address := range addresses(t, "refuse") {
 		_, err := embercache.Dial(address)
-		if err == nil || !strings.Contains(err.Error(), "the address is \""+address+"\"; write HOST:PORT") {
+		if err == nil || !strings.Contains(err.Error(), "the address is \""+address+"\"; write HOST:PORT (1 (1 to 65535)") {
 			t.Errorf("%s: %v", address, err)
 		}
 	}

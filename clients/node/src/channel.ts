@@ -7,8 +7,8 @@ export const DEFAULT_ADDRESS = "127.0.0.1:50551";
 
 const MAX_MESSAGE_BYTES = 64 * 2 ** 20;
 
-const HOST_AND_PORT = /^(\[[0-9A-Fa-f:.%]+\]|[^\s:/[\]]+):[0-9]{1,5}$/;
-const SOCKET = /^(unix:\/\/\/.+|unix:\/?[^/].*)$/;
+const HOST_AND_PORT = /^(?:\[[0-9A-Fa-f:.]+\]|[^\s:/?#%@[\]]+):([0-9]{1,5})$/;
+const SOCKET = /^unix:(\/\/(?=\/))?\/?[^/].*$/;
 
 const SERVICE_CONFIG = {
   methodConfig: [
@@ -55,11 +55,12 @@ export const CHANNEL_OPTIONS: ChannelOptions = {
 /** The address given, else `EMBERCACHE_ADDRESS`, else the default. */
 export function target(address?: string): string {
   const chosen = address || process.env["EMBERCACHE_ADDRESS"] || DEFAULT_ADDRESS;
-  if (HOST_AND_PORT.test(chosen) || SOCKET.test(chosen)) {
+  const port = Number(HOST_AND_PORT.exec(chosen)?.[1]);
+  if ((port > 0 && port < 2 ** 16) || SOCKET.test(chosen)) {
     return chosen;
   }
   const source = address ? "the address" : "EMBERCACHE_ADDRESS";
   throw new TypeError(
-    `${source} is ${JSON.stringify(chosen)}; write HOST:PORT, unix:///absolute/path or unix:path`,
+    `${source} is ${JSON.stringify(chosen)}; write HOST:PORT (1 to 65535), unix:///absolute/path or unix:path`,
   );
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { EventEmitter, getEventListeners, on, once } from "node:events";
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, readFileSync, renameSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -328,11 +328,39 @@ test("every form of an address reaches the sidecar", async () => {
   }
 });
 
+/** What the clients of other languages are tested with, too. */
+const table = readFileSync(new URL("../../../testdata/addresses.txt", import.meta.url), "utf-8");
+function addresses(kind: "accept" | "refuse" | "socket"): string[] {
+  const found = table.split("\n").filter((line) => line.startsWith(`${kind} `));
+  assert.ok(found.length);
+  return found.map((line) => line.slice(kind.length + 1));
+}
+
+test("what is an address is taken", () => {
+  addresses("accept").forEach((address) => open(address));
+});
+
+test("a socket may have any name", async () => {
+  const before = process.cwd();
+  process.chdir(folder);
+  try {
+    for (const [i, name] of addresses("socket").entries()) {
+      await new Service().listen(`unix:${folder}/any${i}`);
+      renameSync(`any${i}`, name);
+      for (const address of [`unix:${folder}/${name}`, `unix://${folder}/${name}`, `unix:${name}`]) {
+        await open(address).embed(request, deadline());
+      }
+    }
+  } finally {
+    process.chdir(before);
+  }
+});
+
 test("a wrong address is refused with where it came from", () => {
-  for (const address of ["localhost", "50551", ":50551", "http://localhost:50551", "unix:", "unix://relative", "localhost:port", "::1:50551", "a b:1"]) {
+  for (const address of addresses("refuse")) {
     assert.throws(() => connect(address), {
       name: "TypeError",
-      message: `the address is "${address}"; write HOST:PORT, unix:///absolute/path or unix:path`,
+      message: `the address is "${address}"; write HOST:PORT (1 to 65535), unix:///absolute/path or unix:path`,
     });
   }
   process.env["EMBERCACHE_ADDRESS"] = "localhost";

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import urllib.parse
 
 from embercache import _backoff
 from embercache.errors import InvalidArgumentError
@@ -12,10 +13,8 @@ from embercache.errors import InvalidArgumentError
 DEFAULT_ADDRESS = "127.0.0.1:50551"
 MAX_MESSAGE_BYTES = 64 << 20
 
-_ADDRESS = re.compile(
-    r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):[0-9]{1,5}"  # host:port
-    r"|unix:///.+|unix:/?[^/].*"
-)
+_HOST_AND_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/?#%@\[\]]+):([0-9]{1,5})")
+_SOCKET = re.compile(r"unix:(?://(?=/))?(/?[^/].*)")
 
 # All of these can be repeated without harm. EmbedStream is not here: it is resumed by
 # embercache._stream, which knows what was answered. Health is not: it is asked for the truth now.
@@ -62,9 +61,11 @@ def target(address: str | None) -> str:
     Raises `InvalidArgumentError` if it is neither ``host:port`` nor ``unix:PATH``.
     """
     chosen = address or os.environ.get("EMBERCACHE_ADDRESS") or DEFAULT_ADDRESS
-    if _ADDRESS.fullmatch(chosen):
+    if (match := _HOST_AND_PORT.fullmatch(chosen)) and 0 < int(match[1]) < 65536:
         return chosen
+    if match := _SOCKET.fullmatch(chosen):
+        return "unix:" + urllib.parse.quote(match[1])  # gRPC takes it for part of a URI
     source = "the address" if address else "EMBERCACHE_ADDRESS"
     raise InvalidArgumentError(
-        f"{source} is {chosen!r}; write host:port, unix:///absolute/path or unix:path"
+        f"{source} is {chosen!r}; write host:port (1 to 65535), unix:///absolute/path or unix:path"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -32,6 +33,11 @@ from embercache import (
 )
 
 HANG_GUARD = 30.0
+TABLE = Path(__file__).parents[2] / "testdata/addresses.txt"
+LINES = [line.split(" ", 1) for line in TABLE.read_text("utf-8").splitlines()]
+ADDRESSES = {
+    kind: [each for of, each in LINES if of == kind] for kind in ("accept", "refuse", "socket")
+}
 CLASSES = {
     "CANCELLED": EmbercacheError,
     "UNKNOWN": InternalError,
@@ -168,18 +174,21 @@ def test_the_address_given_goes_before_the_environment_and_the_default_comes_las
     assert _channel.target(None) == "127.0.0.1:50551"
 
 
-@pytest.mark.parametrize(
-    "address",
-    ["localhost:1", "[::1]:50551", "a-b.c:65535", "unix:/a", "unix:///a/b c", "unix:a/b"],
-)
-def test_addresses_are_passed_on_as_they_are(address):
-    assert _channel.target(address) == address
+@pytest.mark.parametrize("address", ADDRESSES["accept"])
+def test_what_is_an_address_is_taken(make_client, address):
+    make_client(address)
 
 
-@pytest.mark.parametrize(
-    "address",
-    ["localhost", "http://localhost:1", "::1:1", "unix:", "unix://a", "a b:1", "a:b", "a:1/x"],
-)
+@pytest.mark.parametrize("name", ADDRESSES["socket"])
+def test_a_socket_may_have_any_name(make_client, sidecar, serve, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    serve(sidecar, "unix:s")
+    (tmp_path / "s").rename(tmp_path / name)
+    for address in (f"unix:{tmp_path}/{name}", f"unix://{tmp_path}/{name}", f"unix:{name}"):
+        assert make_client(address).embed(["one"]).tiers == ["hot"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES["refuse"])
 def test_what_is_no_address_is_refused_with_the_forms_that_are(make_client, address):
     with pytest.raises(InvalidArgumentError, match="write host:port") as caught:
         make_client(address)
