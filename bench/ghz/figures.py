@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bench.ghz.tool import Run
 
-# Below this share of the rate that was asked for, it was not reached.
+# Below this share of the rate that was asked for, sent or answered, it was not reached.
 _REACHED = 0.98
 # So long may calls take while a rate is kept.
 _IN_FLIGHT_SECONDS = 0.05
@@ -57,7 +57,7 @@ class Measured:
 
     @property
     def throughput(self) -> float:
-        """Calls a second that were answered."""
+        """Calls a second that succeeded."""
         return median(each.run.answered_per_second for each in self.samples)
 
     @property
@@ -99,9 +99,15 @@ class Measured:
 
     @property
     def limit(self) -> str:
-        """Who did not keep up with the rate: ghz, the server or, if it was reached, nobody."""
+        """Who did not keep up with the rate: ghz, the server or, if it was reached, nobody.
+
+        A server does not keep up either if it is quick to refuse.
+        """
         if self.rate is None:
             return ""
+        total = sum(each.run.statuses.total() for each in self.samples)
+        if self.errors.total() > (1 - _REACHED) * total:
+            return "server"
         if self.sent < _REACHED * self.rate:
             return "ghz"
         calls = median(len(each.run.started) for each in self.samples)

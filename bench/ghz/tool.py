@@ -73,8 +73,8 @@ class Run:
 
     @property
     def answered_per_second(self) -> float:
-        """Throughput, until the last answer."""
-        return float(len(self.started) / (self.ended.max() - self.started[0]) * 1e9)
+        """Throughput of calls that succeeded, until the last answer."""
+        return float(self.succeeded.sum() / (self.ended.max() - self.started[0]) * 1e9)
 
     @property
     def unanswered(self) -> int:
@@ -123,7 +123,10 @@ def run(scenario: Scenario, host: str, calls: int, rate: int | None) -> Run:
 def read(
     details: Sequence[Mapping[str, Any]], skip: int, rate: int | None, cpu_seconds: float
 ) -> Run:
-    """A run from the details of a report; ``skip`` calls are left out, those sent first."""
+    """A run from the details of a report; ``skip`` calls are left out, those sent first.
+
+    Raises `LoadError` if there is nothing to be measured.
+    """
     times = [each["timestamp"].removesuffix("Z") for each in details]
     ended = np.array(times, "datetime64[ns]").astype(np.int64)
     started = ended - np.array([each["latency"] for each in details], np.int64)
@@ -132,6 +135,8 @@ def read(
         raise LoadError(f"{len(details)} calls are too few if the first {skip} are left out")
     succeeded = np.array([each["status"] == "OK" for each in details])
     statuses = Counter(each["status"] for each in details)
+    if not succeeded[order].any():
+        raise LoadError(f"of {len(order)} calls none succeeded: {dict(statuses)}")
     return Run(rate, started[order], ended[order], succeeded[order], statuses, cpu_seconds)
 
 

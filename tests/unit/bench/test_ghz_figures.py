@@ -71,6 +71,36 @@ def test_failed_calls_have_no_latency() -> None:
     assert read(reported, 0, 1000, 0.0).latency_ms.tolist() == [2, 3]
 
 
+def failing(count: int, failed: int, rate: int | None = None) -> Sample:
+    """One call each millisecond, of which the last ones fail."""
+    reported = details(range(count), [1] * count)
+    for each in reported[count - failed :]:
+        each["status"] = "ResourceExhausted"
+    return Sample(read(reported, 0, rate, 1.0), 2.0, Counter(), Counter())
+
+
+def test_throughput_counts_no_calls_that_failed() -> None:
+    assert failing(100, 50).run.answered_per_second == pytest.approx(500)
+
+
+def test_a_run_without_any_success_is_an_error() -> None:
+    with pytest.raises(LoadError, match=r"none succeeded: \{'ResourceExhausted': 3\}"):
+        failing(3, 3)
+
+
+def test_the_server_is_the_limit_if_it_refuses_calls_though_it_does_so_quickly() -> None:
+    assert Measured("embed-hot", "", [failing(1000, 30, 1000)]).limit == "server"
+    assert Measured("embed-hot", "", [failing(1000, 10, 1000)]).limit == ""
+    assert Measured("embed-hot", "", [failing(1000, 30)]).limit == ""
+
+
+def test_items_that_fail_within_calls_make_the_server_the_limit_too() -> None:
+    one = sample(range(1000), 1.0, 1000)
+    one.answered["failed"] = 30
+
+    assert Measured("embed-hot", "", [one]).limit == "server"
+
+
 def test_too_few_calls_are_an_error() -> None:
     with pytest.raises(LoadError, match="2 calls are too few if the first 1 are left out"):
         read(details([0, 1], [1, 1]), 1, None, 0.0)
