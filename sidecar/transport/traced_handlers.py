@@ -90,9 +90,11 @@ class TracedHandlers(Handlers):
                 metrics.failed(name, CANCELLED.name)
                 raise
             finally:
-                await responses.aclose()  # type: ignore[attr-defined]
-                if isinstance(span, CallSpan):
-                    _finish(span, status)
+                try:
+                    await responses.aclose()  # type: ignore[attr-defined]
+                finally:
+                    if isinstance(span, CallSpan):
+                        _finish(span, status)
             durations.observe_traced(perf_counter() - started, span.trace_id)
 
         return handle
