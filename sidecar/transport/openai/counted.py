@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sidecar.transport.openai.errors import ApiError
     from sidecar.transport.openai.methods import Methods
 
-_CANCELLED = "CANCELLED"
+CANCELLED = "CANCELLED"
 
 
 class CountedCalls:
@@ -57,7 +57,7 @@ def ending(
             response = await handle(request)
         except (asyncio.CancelledError, aiohttp.ClientConnectionResetError):
             # Either may come first when a client goes away.
-            failed(_CANCELLED)
+            failed(CANCELLED)
             raise
         except Exception as error:
             failure = as_api_error(error)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.spans import current, enter, leave
 from sidecar.telemetry.tracing import CallSpan
-from sidecar.transport.openai.counted import CountedCalls, ending
+from sidecar.transport.openai.counted import CANCELLED, CountedCalls, ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +52,9 @@ class TracedCalls(CountedCalls):
             metrics.failed(name, reason)
             span = current()
             if isinstance(span, CallSpan):
+                if reason == CANCELLED:
+                    # There may be no response to tell of it.
+                    span.note("error.type", reason)
                 span.blame(reason)
 
         run = ending(handle, observe, failed)

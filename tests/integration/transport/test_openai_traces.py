@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -149,3 +150,18 @@ async def test_the_name_of_a_model_in_the_path_is_not_shown(
     span = one(exporter)
     assert span.name == "GET /v1/models/{name}"
     assert "a-secret-name" not in str(spans(exporter))
+
+
+async def test_a_call_whose_client_has_gone_says_so_and_is_no_error(
+    http: Any, exporter: InMemorySpanExporter, services: Any, eventually: Any
+) -> None:
+    services.hangs_on = {"a text"}
+    request = {"model": "small", "prompt": "a text"}
+    call = asyncio.create_task(post(http, "completions", request))
+    await eventually(lambda: services.generates)
+    call.cancel()
+    await asyncio.wait({call})
+    await eventually(exporter.get_finished_spans)
+    span = one(exporter)
+    assert (span.attributes or {})["error.type"] == "CANCELLED"
+    assert span.status.status_code is StatusCode.UNSET
