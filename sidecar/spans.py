@@ -54,8 +54,14 @@ class Span:
         return self
 
     def call(self, system: Literal["grpc", "http"], method: str, target: str) -> Span:
-        """A child: a call of a method of another server, who is to be told our `headers`."""
+        """A child: a call of a method of another server, who is to be told our `headers`.
+
+        ``target`` is the server as gRPC names it, or the root of its URLs.
+        """
         return self
+
+    def answered(self, status: str | int) -> None:
+        """Takes note of the status that a call of another server ended with."""
 
     def headers(self) -> Sequence[tuple[str, str]]:
         """What tells another server of this span, as https://www.w3.org/TR/trace-context/ says."""
@@ -82,7 +88,7 @@ class Span:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends it; with an error, as failed."""
+        """Ends it; with an error, as failed, unless the error is of the caller's making."""
 
 
 UNTRACED = Span()

@@ -75,7 +75,7 @@ class OpenAIClient:
                 trust_env=False,
                 verify=_authorities(),
                 timeout=limits,
-                event_hooks={"request": [self._set_headers]},
+                event_hooks={"request": [self._set_headers], "response": [_note_status]},
             ),
         )
         for name in _LOGGERS:
@@ -87,7 +87,7 @@ class OpenAIClient:
         Raises `RefusedError` if the service does not take what is in ``body``, else `ModelError`.
         """
         try:
-            with current().call("http", f"POST {path}", self.target.host):
+            with current().call("http", f"POST {path}", self.target.base_url):
                 return await self._authorised(
                     lambda: self._sdk.post(path, cast_to=object, body=dict(body))
                 )
@@ -100,7 +100,7 @@ class OpenAIClient:
         To be closed: that ends the call.
         """
         try:
-            with current().call("http", f"POST {path}", self.target.host):
+            with current().call("http", f"POST {path}", self.target.base_url):
                 events = await self._authorised(
                     lambda: self._sdk.post(
                         path,
@@ -197,6 +197,10 @@ class OpenAIClient:
                 return ModelError(f"{what}: it is elsewhere; set its address to where it leads")
             case _:
                 return ModelError(what)
+
+
+async def _note_status(response: Any) -> None:
+    current().answered(response.status_code)
 
 
 def _authorities() -> ssl.SSLContext | bool:

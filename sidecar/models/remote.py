@@ -65,6 +65,7 @@ class RemoteEmbedder(RemoteModel[ModelInput, Embedded, ModelInfo]):
             response = await self._stub.Embed(
                 request, timeout=self._timeout, metadata=span.headers()
             )
+            span.answered("OK")
         return [self._result(embedding) for embedding in response.embeddings]
 
     def _result(self, embedding: embed_pb2.Embedding) -> Embedded | ModelError:

@@ -57,6 +57,7 @@ class RemoteReranker(RemoteModel[Pair, float, RerankerInfo]):
             response = await self._stub.Rerank(
                 request, timeout=self._timeout, metadata=span.headers()
             )
+            span.answered("OK")
         return [_result(score) for score in response.scores]
 
     def _size(self, item: Pair) -> int:

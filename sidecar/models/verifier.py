@@ -96,6 +96,7 @@ class Verifier:
             left = max(0.0, deadline - time.monotonic())
             with current().call("grpc", _METHOD, self._target) as span:
                 answer = await self._stub.Verify(request, timeout=left, metadata=span.headers())
+                span.answered("OK")
             accepted = answer.accept
         except grpc.aio.AioRpcError as error:
             self._failed(error.code())

@@ -19,7 +19,10 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from sidecar.cache.items import NotCachedError
+from sidecar.models.types import InputRejectedError
 from sidecar.spans import Span, enter, leave
+from sidecar.telemetry.servers import grpc_server, http_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +50,9 @@ _MEMBER = re.compile(
 )
 _MOST_MEMBERS, _MOST_CHARACTERS = 32, 512
 _NOWHERE = Context()
+_LEAST_HTTP_ERROR = 400
+# What callers bring about.
+_NO_FAULTS = (asyncio.CancelledError, GeneratorExit, NotCachedError, InputRejectedError)
 # Of the others, the caller is to blame.
 _OUR_FAULTS = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -146,14 +152,15 @@ class RecordedSpan(Span):
 
     def call(self, system: Literal["grpc", "http"], method: str, target: str) -> Span:
         """See `Span`."""
+        attributes: dict[str, str | int]
         if system == "grpc":
-            attributes = {"rpc.system.name": "grpc", "rpc.method": method, "server.address": target}
+            attributes = {"rpc.system.name": "grpc", "rpc.method": method, **grpc_server(target)}
         else:
             verb, _, path = method.partition(" ")
             attributes = {
                 "http.request.method": verb,
                 "url.template": path,
-                "server.address": target,
+                **http_server(target),
             }
         return self._child(method, attributes, SpanKind.CLIENT)
 
@@ -208,12 +215,15 @@ class RecordedSpan(Span):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._token is not None:
-            leave(self._token)
-        if error is not None:
-            self._fail(error)
-        if error is not None or not self._ends_later:
-            self._otel.end()
+        try:
+            if error is not None:
+                self._fail(error)
+            if error is not None or not self._ends_later:
+                self._otel.end()
+        finally:
+            # Last, because it raises in a stream that is closed by another task than its own.
+            if self._token is not None:
+                leave(self._token)
 
     def _child(self, name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL) -> Span:
         tree = self._tree
@@ -224,15 +234,45 @@ class RecordedSpan(Span):
             return UnsampledSpan(parent, here.trace_state.to_header())
         tree.room -= 1
         context = set_span_in_context(self._otel, _NOWHERE)
-        return RecordedSpan(tree.tracer.start_span(name, context, kind, attributes), tree)
+        otel = tree.tracer.start_span(name, context, kind, attributes)
+        return ClientSpan(otel, tree) if kind is SpanKind.CLIENT else RecordedSpan(otel, tree)
 
     def _fail(self, error: BaseException) -> None:
         """Notes what kind of error it was. Its message may say too much."""
-        code = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
-        if code is not None:
-            self._otel.set_attribute("rpc.response.status_code", code.name)
-        self._otel.set_attribute("error.type", code.name if code else type(error).__name__)
-        self._otel.set_status(StatusCode.ERROR)
+        kind = self._kind(error)
+        self._otel.set_attribute("error.type", kind)
+        if not isinstance(error, _NO_FAULTS) and kind != "CANCELLED":
+            self._otel.set_status(StatusCode.ERROR)
+
+    def _kind(self, error: BaseException) -> str:
+        return type(error).__name__
+
+
+class ClientSpan(RecordedSpan):
+    """The span of a call of another server."""
+
+    __slots__ = ("_http_status",)
+
+    def __init__(self, otel: trace.Span, tree: _Tree) -> None:
+        super().__init__(otel, tree)
+        self._http_status = 0
+
+    def answered(self, status: str | int) -> None:
+        """See `Span`."""
+        if isinstance(status, int):
+            self._http_status = status
+            self._otel.set_attribute("http.response.status_code", status)
+        else:
+            self._otel.set_attribute("rpc.response.status_code", status)
+
+    def _kind(self, error: BaseException) -> str:
+        if isinstance(error, grpc.aio.AioRpcError):
+            name: str = error.code().name
+            self.answered(name)
+            return name
+        if self._http_status >= _LEAST_HTTP_ERROR:
+            return str(self._http_status)
+        return super()._kind(error)
 
 
 class CallSpan(RecordedSpan):

@@ -317,7 +317,9 @@ async def test_an_encoder_pool_goes_on_with_the_trace_of_the_call(
     assert collector.attributes(caller.trace_id, EMBED)[1] == {
         "rpc.system.name": "grpc",
         "rpc.method": EMBED,
-        "server.address": encoder.address,
+        "rpc.response.status_code": "OK",
+        "server.address": "127.0.0.1",
+        "server.port": int(encoder.address.rpartition(":")[2]),
     }
     assert {span.trace_state for span in collector.spans} == {"vendor=1"}
 
@@ -384,6 +386,8 @@ async def test_a_service_that_generates_is_told_of_the_trace(
     there = "POST /completions"
     tiers = ["hot generate", ("computed generate", [there])]
     assert caller.tree(collector) == [(GENERATE_STREAM if streams else GENERATE, tiers)]
+    (attributes,) = collector.attributes(caller.trace_id, there)
+    assert attributes["http.response.status_code"] == 200
     ((_, headers, _),) = openai_server.calls
     told = only(collector, caller, there).span_id.hex()
     assert headers["traceparent"] == f"00-{caller.trace_id}-{told}-01"

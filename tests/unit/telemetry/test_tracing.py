@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+from contextvars import copy_context
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 
+from sidecar.cache.items import NotCachedError
+from sidecar.models.types import InputRejectedError, ModelError
 from sidecar.spans import UNTRACED, current, enter, leave
 from sidecar.telemetry import tracing
 from sidecar.telemetry.tracing import CallSpan, Tracing
@@ -248,6 +254,113 @@ async def test_a_span_may_end_with_the_last_of_the_works_that_it_began(
     attributes = finished.attributes or {}
     assert (attributes["embercache.items.asked"], attributes["embercache.items.found"]) == (4, 1)
     assert attributes["error.type"] == "CancelledError"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_failure"),
+    [
+        (ModelError("the text of a user"), True),
+        (InputRejectedError("the text of a user"), False),
+        (NotCachedError("not there"), False),
+        (asyncio.CancelledError(), False),
+        (GeneratorExit(), False),
+    ],
+)
+def test_what_callers_bring_about_is_no_failure_of_a_span(
+    error: BaseException,
+    is_failure: bool,
+    trace_calls: Callable[[float], Tracing],
+    exporter: InMemorySpanExporter,
+) -> None:
+    with pytest.raises(type(error)), begin(trace_calls(0), SAMPLED).step("work"):
+        raise error
+    (span,) = exporter.get_finished_spans()
+    assert (span.attributes or {})["error.type"] == type(error).__name__
+    assert (span.status.status_code is StatusCode.ERROR) is is_failure
+
+
+@pytest.mark.parametrize(
+    ("system", "target", "server"),
+    [
+        ("grpc", "10.0.0.1:50551", ("10.0.0.1", 50551)),
+        ("grpc", "dns:///encoder.ns.svc:50551", ("encoder.ns.svc", 50551)),
+        ("grpc", "[::1]:50551", ("::1", 50551)),
+        ("grpc", "unix:/run/encoder.sock", ("/run/encoder.sock", None)),
+        ("grpc", "unix:///run/encoder.sock", ("/run/encoder.sock", None)),
+        ("grpc", "ipv4:10.0.0.1:1,10.0.0.2:2", ("ipv4:10.0.0.1:1,10.0.0.2:2", None)),
+        ("http", "https://api.example/v1", ("api.example", 443)),
+        ("http", "http://[::1]:8000/v1", ("::1", 8000)),
+    ],
+)
+def test_the_server_that_is_called_is_named_apart_from_its_port(
+    system: Any,
+    target: str,
+    server: tuple[str, int | None],
+    trace_calls: Callable[[float], Tracing],
+    exporter: InMemorySpanExporter,
+) -> None:
+    with begin(trace_calls(0), SAMPLED).call(system, "POST /embeddings", target):
+        pass
+    (span,) = exporter.get_finished_spans()
+    attributes = span.attributes or {}
+    assert (attributes["server.address"], attributes.get("server.port")) == server
+
+
+def rpc_error(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "is_failure"),
+    [
+        (None, None, False),
+        (rpc_error(grpc.StatusCode.UNAVAILABLE), "UNAVAILABLE", True),
+        (rpc_error(grpc.StatusCode.CANCELLED), "CANCELLED", False),
+    ],
+)
+def test_a_call_by_grpc_has_the_status_that_it_ended_with(
+    error: Exception | None,
+    kind: str | None,
+    is_failure: bool,
+    trace_calls: Callable[[float], Tracing],
+    exporter: InMemorySpanExporter,
+) -> None:
+    call = begin(trace_calls(0), SAMPLED).call("grpc", "a.Service/Method", "host:1")
+    with contextlib.suppress(grpc.aio.AioRpcError), call as span:
+        if error is not None:
+            raise error
+        span.answered("OK")
+    (finished,) = exporter.get_finished_spans()
+    attributes = finished.attributes or {}
+    assert attributes["rpc.response.status_code"] == (kind or "OK")
+    assert attributes.get("error.type") == kind
+    assert (finished.status.status_code is StatusCode.ERROR) is is_failure
+
+
+@pytest.mark.parametrize(("status", "kind"), [(200, "ValueError"), (429, "429")])
+def test_a_call_by_http_that_failed_has_its_status_for_the_kind_of_its_error(
+    status: int,
+    kind: str,
+    trace_calls: Callable[[float], Tracing],
+    exporter: InMemorySpanExporter,
+) -> None:
+    call = begin(trace_calls(0), SAMPLED).call("http", "POST /embeddings", "http://host/v1")
+    with contextlib.suppress(ValueError), call as span:
+        span.answered(status)
+        raise ValueError("a text")
+    (finished,) = exporter.get_finished_spans()
+    attributes = finished.attributes or {}
+    assert (attributes["http.response.status_code"], attributes["error.type"]) == (status, kind)
+
+
+def test_a_span_that_is_left_in_another_context_ends_all_the_same(
+    trace_calls: Callable[[float], Tracing], exporter: InMemorySpanExporter
+) -> None:
+    span = begin(trace_calls(0), SAMPLED).step("work")
+    copy_context().run(span.__enter__)
+    with pytest.raises(ValueError, match="different Context"):
+        span.__exit__(None, None, None)
+    assert len(exporter.get_finished_spans()) == 1
 
 
 def test_a_span_that_ends_with_no_works_ends_with_its_context(
