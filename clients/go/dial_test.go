@@ -21,6 +21,17 @@ import (
 
 const hangGuard = 60 * time.Second
 
+// TestMain sets a proxy that is not there, for all tests, because Go reads the environment once.
+func TestMain(m *testing.M) {
+	for _, name := range []string{"http_proxy", "https_proxy"} {
+		os.Setenv(name, "http://127.0.0.1:1")
+	}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "no_proxy"} {
+		os.Unsetenv(name)
+	}
+	os.Exit(m.Run())
+}
+
 // server fails the first calls, with failure, and answers those that follow.
 type server struct {
 	embercachev1.UnimplementedEmbedServiceServer
@@ -265,6 +276,15 @@ func TestEveryFormOfAnAddressReachesTheSidecar(t *testing.T) {
 	}
 }
 
+func TestAProxyInTheEnvironmentIsNotAsked(t *testing.T) {
+	address, _ := (&server{}).listen(t, "tcp", "127.0.0.1:0")
+	_, port, _ := net.SplitHostPort(address)
+	// The same server, but Go asks no proxy for 127.0.0.1 in any case.
+	if err := embed(t, dial(t, "0.0.0.0:"+port)); err != nil {
+		t.Error(err)
+	}
+}
+
 // addresses reads the table that the clients of other languages are tested with, too.
 func addresses(t *testing.T, kind string) []string {
 	t.Helper()
@@ -307,7 +327,7 @@ func TestASocketMayHaveAnyName(t *testing.T) {
 func TestAWrongAddressIsRefusedWithWhereItCameFrom(t *testing.T) {
 	for _, address := range addresses(t, "refuse") {
 		_, err := embercache.Dial(address)
-		if err == nil || !strings.Contains(err.Error(), "the address is \""+address+"\"; write HOST:PORT (1 (1 to 65535)") {
+		if err == nil || !strings.Contains(err.Error(), "the address is \""+address+"\"; write HOST:PORT (1 to 65535)") {
 			t.Errorf("%s: %v", address, err)
 		}
 	}

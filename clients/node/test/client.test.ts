@@ -328,6 +328,23 @@ test("every form of an address reaches the sidecar", async () => {
   }
 });
 
+test("a proxy in the environment is not asked", async () => {
+  const address = await started(new Service());
+  const before = { ...process.env };
+  for (const name of ["no_grpc_proxy", "no_proxy", "NO_PROXY"]) {
+    delete process.env[name];
+  }
+  try {
+    for (const name of ["grpc_proxy", "https_proxy", "http_proxy"]) {
+      process.env[name] = "http://127.0.0.1:1"; // nobody is there
+      await open(address).embed(request, deadline());
+      delete process.env[name];
+    }
+  } finally {
+    process.env = before;
+  }
+});
+
 /** What the clients of other languages are tested with, too. */
 const table = readFileSync(new URL("../../../testdata/addresses.txt", import.meta.url), "utf-8");
 function addresses(kind: "accept" | "refuse" | "socket"): string[] {
