@@ -72,7 +72,7 @@ async def test_restarting_the_sidecars_one_by_one_fails_no_call_that_waits_and_i
 async def test_replacing_the_pods_one_by_one_fails_no_call_without_retries(
     pods: list[Pod], load: Callable[..., Load], check: Check
 ) -> None:
-    running = load(WITHOUT_RETRIES, "-linger=500ms")
+    running = load(WITHOUT_RETRIES, "-linger=1300ms")
     for pod in pods:
         # As a pod ends whose sidecar is an ordinary container: all are told at once, and the app
         # goes on for a while, since requests still reach it.
