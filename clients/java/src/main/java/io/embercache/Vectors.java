@@ -31,7 +31,7 @@ public final class Vectors {
         Status status = Status.fromCodeValue(embedding.getError().getCode());
         errors.put(i, status.withDescription(embedding.getError().getMessage()));
       } else {
-        vectors[i] = decode(embedding, response.getEncoding(), response.getDimensions());
+        vectors[i] = decode(i, embedding, response);
       }
     }
     if (!errors.isEmpty()) {
@@ -40,13 +40,19 @@ public final class Vectors {
     return vectors;
   }
 
-  private static float[] decode(Embedding embedding, Encoding encoding, int dimensions) {
+  private static float[] decode(int input, Embedding embedding, EmbedResponse response) {
+    Encoding encoding = response.getEncoding();
+    int dimensions = response.getDimensions();
     ByteString data = embedding.getVector();
+    if (encoding == Encoding.UNRECOGNIZED) {
+      throw senseless(
+          "input %d: this client does not know the encoding %d; a newer one may",
+          input, response.getEncodingValue());
+    }
     if (data.size() != (long) dimensions * width(encoding)) {
       throw senseless(
-          String.format(
-              "the sidecar sent %d bytes, which are no vector of %d dimensions in %s",
-              data.size(), dimensions, encoding));
+          "input %d: the sidecar sent %d bytes, which are no vector of %d dimensions in %s",
+          input, data.size(), dimensions, encoding);
     }
     ByteBuffer bytes = data.asReadOnlyByteBuffer().order(ByteOrder.LITTLE_ENDIAN);
     float[] vector = new float[dimensions];
@@ -69,15 +75,12 @@ public final class Vectors {
 
   private static int width(Encoding encoding) {
     switch (encoding) {
-      case ENCODING_UNSPECIFIED:
-      case ENCODING_FLOAT32:
-        return Float.BYTES;
-      case ENCODING_FLOAT16:
-        return Short.BYTES;
       case ENCODING_INT8:
         return Byte.BYTES;
+      case ENCODING_FLOAT16:
+        return Short.BYTES;
       default:
-        throw senseless("the sidecar sent an encoding that this client does not know");
+        return Float.BYTES;
     }
   }
 
@@ -93,7 +96,7 @@ public final class Vectors {
     return Float.intBitsToFloat(sign | widened << 23 | fraction << 13);
   }
 
-  private static StatusRuntimeException senseless(String message) {
-    return Status.INTERNAL.withDescription(message).asRuntimeException();
+  private static StatusRuntimeException senseless(String format, Object... values) {
+    return Status.INTERNAL.withDescription(String.format(format, values)).asRuntimeException();
   }
 }

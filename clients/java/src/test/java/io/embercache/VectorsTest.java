@@ -74,9 +74,10 @@ class VectorsTest {
 
   @Test
   void bytesThatAreNoVectorOfTheModelAreAnError() {
-    EmbedResponse answer = answer(Encoding.ENCODING_FLOAT32, 2, vector(buffer(7)));
+    EmbedResponse answer =
+        answer(Encoding.ENCODING_FLOAT32, 2, vector(buffer(8)), vector(buffer(7)));
     assertEquals(
-        "INTERNAL: the sidecar sent 7 bytes, which are no vector of 2 dimensions in"
+        "INTERNAL: input 1: the sidecar sent 7 bytes, which are no vector of 2 dimensions in"
             + " ENCODING_FLOAT32",
         assertThrows(StatusRuntimeException.class, () -> Vectors.of(answer)).getMessage());
   }
@@ -90,7 +91,7 @@ class VectorsTest {
             .addEmbeddings(vector(buffer(1)))
             .build();
     assertEquals(
-        "INTERNAL: the sidecar sent an encoding that this client does not know",
+        "INTERNAL: input 0: this client does not know the encoding 99; a newer one may",
         assertThrows(StatusRuntimeException.class, () -> Vectors.of(answer)).getMessage());
   }
 
