@@ -2,7 +2,6 @@ package io.embercache;
 
 import io.embercache.v1.Input;
 import io.grpc.Channel;
-import io.grpc.ClientInterceptors;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
@@ -18,18 +17,17 @@ import java.util.stream.Collectors;
  *
  * <p>Make one and keep it: it can be shared between threads. Nothing is connected before the first
  * call. A call that fails with {@code UNAVAILABLE} or {@code RESOURCE_EXHAUSTED} has been tried
- * five times, within about 1.5 seconds; a stream is retried until its first message. Calls have no
+ * five times, within about 5 seconds; a stream is retried until its first message. Calls have no
  * deadline but the one that is given to their stub.
  */
 public final class Embercache implements AutoCloseable {
   private static final int MAX_MESSAGE_BYTES = 64 << 20;
 
   private final ManagedChannel connection;
-  private final Channel channel;
 
   private Embercache(ManagedChannel connection) {
     this.connection = connection;
-    this.channel = ClientInterceptors.intercept(connection, new QuickReconnect(connection));
+    QuickReconnect.watch(connection);
   }
 
   /**
@@ -69,7 +67,7 @@ public final class Embercache implements AutoCloseable {
 
   /** What stubs are made of: {@code EmbedServiceGrpc.newBlockingStub(embercache.channel())}. */
   public Channel channel() {
-    return channel;
+    return connection;
   }
 
   /** Inputs of an {@link io.embercache.v1.EmbedRequest}, one for each text. */

@@ -1,40 +1,44 @@
 package io.embercache;
 
-import io.grpc.CallOptions;
-import io.grpc.Channel;
-import io.grpc.ClientCall;
-import io.grpc.ClientInterceptor;
 import io.grpc.ConnectivityState;
 import io.grpc.ManagedChannel;
-import io.grpc.MethodDescriptor;
-import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Executor;
+import java.util.concurrent.TimeUnit;
 
 /**
- * Looks for a sidecar that went away whenever it is called, but at most twice a second.
+ * Looks for a sidecar that went away twice a second.
  *
  * <p>A sidecar that restarts is back within seconds. gRPC would wait for up to two minutes before
  * it looks again, and has no setting for that.
  */
-final class QuickReconnect implements ClientInterceptor {
-  private static final long INTERVAL_NANOS = 500_000_000;
+final class QuickReconnect {
+  /** The thread of the timer runs what is due: it takes no time. */
+  private static final Executor LATER =
+      CompletableFuture.delayedExecutor(500, TimeUnit.MILLISECONDS, Runnable::run);
 
   private final ManagedChannel connection;
-  private final AtomicLong last = new AtomicLong(System.nanoTime() - INTERVAL_NANOS);
 
-  QuickReconnect(ManagedChannel connection) {
+  private QuickReconnect(ManagedChannel connection) {
     this.connection = connection;
   }
 
-  @Override
-  public <A, B> ClientCall<A, B> interceptCall(
-      MethodDescriptor<A, B> method, CallOptions options, Channel next) {
-    if (connection.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
-      long now = System.nanoTime();
-      long before = last.get();
-      if (now - before >= INTERVAL_NANOS && last.compareAndSet(before, now)) {
-        connection.resetConnectBackoff();
-      }
+  /** Does so until the connection is shut down. */
+  static void watch(ManagedChannel connection) {
+    new QuickReconnect(connection).watch();
+  }
+
+  private void watch() {
+    ConnectivityState state = connection.getState(false);
+    if (state == ConnectivityState.TRANSIENT_FAILURE) {
+      LATER.execute(this::look);
+    } else if (state != ConnectivityState.SHUTDOWN) {
+      connection.notifyWhenStateChanged(state, this::watch);
     }
-    return next.newCall(method, options);
+  }
+
+  private void look() {
+    connection.resetConnectBackoff();
+    watch();
   }
 }

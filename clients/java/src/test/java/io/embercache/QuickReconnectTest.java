@@ -2,96 +2,73 @@ package io.embercache;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import io.embercache.v1.EmbedRequest;
+import io.embercache.v1.EmbedResponse;
 import io.embercache.v1.EmbedServiceGrpc;
-import io.grpc.CallOptions;
-import io.grpc.ClientCall;
-import io.grpc.ConnectivityState;
-import io.grpc.ManagedChannel;
-import io.grpc.MethodDescriptor;
+import java.net.InetSocketAddress;
+import java.net.ServerSocket;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.Test;
 
 class QuickReconnectTest {
+  /** For so many vain looks gRPC by itself takes half a minute at least. */
+  private static final int MANY = 8;
+
+  private static final int HANG_GUARD_SECONDS = 20;
+
   @Test
-  void aCallLooksForASidecarThatIsAway() {
-    Connection connection = new Connection(ConnectivityState.TRANSIENT_FAILURE);
-    connection.call(new QuickReconnect(connection));
-    assertEquals(1, connection.resets);
+  void aCallThatWaitsHasASidecarThatIsBackSoon() throws Exception {
+    try (ServerSocket away = bind(0);
+        Embercache embercache = Embercache.connect("127.0.0.1:" + away.getLocalPort())) {
+      var waiting = embed(embercache, true);
+      turnAway(away, MANY);
+      assertAnswered(waiting, away.getLocalPort());
+    }
   }
 
   @Test
-  void manyCallsLookForItNotMoreOftenThanOne() {
-    Connection connection = new Connection(ConnectivityState.TRANSIENT_FAILURE);
-    QuickReconnect reconnect = new QuickReconnect(connection);
-    for (int i = 0; i < 100; i++) {
-      connection.call(reconnect);
+  void aCallThatDoesNotWaitOutlivesARestart() throws Exception {
+    ScriptedSidecar before = new ScriptedSidecar();
+    try (Embercache embercache = Embercache.connect(before.address())) {
+      assertEquals("scripted", embed(embercache, false).get().getModel());
+      before.close();
+      try (ServerSocket away = bind(before.port)) {
+        var hopeful = embed(embercache, false);
+        turnAway(away, 3); // which takes a second
+        assertAnswered(hopeful, before.port);
+      }
     }
-    assertEquals(1, connection.resets);
   }
 
-  @Test
-  void aSidecarThatIsThereIsNotLookedFor() {
-    Connection connection = new Connection(ConnectivityState.READY);
-    connection.call(new QuickReconnect(connection));
-    assertEquals(0, connection.resets);
+  /** What becomes of a sidecar that ends while it starts. */
+  private static void turnAway(ServerSocket away, int times) throws Exception {
+    away.setSoTimeout(HANG_GUARD_SECONDS * 1000);
+    for (int i = 0; i < times; i++) {
+      away.accept().close();
+    }
+    away.close();
   }
 
-  /** Counts how often it is told to connect at once. */
-  private static final class Connection extends ManagedChannel {
-    private final ConnectivityState state;
-    private int resets;
-
-    Connection(ConnectivityState state) {
-      this.state = state;
+  private static void assertAnswered(CompletableFuture<EmbedResponse> call, int port)
+      throws Exception {
+    try (ScriptedSidecar back = new ScriptedSidecar(port)) {
+      assertEquals(back.model, call.get().getModel());
     }
+  }
 
-    void call(QuickReconnect reconnect) {
-      reconnect.interceptCall(EmbedServiceGrpc.getEmbedMethod(), CallOptions.DEFAULT, this);
-    }
+  private static ServerSocket bind(int port) throws Exception {
+    ServerSocket socket = new ServerSocket();
+    socket.setReuseAddress(true);
+    socket.bind(new InetSocketAddress("127.0.0.1", port));
+    return socket;
+  }
 
-    @Override
-    public ConnectivityState getState(boolean requestConnection) {
-      return state;
-    }
-
-    @Override
-    public void resetConnectBackoff() {
-      resets++;
-    }
-
-    @Override
-    public <A, B> ClientCall<A, B> newCall(MethodDescriptor<A, B> method, CallOptions options) {
-      return null;
-    }
-
-    @Override
-    public String authority() {
-      return "";
-    }
-
-    @Override
-    public ManagedChannel shutdown() {
-      return this;
-    }
-
-    @Override
-    public ManagedChannel shutdownNow() {
-      return this;
-    }
-
-    @Override
-    public boolean isShutdown() {
-      return false;
-    }
-
-    @Override
-    public boolean isTerminated() {
-      return false;
-    }
-
-    @Override
-    public boolean awaitTermination(long timeout, TimeUnit unit) {
-      return true;
-    }
+  private static CompletableFuture<EmbedResponse> embed(Embercache embercache, boolean waits) {
+    var stub =
+        EmbedServiceGrpc.newBlockingStub(embercache.channel())
+            .withDeadlineAfter(HANG_GUARD_SECONDS, TimeUnit.SECONDS);
+    var client = waits ? stub.withWaitForReady() : stub;
+    return CompletableFuture.supplyAsync(() -> client.embed(EmbedRequest.getDefaultInstance()));
   }
 }

@@ -23,18 +23,25 @@ final class ScriptedSidecar extends EmbedServiceGrpc.EmbedServiceImplBase implem
   /** What every answer says the model is called. */
   String model = "scripted";
 
+  final int port;
+
   private final Server server;
 
   ScriptedSidecar() throws IOException {
+    this(0);
+  }
+
+  ScriptedSidecar(int port) throws IOException {
     server =
-        NettyServerBuilder.forAddress(new InetSocketAddress("127.0.0.1", 0))
+        NettyServerBuilder.forAddress(new InetSocketAddress("127.0.0.1", port))
             .addService(this)
             .build()
             .start();
+    this.port = server.getPort();
   }
 
   String address() {
-    return "127.0.0.1:" + server.getPort();
+    return "127.0.0.1:" + port;
   }
 
   @Override
@@ -66,8 +73,14 @@ final class ScriptedSidecar extends EmbedServiceGrpc.EmbedServiceImplBase implem
     };
   }
 
+  /** Ends it; its port is free then. */
   @Override
   public void close() {
     server.shutdownNow();
+    try {
+      server.awaitTermination();
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
   }
 }
