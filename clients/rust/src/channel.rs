@@ -17,6 +17,7 @@ use crate::deadline::{Deadline, too_late};
 
 const ATTEMPTS: u32 = 5;
 const INITIAL_DELAY: Duration = Duration::from_millis(100);
+const MULTIPLIER: u32 = 3; // a sidecar that was killed needs a second or two to start again
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
 type Request = http::Request<Body>;
@@ -143,8 +144,22 @@ fn is_transient(outcome: &Result<Response, Status>) -> bool {
 
 /// How long to wait after so many failures: exponential, with a fifth more or less.
 fn delay(failures: u32) -> Duration {
-    let base = (INITIAL_DELAY * (1 << (failures - 1))).min(MAX_DELAY);
+    let base = (INITIAL_DELAY * MULTIPLIER.pow(failures - 1)).min(MAX_DELAY);
     // The keys of a hasher are random, and that is enough to keep clients apart.
     let random = RandomState::new().build_hasher().finish() >> 32;
     base.mul_f64(0.8 + 0.4 * f64::from(random as u32) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_are_long_enough_for_a_sidecar_to_start_again() {
+        for (failures, expected) in [(1, 100), (2, 300), (3, 900), (4, 2000)] {
+            let shortest = Duration::from_millis(expected).mul_f64(0.8);
+            let longest = Duration::from_millis(expected).mul_f64(1.2);
+            assert!((0..100).all(|_| (shortest..=longest).contains(&delay(failures))));
+        }
+    }
 }

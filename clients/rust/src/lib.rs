@@ -22,7 +22,7 @@
 //! ```
 //!
 //! A call that fails with `UNAVAILABLE` or `RESOURCE_EXHAUSTED` has been tried five times, within
-//! about 1.5 seconds, unless its time-out ended before; a stream is retried until its first message.
+//! about 3.3 seconds, unless its time-out ended before; a stream is retried until its first message.
 //! Calls have no time-out but that of [`tonic::Request::set_timeout`].
 
 mod address;

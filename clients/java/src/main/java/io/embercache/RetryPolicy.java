@@ -23,14 +23,16 @@ final class RetryPolicy {
    * {@code UNAVAILABLE} and {@code RESOURCE_EXHAUSTED} are what the sidecar answers when the same
    * request may succeed a little later, and what gRPC says of a sidecar that restarts; a server
    * that ends may also cancel a call that has only just reached it. Five attempts are the most that
-   * gRPC allows.
+   * gRPC allows. Their delays are 0.3, 0.9, 2 and 2 seconds, because a sidecar that was killed needs
+   * a second or two to start again. Other languages begin with 0.1; but grpc-java finds out whether
+   * there is a connection for an attempt before its delay, so that the last of them does not count.
    */
   private static final Map<String, ?> POLICY =
       Map.ofEntries(
           entry("maxAttempts", 5.0),
-          entry("initialBackoff", "0.1s"),
+          entry("initialBackoff", "0.3s"),
           entry("maxBackoff", "2s"),
-          entry("backoffMultiplier", 2.0),
+          entry("backoffMultiplier", 3.0),
           entry("retryableStatusCodes", List.of("UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED")));
 
   /** In the form that gRPC wants it: numbers are of type double. */
