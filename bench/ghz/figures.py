@@ -21,6 +21,8 @@ _REACHED = 0.98
 # So long may calls take while a rate is kept.
 _IN_FLIGHT_SECONDS = 0.05
 _QUANTILES = (50, 95, 99)
+# A quantile with fewer calls above it is chance.
+_LEAST_ABOVE = 10
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,13 @@ class Measured:
         return median(each.run.answered_per_second for each in self.samples)
 
     @property
+    def n(self) -> int:
+        """How many calls the quantiles are of: those that succeeded."""
+        return sum(len(each.run.latency_ms) for each in self.samples)
+
+    @property
     def latency_ms(self) -> NDArray[np.float64]:
-        """Quantiles 50, 95 and 99 from when a call was sent."""
+        """Quantiles 50, 95 and 99 from when a call was sent; NaN where `n` is too small for one."""
         return _quantiles([each.run.latency_ms for each in self.samples])
 
     @property
@@ -134,6 +141,7 @@ class Measured:
             "latency_from_planned_ms": _named(self.planned_ms),
             "limit": self.limit,
             "cpu_ms_a_call": dict(zip(("ghz", "server"), self.cpu_ms, strict=True)),
+            "n": self.n,
             "calls": sum(each.run.statuses.total() for each in self.samples),
             "errors": self.errors,
             "answered_by": self.answered,
@@ -143,13 +151,13 @@ class Measured:
 
 def _quantiles(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     pooled = np.concatenate(parts)
-    if not len(pooled):
-        return np.full(len(_QUANTILES), np.nan)
-    return np.percentile(pooled, _QUANTILES)
+    above = len(pooled) * (100 - np.array(_QUANTILES)) / 100
+    return np.where(above >= _LEAST_ABOVE, np.percentile(pooled, _QUANTILES), np.nan)
 
 
 def _named(values: NDArray[np.float64]) -> dict[str, float]:
-    return {f"p{name}": float(value) for name, value in zip(_QUANTILES, values, strict=True)}
+    pairs = zip(_QUANTILES, values, strict=True)
+    return {f"p{name}": float(value) for name, value in pairs if not np.isnan(value)}
 
 
 def _of(run: Run, quantity: str) -> float:

@@ -50,9 +50,8 @@ def _draw_ramp(panel: Axes, measured: Sequence[Measured]) -> None:
 
 def _draw_fixed(panel: Axes, measured: Sequence[Measured]) -> None:
     for height, each in enumerate(measured):
-        low, _, high = each.latency_ms
         colour = _COLOURS[0] if each.answered else _GREY
-        panel.plot([low, high], [height] * 2, color=colour, alpha=0.4)
+        panel.plot(each.latency_ms, [height] * 3, color=colour, alpha=0.4)
         panel.scatter(each.latency_ms, [height] * 3, color=colour, s=16, marker="o")
     names = [f"{label(each)}, {each.rate:,}/s" for each in measured]
     panel.set_yticks(range(len(measured)), names)

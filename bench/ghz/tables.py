@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from importlib.metadata import version
@@ -27,14 +28,18 @@ def tables(results: Results) -> Iterator[Table]:
     """Title, header and rows of each."""
     yield (
         "closed loop: a call is sent when the last one was answered",
-        ("calls", "answered by", "calls/s", "of", "p50 ms", "p95 ms", "p99 ms", "CPU ms", "errors"),
+        (
+            *("calls", "answered by", "calls/s", "of", "n"),
+            *("p50 ms", "p95 ms", "p99 ms", "CPU ms", "errors"),
+        ),
         [
             (
                 label(each),
                 _shares(each.answered),
                 each.throughput,
                 _ratio(each, results.closed, "answered_per_second"),
-                *each.latency_ms,
+                each.n,
+                *map(_milliseconds, each.latency_ms),
                 "{:.2f} + {:.2f}".format(*each.cpu_ms),
                 _errors(each),
             )
@@ -42,7 +47,7 @@ def tables(results: Results) -> Iterator[Table]:
         ],
     )
     header = (
-        *("calls", "asked/s", "sent/s", "p50 ms", "of", "p95 ms", "p99 ms"),
+        *("calls", "asked/s", "sent/s", "n", "p50 ms", "of", "p95 ms", "p99 ms"),
         *("p99 ms, as planned", "limit", "errors"),
     )
     for title, measured in (("fixed rate", results.fixed), ("ramp", results.ramp)):
@@ -51,10 +56,10 @@ def tables(results: Results) -> Iterator[Table]:
                 label(each),
                 each.rate,
                 each.sent,
-                each.latency_ms[0],
+                each.n,
+                _milliseconds(each.latency_ms[0]),
                 _ratio(each, measured, "p50_ms"),
-                *each.latency_ms[1:],
-                each.planned_ms[-1],
+                *map(_milliseconds, (*each.latency_ms[1:], each.planned_ms[-1])),
                 each.limit,
                 _errors(each),
             )
@@ -98,6 +103,11 @@ def made_with() -> str:
 def label(measured: Measured) -> str:
     """The scenario; of a bare server, its name."""
     return measured.scenario if measured.answered else measured.server
+
+
+def _milliseconds(value: float) -> float | str:
+    """Nothing for a quantile that is left out."""
+    return "" if math.isnan(value) else value
 
 
 def _shares(tiers: Counter[str]) -> str:
