@@ -37,7 +37,7 @@ var (
 	name    = flag.String("name", "a", "part of the new texts")
 	peer    = flag.String("peer", "b", "name of the other app")
 	rate    = flag.Float64("rate", 40, "calls begun in a second")
-	retries = flag.Bool("retries", true, "repeat calls that fail, and wait for a sidecar that is away")
+	retries = flag.Bool("retries", true, "repeat calls that fail")
 	linger  = flag.Duration("linger", 0, "how long calls are still begun after SIGTERM")
 )
 
@@ -76,7 +76,7 @@ func main() {
 
 func options() []grpc.DialOption {
 	if *retries {
-		return []grpc.DialOption{grpc.WithDefaultCallOptions(grpc.WaitForReady(true))}
+		return nil
 	}
 	return []grpc.DialOption{grpc.WithDisableRetry()}
 }

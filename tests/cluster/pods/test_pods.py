@@ -1,6 +1,6 @@
 """Parts of a cluster go and come back under load, and no call of an app fails.
 
-In these tests "without retries" means that the app calls once and does not wait either.
+Retries are those that the client has by default; "without retries" the app calls once.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def test_restarting_the_encoders_one_by_one_fails_no_call_without_retries(
     await check(running.end())
 
 
-async def test_restarting_the_sidecars_one_by_one_fails_no_call_that_waits_and_is_retried(
+async def test_restarting_the_sidecars_one_by_one_fails_no_call(
     pods: list[Pod], load: Callable[..., Load], check: Check
 ) -> None:
     running = load()
