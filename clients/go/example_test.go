@@ -8,6 +8,8 @@ import (
 	"log"
 	"time"
 
+	"google.golang.org/grpc"
+
 	embercache "embercache.io/go"
 	"embercache.io/go/embercachev1"
 )
@@ -33,4 +35,22 @@ func Example() {
 	}
 	fmt.Println(len(vectors), len(vectors[0]))
 	// Output: 2 384
+}
+
+func Example_waiting() {
+	conn, err := embercache.Dial("")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+	client := embercachev1.NewEmbedServiceClient(conn)
+	request := &embercachev1.EmbedRequest{Inputs: embercache.Texts("a text")}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	response, err := client.Embed(ctx, request, grpc.WaitForReady(true))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(response.GetEmbeddings()))
+	// Output: 1
 }

@@ -95,7 +95,8 @@ test("a model that the sidecar does not have is refused with those it has", asyn
 });
 
 test("metadata goes with the call", async () => {
-  const metadata = new Metadata({ waitForReady: true });
-  const { models } = await client.listModels({}, { ...deadline(), metadata });
-  assert.equal(models[0]!.name, "minilm");
+  const request = { inputs: [{ text: "a text" }] };
+  const metadata = new Metadata({ waitForReady: true }); // of @grpc/grpc-js
+  const response = await client.embed(request, { deadline: Date.now() + 60_000, metadata });
+  assert.equal(response.model, "minilm");
 });
