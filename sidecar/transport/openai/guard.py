@@ -29,26 +29,28 @@ _HOST = re.compile(r"(\[[^\]]+\]|[^:]+)(?::\d*)?")
 
 def guard(listen_host: str) -> Middleware:
     """A middleware that refuses what no API client sends. Raises `ApiError`."""
-    takes_names = not is_loopback(listen_host)
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if "Origin" in request.headers:
-            raise ApiError(
-                403, "requests of web pages are refused: call from a program", code="origin"
-            )
-        if not takes_names and not _is_address(request.headers.get("Host", "")):
-            raise ApiError(
-                403,
-                "the host name of the URL is not this sidecar's: call it by IP address, or as"
-                " localhost",
-                code="host",
-            )
+        refuse_pages(request, listen_host)
         if request.method == "POST":
             _check_content(request)
         return await handler(request)
 
     return check
+
+
+def refuse_pages(request: web.BaseRequest, listen_host: str) -> None:
+    """Raises `ApiError` if a page of a browser made the request, or might have."""
+    if "Origin" in request.headers:
+        raise ApiError(403, "requests of web pages are refused: call from a program", code="origin")
+    if is_loopback(listen_host) and not _is_address(request.headers.get("Host", "")):
+        raise ApiError(
+            403,
+            "the host name of the URL is not this sidecar's: call it by IP address, or as"
+            " localhost",
+            code="host",
+        )
 
 
 def _check_content(request: web.Request) -> None:

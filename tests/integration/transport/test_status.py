@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
 
+from sidecar.transport import status as status_module
 from sidecar.transport.server import ListenError
 from sidecar.transport.status import StatusListener
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+HANG_GUARD = 30.0
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 
@@ -53,6 +56,13 @@ async def listener(registry: CollectorRegistry) -> AsyncIterator[StatusListener]
 async def http(listener: StatusListener) -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(f"http://{listener.address}") as session:
         yield session
+
+
+async def connect(
+    listener: StatusListener,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = listener.address.rpartition(":")
+    return await asyncio.open_connection(host, int(port))
 
 
 async def status(http: aiohttp.ClientSession, path: str, method: str = "GET") -> int:
@@ -110,7 +120,29 @@ async def test_metrics_are_openmetrics_if_asked(http: aiohttp.ClientSession) -> 
 
 
 @pytest.mark.parametrize(
-    ("accepted", "encoding"), [("deflate, gzip", "gzip"), ("identity", None), ("br", None)]
+    "accepted",
+    [
+        "application/openmetrics-text;version=1.0.0;q=0,text/plain",
+        "application/openmetrics-text;version=rubbish",
+    ],
+)
+async def test_metrics_are_text_if_openmetrics_cannot_be_meant(
+    accepted: str, http: aiohttp.ClientSession
+) -> None:
+    async with http.get("/metrics", headers={"Accept": accepted}) as response:
+        assert response.headers["Content-Type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("deflate, gzip", "gzip"),
+        ("gzip;q=0.5", "gzip"),
+        ("identity", None),
+        ("br", None),
+        ("gzip;q=0, identity", None),
+        ("gzip; q=0.00", None),
+    ],
 )
 async def test_metrics_are_compressed_if_asked(
     accepted: str, encoding: str | None, http: aiohttp.ClientSession
@@ -162,9 +194,94 @@ async def test_the_loop_turns_while_a_page_of_metrics_is_written(
     assert slow.thread != threading.get_ident()
 
 
+async def test_who_asks_while_a_page_of_metrics_is_written_gets_that_one(
+    http: aiohttp.ClientSession,
+    listener: StatusListener,
+    registry: CollectorRegistry,
+    eventually: Any,
+) -> None:
+    slow = Slow()
+    registry.register(slow)
+    pages: list[int] = []
+    listener.before_metrics = lambda: pages.append(1)
+    first = asyncio.create_task(status(http, "/metrics"))
+    await eventually(slow.began.is_set)
+    others = [asyncio.create_task(status(http, "/metrics")) for _ in range(8)]
+    await eventually(lambda: len(listener._busy) == 9)
+    slow.go_on.set()
+    assert await asyncio.gather(first, *others) == [200] * 9
+    assert len(pages) == 1
+    assert await status(http, "/metrics") == 200
+    assert len(pages) == 2
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nHost: x"])
+async def test_a_connection_without_a_whole_request_is_ended(
+    sent: bytes, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_module, "IDLE_SECONDS", 0.01)
+    listener = StatusListener("127.0.0.1:0", registry)
+    await listener.start()
+    reader, writer = await connect(listener)
+    writer.write(sent)
+    async with asyncio.timeout(HANG_GUARD):
+        assert await reader.read() == b""
+    writer.close()
+    await listener.close()
+
+
+async def test_the_oldest_idle_connection_makes_room_for_a_new_one(
+    http: aiohttp.ClientSession, listener: StatusListener
+) -> None:
+    idle = [await connect(listener) for _ in range(status_module.MOST_CONNECTIONS)]
+    assert await status(http, "/livez") == 200
+    async with asyncio.timeout(HANG_GUARD):
+        with contextlib.suppress(ConnectionResetError):
+            assert await idle[0][0].read() == b""
+    assert not idle[1][0].at_eof()
+    for _, writer in idle:
+        writer.close()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/metrics"])
+@pytest.mark.parametrize("headers", [{"Host": "rebound.example"}, {"Origin": "http://127.0.0.1"}])
+async def test_pages_of_browsers_are_refused(
+    path: str, headers: dict[str, str], http: aiohttp.ClientSession
+) -> None:
+    async with http.get(path, headers=headers) as response:
+        assert response.status == 403
+
+
+async def test_a_listener_that_other_machines_reach_is_called_by_any_name(
+    registry: CollectorRegistry,
+) -> None:
+    listener = StatusListener("[::]:0", registry)
+    await listener.start()
+    address = f"http://127.0.0.1:{listener.address.rpartition(':')[2]}/livez"
+    name = {"Host": "pool.ns.svc"}
+    async with aiohttp.ClientSession() as http, http.get(address, headers=name) as response:
+        assert response.status == 200
+    await listener.close()
+
+
+async def test_the_port_that_was_bound_is_told(registry: CollectorRegistry) -> None:
+    listener = StatusListener("127.0.0.1:0", registry)
+    await listener.start()
+    async with aiohttp.ClientSession(f"http://{listener.address}") as http:
+        assert await status(http, "/livez") == 200
+    await listener.close()
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "a..b"])
+async def test_what_can_be_no_name_of_a_host_is_refused(
+    host: str, registry: CollectorRegistry
+) -> None:
+    with pytest.raises(ListenError, match=r"\(that is no name of a host\): set server"):
+        await StatusListener(f"{host}:9000", registry).start()
+
+
 async def test_what_is_no_http_is_refused(listener: StatusListener) -> None:
-    host, _, port = listener.address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await connect(listener)
     writer.write(b"\x00\x01 rubbish\r\n\r\n")
     assert b"400" in await reader.readline()
     writer.close()
