@@ -69,7 +69,12 @@ class App:
             self._before_calls()
             self.addresses = await _listen(self._settings, services, watch, status, exits)
             self._exits = exits.pop_all()
-        _log.info("serving", version=__version__, addresses=self.addresses)
+        _log.info(
+            "serving",
+            version=__version__,
+            addresses=self.addresses,
+            metrics_address=status.address,
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -63,11 +63,12 @@ class OpenAIFront:
         await runner.setup()
         try:
             await serve_http(runner, self._host, self._port)
-        except OSError:
+        except (OSError, UnicodeError):
+            # The latter is of a host that can be no name.
             await runner.cleanup()
             raise ListenError(
-                f"cannot listen on {self._settings.openai_address}: is another process using it?"
-                " Set server.openai_address"
+                f"cannot listen on {self._settings.openai_address}: is there such a host, or is"
+                " another process using it? Set server.openai_address"
             ) from None
         self._runner = runner
         self.url = f"http://{self._host}:{runner.addresses[0][1]}/v1"

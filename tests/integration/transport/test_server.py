@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 
 from sidecar.app import App
 from sidecar.config import ServerSettings, Settings
@@ -71,3 +72,18 @@ def test_two_listeners_of_one_port_are_named(one: str, other: str, names: tuple[
 )
 def test_listeners_may_have_any_free_port_or_addresses_of_their_own(one: str, other: str) -> None:
     ServerSettings(address=one, metrics_address=other)
+
+
+async def test_a_front_whose_host_can_be_no_name_is_refused() -> None:
+    server = {"address": "127.0.0.1:0", "openai_address": "a..b:0", "insecure": True}
+    with pytest.raises(ListenError, match=r"cannot listen on a\.\.b:0: is there such a host"):
+        await App(Settings.model_validate({"server": server})).__aenter__()
+
+
+async def test_where_metrics_are_is_logged() -> None:
+    server = {"address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0", "drain_delay": 0}
+    with structlog.testing.capture_logs() as logs:
+        async with App(Settings.model_validate({"server": server})):
+            pass
+    (log,) = (log for log in logs if log["event"] == "serving")
+    assert int(log["metrics_address"].removeprefix("127.0.0.1:")) > 0
