@@ -73,6 +73,9 @@ class Span:
     def found(self, items: int) -> None:
         """Takes note of how many of the items asked for there were."""
 
+    def lost(self, reason: str) -> None:
+        """Takes note that items asked for were not found because that failed; a few words."""
+
     def end_with(self, works: Sequence[asyncio.Future[Any]]) -> None:
         """Has it end with the last of these, not with its context; those that succeed are found.
 

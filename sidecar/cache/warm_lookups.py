@@ -12,6 +12,7 @@ from redis.exceptions import InvalidResponse
 
 from sidecar.cache.redis_link import WarmUnavailableError
 from sidecar.shared_task import create_shared_task
+from sidecar.spans import current
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,13 +29,16 @@ _MAX_FAILED_CHUNKS = 3
 
 
 class _Lookup:
-    """Keys that somebody waits for. ``values`` ends once: answered, too late or cancelled."""
+    """Keys that somebody waits for. ``values`` ends once: answered, too late or cancelled.
 
-    __slots__ = ("failed", "keys", "values")
+    ``fault`` is what it failed with, if it did.
+    """
+
+    __slots__ = ("fault", "keys", "values")
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self.keys = keys
-        self.failed = False
+        self.fault = ""
         self.values: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
 
 
@@ -62,10 +66,13 @@ class WarmLookups:
             if not self._link.up or failed == _MAX_FAILED_CHUNKS:
                 rest = len(keys) - len(values)
                 self._counters.skipped += rest
+                current().lost("timeout" if self._link.up else "redis_down")
                 return values + [None] * rest
             chunk = _Lookup(keys[len(values) : len(values) + _MAX_KEYS])
             values += await self._get(chunk)
-            failed += chunk.failed
+            if chunk.fault:
+                failed += 1
+                current().lost(chunk.fault)
         return values
 
     async def close(self) -> None:
@@ -75,7 +82,7 @@ class WarmLookups:
         if self._flights:
             await asyncio.wait(self._flights)
         while self._waiting:
-            self._fail(self._waiting.popleft())
+            self._fail(self._waiting.popleft(), "closed")
 
     async def _get(self, lookup: _Lookup) -> list[bytes | None]:
         self._waiting.append(lookup)
@@ -84,7 +91,7 @@ class WarmLookups:
             flight = create_shared_task(self._fly())
             self._flights.add(flight)
             flight.add_done_callback(self._flights.discard)
-        timer = lookup.values.get_loop().call_later(self._timeout, self._fail, lookup)
+        timer = lookup.values.get_loop().call_later(self._timeout, self._fail, lookup, "timeout")
         try:
             return await lookup.values
         finally:
@@ -98,7 +105,7 @@ class WarmLookups:
                 values = await self._link.run(partial(fetch, keys=keys))
             except WarmUnavailableError:
                 for lookup in batch:
-                    self._fail(lookup)
+                    self._fail(lookup, "redis_failed")
             else:
                 self._answer(batch, values)
 
@@ -134,9 +141,9 @@ class WarmLookups:
             elif value is not None:
                 self._counters.errors += 1
 
-    def _fail(self, lookup: _Lookup) -> None:
+    def _fail(self, lookup: _Lookup, fault: str) -> None:
         if not lookup.values.done():
-            lookup.failed = True
+            lookup.fault = fault
             self._counters.lookups += len(lookup.keys)
             self._counters.errors += len(lookup.keys)
             lookup.values.set_result([None] * len(lookup.keys))

@@ -60,11 +60,11 @@ _OUR_FAULTS = frozenset(
 
 
 class Tracing:
-    """Decides which calls are traced, as OpenTelemetry's ParentBased(TraceIdRatioBased) does.
+    """Decides which calls are traced.
 
     A call whose caller is traced is traced. One whose caller says that he is not, is not. Of all
-    others, the share ``sample`` is. The SDK is asked only about those that are, because saying no
-    takes it longer than a hot hit may.
+    others the share ``sample`` is, drawn at random: the id of a trace has no part in it. The SDK is
+    asked only about those that are, because saying no takes it longer than a hot hit may.
     """
 
     def __init__(self, tracer: trace.Tracer, sample: float) -> None:
@@ -115,6 +115,14 @@ class _Tree:
         self.tracer = tracer
         self.room = MOST_SPANS - 1
         self.dropped = 0
+
+    def takes(self) -> bool:
+        """Whether it has room for one more span, which is counted either way."""
+        if self.room:
+            self.room -= 1
+            return True
+        self.dropped += 1
+        return False
 
 
 class RecordedSpan(Span):
@@ -180,6 +188,11 @@ class RecordedSpan(Span):
         """See `Span`."""
         self._otel.set_attribute("embercache.items.found", items)
 
+    def lost(self, reason: str) -> None:
+        """See `Span`."""
+        self._otel.set_attribute("error.type", reason)
+        self._otel.set_status(StatusCode.ERROR)
+
     def end_with(self, works: Sequence[asyncio.Future[Any]]) -> None:
         """See `Span`."""
         left, good = len(works), 0
@@ -227,12 +240,10 @@ class RecordedSpan(Span):
 
     def _child(self, name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL) -> Span:
         tree = self._tree
-        if not tree.room:
-            tree.dropped += 1
+        if not tree.takes():
             here = self.context
             parent = _traceparent(here.trace_id, here.span_id, 0)
             return UnsampledSpan(parent, here.trace_state.to_header())
-        tree.room -= 1
         context = set_span_in_context(self._otel, _NOWHERE)
         otel = tree.tracer.start_span(name, context, kind, attributes)
         return ClientSpan(otel, tree) if kind is SpanKind.CLIENT else RecordedSpan(otel, tree)
@@ -282,10 +293,15 @@ class CallSpan(RecordedSpan):
 
     def stored(self, began_ns: int) -> None:
         """Notes that the whole response was found in memory, since a time of `time.time_ns`."""
+        if not self._tree.takes():
+            return
         context = set_span_in_context(self._otel, _NOWHERE)
         self._tree.tracer.start_span(
             "hot response", context, attributes={"embercache.tier": "hot"}, start_time=began_ns
         ).end()
+
+    def lost(self, reason: str) -> None:
+        """A tier that fails does not make the call fail."""
 
     def note(self, name: str, value: str | int) -> None:
         """Takes note of something."""

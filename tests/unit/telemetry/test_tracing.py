@@ -205,6 +205,28 @@ def test_a_call_beyond_its_last_span_is_told_not_to_go_on(
     assert (spans[-1].attributes or {})["embercache.spans.dropped"] == 11
 
 
+def test_responses_found_whole_count_as_spans_of_their_call(
+    trace_calls: Callable[[float], Tracing], exporter: InMemorySpanExporter
+) -> None:
+    call = begin(trace_calls(0), SAMPLED)
+    for _ in range(tracing.MOST_SPANS + 9):
+        call.stored(1)
+    call.finish()
+    spans = exporter.get_finished_spans()
+    assert len(spans) == tracing.MOST_SPANS
+    assert (spans[-1].attributes or {})["embercache.spans.dropped"] == 10
+
+
+def test_a_tier_beyond_the_last_span_that_fails_is_no_error_of_the_call(
+    trace_calls: Callable[[float], Tracing], exporter: InMemorySpanExporter
+) -> None:
+    call = begin(trace_calls(0), SAMPLED)
+    call.lost("redis_down")
+    call.finish()
+    (span,) = exporter.get_finished_spans()
+    assert span.status.status_code is StatusCode.UNSET
+
+
 def test_a_span_is_the_current_one_inside_and_its_parent_again_after(
     trace_calls: Callable[[float], Tracing], exporter: InMemorySpanExporter
 ) -> None:
@@ -233,6 +255,16 @@ def test_of_an_error_only_its_kind_is_noted(
     assert dict(span.attributes or {}) == {"error.type": "KeyError"}
     assert not span.status.is_ok
     assert (span.status.description, span.events) == (None, ())
+
+
+def test_what_was_lost_in_a_tier_is_an_error_of_its_span(
+    trace_calls: Callable[[float], Tracing], exporter: InMemorySpanExporter
+) -> None:
+    with begin(trace_calls(0), SAMPLED).tier(Tier.HOT, Use(), 1) as span:
+        span.lost("redis_down")
+    (finished,) = exporter.get_finished_spans()
+    assert (finished.attributes or {})["error.type"] == "redis_down"
+    assert finished.status.status_code is StatusCode.ERROR
 
 
 async def test_a_span_may_end_with_the_last_of_the_works_that_it_began(
