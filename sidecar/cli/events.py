@@ -8,7 +8,7 @@ import click
 from embercache import Event
 
 from sidecar.cli.connection import address_option, connected
-from sidecar.cli.words import counted
+from sidecar.cli.words import counted, named_namespace
 
 if TYPE_CHECKING:
     from embercache.types import EventType
@@ -59,5 +59,5 @@ def publish(
     what = f" of {counted(len(ids), 'document')}" if ids else ""
     click.echo(
         f"told all sidecars: {event_type}{what} in the collection {collection or 'default'}"
-        f" of the namespace {namespace or 'default'}"
+        f" of {named_namespace(namespace)}"
     )

@@ -11,7 +11,7 @@ from embercache import ChatMessage, Entity, Generation, Search
 from sidecar.cli.connection import address_option, connected
 from sidecar.cli.parameters import all_of
 from sidecar.cli.search import where_option
-from sidecar.cli.words import counted
+from sidecar.cli.words import counted, named_namespace
 
 if TYPE_CHECKING:
     from embercache import EmbedInput, Filter, InvalidateTarget
@@ -89,7 +89,7 @@ def invalidate(address: str, **options: Any) -> None:
     target, what = _target(_Options(**options))
     with connected(address) as client:
         client.invalidate(namespace=options["namespace"], **target)
-    click.echo(f"invalidated {what} in the namespace {options['namespace'] or 'default'}")
+    click.echo(f"invalidated {what} in {named_namespace(options['namespace'])}")
 
 
 @dataclass(frozen=True)

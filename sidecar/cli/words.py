@@ -13,3 +13,8 @@ def counted(count: int, noun: str) -> str:
 def band_edges(start: float, end: float) -> str:
     """A band of similarities; the lowest begins where no threshold would."""
     return f"{start:g} to {end:g}" if start > 0 else f"below {end:g}"
+
+
+def named_namespace(name: str) -> str:
+    """A namespace as users gave it; without a name, only the sidecar knows which it is."""
+    return f"the namespace {name}" if name else "the sidecar's own namespace"

@@ -132,6 +132,13 @@ def test_a_whole_namespace_goes_and_no_other(run: Run, embed: Run, namespace: st
     assert tiers(run("embed", "--namespace", namespace[:8], "a")) == ["hot"]
 
 
+def test_without_a_name_the_sidecar_knows_which_namespace_is_meant(run: Run) -> None:
+    result = run("invalidate", "--tag", "a-tag-of-nobody")
+    assert result.stdout.endswith(" in the sidecar's own namespace\n")
+    result = run("events", "publish", "--type", "updated", "--id", "a-document-of-nobody")
+    assert result.stdout.endswith(" in the collection default of the sidecar's own namespace\n")
+
+
 def test_what_is_flushed_is_served_again_by_redis(run: Run, embed: Run) -> None:
     embed("a")
     result = run("flush", "--tier", "hot")
