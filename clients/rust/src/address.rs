@@ -21,7 +21,7 @@ impl fmt::Display for AddressError {
         let Self { source, address } = self;
         write!(
             f,
-            "{source} is {address:?}; write HOST:PORT, unix:///absolute/path or unix:path"
+            "{source} is {address:?}; write HOST:PORT (1 to 65535), unix:///absolute/path or unix:path"
         )
     }
 }
@@ -57,9 +57,11 @@ fn uri(address: &str) -> Option<String> {
 
 fn is_socket(address: &str) -> bool {
     address.strip_prefix("unix:").is_some_and(|rest| {
-        let path = rest.strip_prefix("//").unwrap_or(rest);
         // After two slashes comes an absolute path: there is no host.
-        !path.is_empty() && (path.len() == rest.len() || path.starts_with('/'))
+        let path = rest.strip_prefix("//").filter(|it| it.starts_with('/'));
+        let path = path.unwrap_or(rest);
+        let name = path.strip_prefix('/').unwrap_or(path);
+        !name.is_empty() && !name.starts_with('/')
     })
 }
 
@@ -68,10 +70,16 @@ fn is_host_and_port(address: &str) -> bool {
         return false;
     };
     let is_host = match host.strip_prefix('[').and_then(|v6| v6.strip_suffix(']')) {
-        Some(v6) => v6.contains(':'),
-        None => !host.contains(|c: char| c.is_whitespace() || ":/[]@?#".contains(c)),
+        Some(v6) => {
+            !v6.is_empty()
+                && v6
+                    .chars()
+                    .all(|c| c.is_ascii_hexdigit() || ":.".contains(c))
+        }
+        None => !host.contains(|c: char| c.is_whitespace() || ":/?#%@[]".contains(c)),
     };
-    is_host && !host.is_empty() && port.parse::<u16>().is_ok()
+    let is_number = port.chars().all(|c| c.is_ascii_digit());
+    is_host && !host.is_empty() && is_number && port.parse::<u16>().is_ok_and(|it| it > 0)
 }
 
 #[cfg(test)]
@@ -94,39 +102,30 @@ mod tests {
         }
     }
 
-    #[test]
-    fn hosts_with_a_port_are_taken() {
-        for address in ["localhost:50551", "[::1]:80", "pool.namespace.svc:1"] {
-            assert_eq!(chosen(Some(address), None), format!("http://{address}/"));
-        }
+    /// What the clients of other languages are tested with, too.
+    fn table(kind: &str) -> Vec<&'static str> {
+        let lines = include_str!("../../testdata/addresses.txt").lines();
+        let of_kind = lines.filter_map(|line| line.strip_prefix(kind)?.strip_prefix(' '));
+        let addresses: Vec<_> = of_kind.collect();
+        assert!(!addresses.is_empty());
+        addresses
     }
 
     #[test]
-    fn unix_sockets_are_taken_as_they_are() {
-        for address in ["unix:///run/a b.sock", "unix:/run/a.sock", "unix:a.sock"] {
-            assert_eq!(uri(address).as_deref(), Some(address));
-            assert!(endpoint(Some(address), None).is_ok());
+    fn what_is_an_address_is_taken_as_it_is() {
+        for address in table("accept") {
+            let socket = Some(address.to_owned()).filter(|it| it.starts_with("unix:"));
+            let expected = socket.unwrap_or_else(|| format!("http://{address}"));
+            assert_eq!(uri(address), Some(expected));
+            assert!(endpoint(Some(address), None).is_ok(), "{address}");
         }
     }
 
     #[test]
     fn anything_else_is_refused_with_a_message_that_says_what_to_write() {
-        let wrong = [
-            "localhost",
-            ":50551",
-            "localhost:",
-            "localhost:port",
-            "localhost:65536",
-            "http://localhost:50551",
-            "[localhost]:1",
-            "[:::::::::]:1",
-            "a b:1",
-            "unix:",
-            "unix://host/path",
-        ];
-        for address in wrong {
+        for address in table("refuse").into_iter().chain(["[:::::::::]:1", "a:+1"]) {
             let message = endpoint(Some(address), None).unwrap_err().to_string();
-            let expected = format!("the address is {address:?}; write HOST:PORT");
+            let expected = format!("the address is {address:?}; write HOST:PORT (1 to 65535)");
             assert!(message.starts_with(&expected), "{message}");
         }
     }

@@ -1,8 +1,7 @@
 package io.embercache;
 
-import java.net.URI;
-import java.net.URISyntaxException;
-import java.nio.file.Path;
+import java.net.URLEncoder;
+import java.nio.charset.StandardCharsets;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
@@ -12,7 +11,7 @@ final class Address {
 
   private static final String DEFAULT = "127.0.0.1:50551";
   private static final Pattern HOST_AND_PORT =
-      Pattern.compile("(\\[[0-9A-Fa-f:.%]+\\]|[^\\s:/\\[\\]]+):[0-9]{1,5}");
+      Pattern.compile("(?:\\[[0-9A-Fa-f:.]+\\]|[^\\s:/?#%@\\[\\]]+):([0-9]{1,5})");
   private static final Pattern SOCKET = Pattern.compile("unix:(?://(?=/))?(/?[^/].*)");
 
   private Address() {}
@@ -30,20 +29,24 @@ final class Address {
     if (socket.matches()) {
       return socketTarget(socket.group(1));
     }
-    if (HOST_AND_PORT.matcher(address).matches()) {
+    Matcher host = HOST_AND_PORT.matcher(address);
+    if (host.matches() && isPort(Integer.parseInt(host.group(1)))) {
       return address;
     }
     throw new IllegalArgumentException(
         String.format(
-            "%s is \"%s\"; write HOST:PORT, unix:///absolute/path or unix:path",
+            "%s is \"%s\"; write HOST:PORT (1 to 65535), unix:///absolute/path or unix:path",
             fromCaller ? "the address" : VARIABLE, address));
   }
 
+  private static boolean isPort(int number) {
+    return number > 0 && number < 1 << 16;
+  }
+
   private static String socketTarget(String path) {
-    try {
-      return new URI("unix", "", Path.of(path).toAbsolutePath().toString(), null, null).toString();
-    } catch (URISyntaxException e) {
-      throw new IllegalArgumentException("the path of the Unix socket cannot be used: " + path, e);
-    }
+    // A Path of Java does not have every name in every locale.
+    String absolute = path.startsWith("/") ? path : System.getProperty("user.dir") + "/" + path;
+    String escaped = URLEncoder.encode(absolute, StandardCharsets.UTF_8);
+    return "unix://" + escaped.replace("%2F", "/").replace("+", "%20");
   }
 }

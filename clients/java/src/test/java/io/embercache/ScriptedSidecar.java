@@ -8,6 +8,11 @@ import io.embercache.v1.EmbedStreamResponse;
 import io.grpc.Server;
 import io.grpc.Status;
 import io.grpc.netty.shaded.io.grpc.netty.NettyServerBuilder;
+import io.grpc.netty.shaded.io.netty.channel.EventLoopGroup;
+import io.grpc.netty.shaded.io.netty.channel.MultiThreadIoEventLoopGroup;
+import io.grpc.netty.shaded.io.netty.channel.epoll.EpollIoHandler;
+import io.grpc.netty.shaded.io.netty.channel.epoll.EpollServerDomainSocketChannel;
+import io.grpc.netty.shaded.io.netty.channel.unix.DomainSocketAddress;
 import io.grpc.stub.StreamObserver;
 import java.io.IOException;
 import java.net.InetSocketAddress;
@@ -17,6 +22,9 @@ import java.util.concurrent.atomic.AtomicInteger;
 
 /** A real gRPC server that fails the next calls as it is told, and answers the others. */
 final class ScriptedSidecar extends EmbedServiceGrpc.EmbedServiceImplBase implements AutoCloseable {
+  private static final EventLoopGroup SOCKETS =
+      new MultiThreadIoEventLoopGroup(1, EpollIoHandler.newFactory());
+
   final Queue<Status.Code> failures = new ConcurrentLinkedQueue<>();
   final AtomicInteger calls = new AtomicInteger();
 
@@ -32,12 +40,20 @@ final class ScriptedSidecar extends EmbedServiceGrpc.EmbedServiceImplBase implem
   }
 
   ScriptedSidecar(int port) throws IOException {
-    server =
-        NettyServerBuilder.forAddress(new InetSocketAddress("127.0.0.1", port))
-            .addService(this)
-            .build()
-            .start();
+    this(NettyServerBuilder.forAddress(new InetSocketAddress("127.0.0.1", port)));
+  }
+
+  private ScriptedSidecar(NettyServerBuilder builder) throws IOException {
+    server = builder.addService(this).build().start();
     this.port = server.getPort();
+  }
+
+  static ScriptedSidecar onSocket(String path) throws IOException {
+    return new ScriptedSidecar(
+        NettyServerBuilder.forAddress(new DomainSocketAddress(path))
+            .channelType(EpollServerDomainSocketChannel.class)
+            .bossEventLoopGroup(SOCKETS)
+            .workerEventLoopGroup(SOCKETS));
   }
 
   String address() {

@@ -1,6 +1,7 @@
 //! A real HTTP/2 server that answers calls as a script says.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,7 +12,8 @@ use h2::{Reason, RecvStream, SendStream};
 use http::response::Builder;
 use http::{HeaderMap, HeaderValue, Response};
 use prost::Message;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 
 /// What becomes of one call.
 #[derive(Clone, Copy)]
@@ -51,16 +53,33 @@ impl Scripted {
     /// Serves calls, each as the next step says.
     pub async fn serve(script: impl IntoIterator<Item = Step>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let server = Self::new(script, listener.local_addr().unwrap().to_string());
+        let state = server.state.clone();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(serve_connection(socket, state.clone()));
+            }
+        });
+        server
+    }
+
+    /// Does so at a Unix socket.
+    pub fn serve_at(path: &Path, script: impl IntoIterator<Item = Step>) -> Self {
+        let listener = UnixListener::bind(path).unwrap();
+        let server = Self::new(script, format!("unix:{}", path.display()));
+        let state = server.state.clone();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(serve_connection(socket, state.clone()));
+            }
+        });
+        server
+    }
+
+    fn new(script: impl IntoIterator<Item = Step>, address: String) -> Self {
         let state = Arc::new(State {
             script: Mutex::new(script.into_iter().collect()),
             ..State::default()
-        });
-        let shared = state.clone();
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serve_connection(socket, shared.clone()));
-            }
         });
         Self { address, state }
     }
@@ -76,7 +95,7 @@ impl Scripted {
     }
 }
 
-async fn serve_connection(socket: TcpStream, state: Arc<State>) {
+async fn serve_connection(socket: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>) {
     let mut connection = h2::server::handshake(socket).await.unwrap();
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let step = state.script.lock().unwrap().pop_front();

@@ -1,14 +1,12 @@
 //! Which calls are repeated, and how often.
 
-mod scripted;
-
 use std::time::Duration;
 
+use crate::scripted::{Scripted, Step};
 use embercache::Embercache;
 use embercache::tonic::{Code, Request, Status};
 use embercache::v1::{EmbedRequest, EmbedStreamRequest, GenerateRequest};
 use h2::Reason;
-use scripted::{Scripted, Step};
 use tokio::time::timeout;
 
 const ATTEMPTS: usize = 5;
