@@ -66,8 +66,17 @@ impl Service<Request> for Channel {
     }
 }
 
+/// The same calls as in the clients of other languages.
 fn is_retried(path: &str) -> bool {
-    path.starts_with("/embercache.v1.") && !path.ends_with("/EmbedStream")
+    const SERVICES: [&str; 3] = ["SearchService", "GenerateService", "CacheService"];
+    let Some((service, method)) = path
+        .strip_prefix("/embercache.v1.")
+        .and_then(|it| it.split_once('/'))
+    else {
+        return false;
+    };
+    SERVICES.contains(&service)
+        || service == "EmbedService" && ["Embed", "ListModels"].contains(&method)
 }
 
 /// Makes attempts until one is not worth repeating or they are used up.
@@ -153,6 +162,26 @@ fn delay(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_calls_that_are_repeated_are_those_of_the_other_clients() {
+        for path in [
+            "EmbedService/Embed",
+            "EmbedService/ListModels",
+            "SearchService/Upsert",
+            "GenerateService/GenerateStream",
+            "CacheService/Invalidate",
+        ] {
+            assert!(is_retried(&format!("/embercache.v1.{path}")), "{path}");
+        }
+        for path in [
+            "/embercache.v1.EmbedService/EmbedStream",
+            "/embercache.v1.SemanticVerifier/Verify",
+            "/grpc.health.v1.Health/Check",
+        ] {
+            assert!(!is_retried(path), "{path}");
+        }
+    }
 
     #[test]
     fn delays_are_long_enough_for_a_sidecar_to_start_again() {
