@@ -45,8 +45,8 @@ class Span:
         """What tells the trace from others, in hexadecimal; empty if it is not recorded."""
         return ""
 
-    def tier(self, tier: Enum, use: Use, asked: int) -> Span:
-        """A child: a tier that is asked for so many items."""
+    def tier(self, tier: Enum, use: Use, asked: int, *, since: float | None = None) -> Span:
+        """A child: a tier that is asked for so many items, since a time of `time.perf_counter`."""
         return self
 
     def step(self, name: str) -> Span:

@@ -68,13 +68,18 @@ class ReadThrough:
     ) -> list[Answer | Exception]:
         """Answers every item in order, each on its own: with an entry, or with its error."""
         began = perf_counter()
-        results: list[Answer | Exception | None] = [None] * len(wants)
-        missing: Sequence[int] = range(len(wants))
+        results: list[Answer | Exception | None]
+        missing: Sequence[int]
         if policy.mode.reads:
-            with current().tier(_HOT, policy.account, len(wants)) as span:
-                results = [self._hot_answer(state, want) for want in wants]
-                missing = [index for index, result in enumerate(results) if result is None]
-                span.found(len(wants) - len(missing))
+            results = [self._hot_answer(state, want) for want in wants]
+            missing = [index for index, result in enumerate(results) if result is None]
+            here = current()
+            if here.is_recorded:
+                # Afterwards: a span around it would be felt by calls that are not traced, too.
+                with here.tier(_HOT, policy.account, len(wants), since=began) as span:
+                    span.found(len(wants) - len(missing))
+        else:
+            results, missing = [None] * len(wants), range(len(wants))
         if missing:
             joined = self._join(state, [wants[i] for i in missing], policy, loader)
             for index, result in zip(missing, await self._wait(joined), strict=True):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from random import getrandbits, random
+from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import grpc
@@ -143,7 +145,7 @@ class RecordedSpan(Span):
         """See `Span`."""
         return f"{self.context.trace_id:032x}"
 
-    def tier(self, tier: Enum, use: Use, asked: int) -> Span:
+    def tier(self, tier: Enum, use: Use, asked: int, *, since: float | None = None) -> Span:
         """See `Span`."""
         attributes = {
             "embercache.tier": tier.value,
@@ -152,7 +154,8 @@ class RecordedSpan(Span):
             "embercache.model": use.model,
             "embercache.items.asked": asked,
         }
-        return self._child(f"{tier.value} {use.kind}", attributes)
+        began_ns = None if since is None else time.time_ns() - int((perf_counter() - since) * 1e9)
+        return self._child(f"{tier.value} {use.kind}", attributes, began_ns=began_ns)
 
     def step(self, name: str) -> Span:
         """See `Span`."""
@@ -238,14 +241,20 @@ class RecordedSpan(Span):
             if self._token is not None:
                 leave(self._token)
 
-    def _child(self, name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL) -> Span:
+    def _child(
+        self,
+        name: str,
+        attributes: Attributes,
+        kind: SpanKind = SpanKind.INTERNAL,
+        began_ns: int | None = None,
+    ) -> Span:
         tree = self._tree
         if not tree.takes():
             here = self.context
             parent = _traceparent(here.trace_id, here.span_id, 0)
             return UnsampledSpan(parent, here.trace_state.to_header())
         context = set_span_in_context(self._otel, _NOWHERE)
-        otel = tree.tracer.start_span(name, context, kind, attributes)
+        otel = tree.tracer.start_span(name, context, kind, attributes, start_time=began_ns)
         return ClientSpan(otel, tree) if kind is SpanKind.CLIENT else RecordedSpan(otel, tree)
 
     def _fail(self, error: BaseException) -> None:

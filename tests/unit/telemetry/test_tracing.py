@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from contextvars import copy_context
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -393,6 +394,18 @@ def test_a_span_that_is_left_in_another_context_ends_all_the_same(
     with pytest.raises(ValueError, match="different Context"):
         span.__exit__(None, None, None)
     assert len(exporter.get_finished_spans()) == 1
+
+
+def test_a_span_may_be_begun_when_its_work_is_done(
+    trace_calls: Callable[[float], Tracing], exporter: InMemorySpanExporter
+) -> None:
+    now_ns, began = time.time_ns(), time.perf_counter() - 10
+    with begin(trace_calls(0), SAMPLED).tier(Tier.HOT, Use(), 1, since=began):
+        pass
+    (span,) = exporter.get_finished_spans()
+    assert span.start_time is not None
+    assert span.start_time < now_ns
+    assert span.parent is not None
 
 
 def test_a_span_that_ends_with_no_works_ends_with_its_context(
