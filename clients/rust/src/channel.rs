@@ -5,12 +5,13 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use tonic::body::Body;
-use tonic::{Code, Status, TimeoutExpired, transport};
+use tonic::{Code, ConnectError, Status, TimeoutExpired, transport};
 use tower_service::Service;
 
 use crate::deadline::{Deadline, too_late};
@@ -19,9 +20,22 @@ const ATTEMPTS: u32 = 5;
 const INITIAL_DELAY: Duration = Duration::from_millis(100);
 const MULTIPLIER: u32 = 3; // a sidecar that was killed needs a second or two to start again
 const MAX_DELAY: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
+
+/// In the extensions of a request: the call waits for a sidecar that is away.
+///
+/// While no connection can be made the call does not fail, whatever the retries, but looks for the
+/// sidecar twice a second until its time-out; without a time-out, for ever. Not for `EmbedStream`.
+///
+/// ```
+/// # let mut request = embercache::tonic::Request::new(());
+/// request.extensions_mut().insert(embercache::WaitForReady);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct WaitForReady;
 
 /// What the clients of the services call through.
 ///
@@ -87,11 +101,16 @@ async fn repeat(
 ) -> Result<Response, Status> {
     let (head, body) = request.into_parts();
     let message = body.collect().await?.to_bytes();
+    let waits = head.extensions.get::<WaitForReady>().is_some();
     let mut failures = 0;
     loop {
         let body = Body::new(Full::new(message.clone()));
         let request = Request::from_parts(head.clone(), body);
         let outcome = attempt(&mut connection, request, deadline).await;
+        if waits && was_not_connected(&outcome) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            continue;
+        }
         failures += 1;
         if failures == ATTEMPTS || !is_transient(&outcome) {
             return outcome;
@@ -107,32 +126,39 @@ async fn attempt(
 ) -> Result<Response, Status> {
     poll_fn(|context| connection.poll_ready(context))
         .await
-        .map_err(|error| broken(&error))?;
+        .map_err(broken)?;
     if let Some(deadline) = deadline {
         deadline.write(request.headers_mut());
     }
-    connection
-        .call(request)
-        .await
-        .map_err(|error| broken(&error))
+    connection.call(request).await.map_err(broken)
 }
 
 /// The status of a call for which the connection failed, whatever the library calls that.
-fn broken(error: &transport::Error) -> Status {
-    let mut reasons = Vec::new();
-    let mut source = error.source();
-    while let Some(error) = source {
-        if error.is::<TimeoutExpired>() {
-            return too_late();
-        }
-        reasons.push(error.to_string());
-        source = error.source();
+fn broken(error: transport::Error) -> Status {
+    if sources(&error).any(<dyn Error>::is::<TimeoutExpired>) {
+        return too_late();
     }
+    let mut reasons: Vec<_> = sources(&error).map(ToString::to_string).collect();
     reasons.dedup();
-    Status::unavailable(format!(
+    let mut status = Status::unavailable(format!(
         "the connection to the sidecar failed: {}",
         reasons.join(": ")
-    ))
+    ));
+    status.set_source(Arc::new(error));
+    status
+}
+
+/// Whether there was no connection, so that nothing was sent.
+fn was_not_connected(outcome: &Result<Response, Status>) -> bool {
+    let status = outcome.as_ref().err();
+    status.is_some_and(|it| sources(it).any(<dyn Error>::is::<ConnectError>))
+}
+
+/// What led to an error, from the last to the first.
+fn sources<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(error.source(), |&error| error.source())
 }
 
 fn is_transient(outcome: &Result<Response, Status>) -> bool {

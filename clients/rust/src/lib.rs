@@ -23,7 +23,8 @@
 //!
 //! A call that fails with `UNAVAILABLE` or `RESOURCE_EXHAUSTED` has been tried five times, within
 //! about 3.3 seconds, unless its time-out ended before; a stream is retried until its first message.
-//! Calls have no time-out but that of [`tonic::Request::set_timeout`].
+//! Calls have no time-out but that of [`tonic::Request::set_timeout`]; [`WaitForReady`] lets them wait
+//! until then for a sidecar that is away.
 
 mod address;
 mod channel;
@@ -32,7 +33,7 @@ mod deadline;
 mod embedding;
 
 pub use address::AddressError;
-pub use channel::Channel;
+pub use channel::{Channel, WaitForReady};
 pub use connection::Embercache;
 pub use embedding::{InputError, texts, vectors};
 pub use prost_types;

@@ -1,6 +1,7 @@
 //! Which calls are repeated, and how often.
 
 use std::time::Duration;
+use std::{env, process};
 
 use crate::scripted::{Scripted, Step};
 use embercache::Embercache;
@@ -116,6 +117,36 @@ async fn a_call_whose_time_is_over_is_not_repeated() {
         Code::DeadlineExceeded
     );
     assert_eq!(server.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_waits_outlasts_any_absence_of_the_sidecar() {
+    let socket = env::temp_dir().join(format!("embercache-{}.sock", process::id()));
+    let embercache = Embercache::connect(Some(&format!("unix:{}", socket.display()))).unwrap();
+    let mut request = Request::new(EmbedRequest::default());
+    request.set_timeout(HANG_GUARD);
+    request.extensions_mut().insert(embercache::WaitForReady);
+    let mut client = embercache.embed();
+    let patient = tokio::spawn(async move { client.embed(request).await });
+    for _ in 0..2 {
+        // The shortest of two takes longer than the longest of one.
+        let impatient = embercache.embed().embed(EmbedRequest::default()).await;
+        assert_eq!(impatient.unwrap_err().code(), Code::Unavailable);
+    }
+    let server = Scripted::serve_at(&socket, [Step::Refuse(Code::Unavailable), Step::Answer(1)]);
+    assert_eq!(patient.await.unwrap().unwrap().into_inner().model, "m");
+    assert_eq!(server.messages().len(), 2);
+    std::fs::remove_file(socket).unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_waits_ends_with_its_time() {
+    let embercache = Embercache::connect(Some("unix:/nobody/is/here")).unwrap();
+    let mut request = Request::new(EmbedRequest::default());
+    request.set_timeout(Duration::from_millis(100));
+    request.extensions_mut().insert(embercache::WaitForReady);
+    let ended = timeout(HANG_GUARD, embercache.embed().embed(request)).await;
+    assert_eq!(ended.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
 }
 
 #[tokio::test]
