@@ -34,9 +34,10 @@ def test_the_example_names_the_variable_that_holds_a_wrong_address(
     )
 
 
-def test_it_embeds_searches_and_generates(
-    built: Callable[[str], Path], run: Callable[..., str], address: str
+def test_its_own_tests_pass_and_decode_every_encoding_to_the_bits_of_python(
+    built: Callable[[str], Path], run: Callable[..., str], address: str, expected_vectors: Path
 ) -> None:
-    built("java/target/test-classes")
+    reports = built("java/target/test-classes").parent / "surefire-reports"
     command = ["mvn", "-q", "-B", "-o", "surefire:test", "-Dtest=SidecarIT"]
-    run(*command, address=address, folder="java")
+    run(*command, address=address, expected=expected_vectors, folder="java")
+    assert "Skipped: 0" in (reports / "io.embercache.SidecarIT.txt").read_text("utf-8")
