@@ -12,11 +12,12 @@ from bench.ghz.tool import run
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from bench.ghz.scenarios import Scenario
     from bench.ghz.servers import Line
     from bench.ghz.tool import Run
 
-# Fewer calls have no quantiles worth the name; where each takes long, these must do.
-_LEAST_AT_RATE, _LEAST_CLOSED = 100, 10
+# So many calls are measured in any run.
+_LEAST = 10
 _RAMPED = ("embed-hot", "embed-mixed")
 
 
@@ -35,7 +36,7 @@ class Effort:
     points: Sequence[float]
 
 
-FULL = Effort(rounds=3, calls=1.0, seconds=2.0, points=(0.1, 0.2, 0.4, 0.6, 0.8))
+FULL = Effort(rounds=3, calls=1.0, seconds=5.0, points=(0.2, 0.4, 0.6, 0.8))
 QUICK = Effort(rounds=1, calls=0.2, seconds=1.0, points=(0.3, 0.6))
 _CLOSED = 0.25
 
@@ -56,8 +57,7 @@ def measure(lines: Sequence[Line], effort: Effort) -> Results:
     for number in range(1, effort.rounds + 1):
         print(f"round {number} of {effort.rounds}", flush=True)
         for line, samples in closed.items():
-            least = line.scenario.settings["skipFirst"] + _LEAST_CLOSED
-            calls = max(round(len(line.calls.messages) * _CLOSED), least)
+            calls = calls_in_closed_loop(line.scenario, len(line.calls.messages))
             samples.append(_sample(line, calls))
         for line, samples in fixed.items():
             samples.append(_at_rate(line, line.scenario.settings["rps"], effort.seconds))
@@ -67,6 +67,20 @@ def measure(lines: Sequence[Line], effort: Effort) -> Results:
         list(_measured(fixed).values()),
         list(_ramp(in_closed_loop, effort)),
     )
+
+
+def calls_in_closed_loop(scenario: Scenario, drawn: int) -> int:
+    """How many calls of those that were drawn are sent in one run."""
+    return max(round(drawn * _CLOSED), _least(scenario))
+
+
+def calls_at_rate(scenario: Scenario, rate: float, seconds: float) -> int:
+    """The same, of a run that lasts so long, but for what was not drawn."""
+    return max(round(rate * seconds), _least(scenario))
+
+
+def _least(scenario: Scenario) -> int:
+    return int(scenario.settings["skipFirst"]) + _LEAST
 
 
 def _ramp(closed: Mapping[Line, Measured], effort: Effort) -> Iterator[Measured]:
@@ -93,7 +107,7 @@ def _measured(samples: Mapping[Line, list[Sample]]) -> dict[Line, Measured]:
 
 
 def _at_rate(line: Line, rate: float, seconds: float) -> Sample:
-    return _sample(line, max(round(rate * seconds), _LEAST_AT_RATE), round(rate))
+    return _sample(line, calls_at_rate(line.scenario, rate, seconds), round(rate))
 
 
 def _sample(line: Line, calls: int, rate: int | None = None) -> Sample:

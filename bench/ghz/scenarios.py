@@ -72,16 +72,19 @@ class Scenario:
         return f"/{self.settings['call']}"
 
 
+# None of the quantiles that are shown lies where one tier ends and a slower one begins: of
+# embed-mixed and search-mixed p50 is memory's, p95 Redis', and p99 the model's; of generate-mixed
+# p50 is memory's and the others are the model's.
 SCENARIOS = (
     Scenario("embed-hot", "embed"),
-    Scenario("embed-mixed", "embed", warm=0.10, new=0.05),
+    Scenario("embed-mixed", "embed", warm=0.12, new=0.03),
     Scenario("embed-cold", "embed", new=1.0),
     Scenario("embed-bypass", "embed", new=1.0, bypass=True),
     Scenario("search-hot", "search"),
-    Scenario("search-mixed", "search", warm=0.10, new=0.05),
+    Scenario("search-mixed", "search", warm=0.12, new=0.03),
     Scenario("search-bypass", "search", new=1.0, bypass=True),
     Scenario("generate-hot", "generate"),
-    Scenario("generate-mixed", "generate", new=0.05),
+    Scenario("generate-mixed", "generate", new=0.10),
     Scenario("generate-bypass", "generate", new=1.0, bypass=True),
 )
 

@@ -14,10 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.ghz.files import DATA, delimited, protoset
+from bench.ghz.measure import FULL, calls_at_rate, calls_in_closed_loop
 from bench.ghz.scenarios import FOLDER, NEW, POPULAR, SCENARIOS, STORED, Calls, Scenario, draw
 from bench.ghz.tool import ROOT
 
-TEXTS = [f"text number {number} of the corpus" for number in range(2000)]
+TEXTS = [f"text number {number} of the corpus" for number in range(2500)]
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
@@ -36,9 +37,9 @@ def test_the_tiers_have_the_shares_that_are_stated(scenario: Scenario) -> None:
 
 
 def test_every_beginning_of_the_calls_has_about_the_same_shares() -> None:
-    tiers = Counter(draw(BY_NAME["embed-mixed"], TEXTS).first(600).tiers)
+    tiers = Counter(draw(BY_NAME["embed-mixed"], TEXTS).first(1000).tiers)
 
-    assert abs(tiers["warm"] - 60) < 30
+    assert abs(tiers["warm"] - 120) < 40
     assert abs(tiers["computed"] - 30) < 20
 
 
@@ -83,7 +84,7 @@ def test_bypassed_calls_have_the_texts_of_the_cold_ones() -> None:
 
 
 def test_too_few_texts_are_an_error() -> None:
-    with pytest.raises(ValueError, match="embed-cold needs 1,300 texts: 1,000"):
+    with pytest.raises(ValueError, match="embed-cold needs 2,100 texts: 1,000"):
         draw(BY_NAME["embed-cold"], TEXTS[:1000])
 
 
@@ -122,20 +123,44 @@ def test_there_is_a_scenario_for_every_file_of_settings() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} == set(BY_NAME)
 
 
-def test_the_readme_states_rates_calls_and_shares(scenario: Scenario) -> None:
+def test_the_readme_states_calls_rates_and_shares(scenario: Scenario) -> None:
     (row,) = (
         line.split("|")[2:-1]
         for line in (FOLDER / "README.md").read_text("utf-8").splitlines()
         if line.startswith(f"| `{scenario.name}.json`")
     )
 
-    rate, calls, *shares = (
+    *calls, rate, hot, warm, new = (
         cell.split(",")[0].strip() if "%" in cell else cell.strip() for cell in row
     )
-    assert rate == f"{scenario.settings['rps']:,}"
-    assert calls == f"{scenario.settings['total']:,}"
-    hot = 1 - scenario.warm - scenario.new
-    assert shares == [
+    total, asked = scenario.settings["total"], scenario.settings["rps"]
+    at_rate = "" if scenario.bypass else f"{calls_at_rate(scenario, asked, FULL.seconds):,}"
+    assert calls == [f"{total:,}", f"{calls_in_closed_loop(scenario, total):,}", at_rate]
+    assert rate == f"{asked:,}"
+    assert [hot, warm, new] == [
         f"{share:.0%}".replace("%", " %") if share else ""
-        for share in (hot, scenario.warm, scenario.new)
+        for share in (1 - scenario.warm - scenario.new, scenario.warm, scenario.new)
     ]
+
+
+def test_the_readme_says_how_often_all_of_it_is_sent() -> None:
+    assert FULL.rounds == 3
+    assert "there are three of each" in (FOLDER / "README.md").read_text("utf-8")
+
+
+def test_a_file_has_all_calls_of_a_run_at_its_rate(scenario: Scenario) -> None:
+    rate, total = scenario.settings["rps"], scenario.settings["total"]
+    assert calls_at_rate(scenario, rate, FULL.seconds) <= total
+
+
+def test_no_quantile_lies_where_one_tier_ends_and_a_slower_one_begins(scenario: Scenario) -> None:
+    skipped, rate, total = (scenario.settings[name] for name in ("skipFirst", "rps", "total"))
+    tiers = draw(scenario, TEXTS).tiers
+    for sent in (
+        calls_in_closed_loop(scenario, total),
+        calls_at_rate(scenario, rate, FULL.seconds),
+    ):
+        measured = tiers[skipped:sent]
+        hot, warm = (measured.count(tier) / len(measured) for tier in ("hot", "warm"))
+        for end in {hot, hot + warm} - {0.0, 1.0}:
+            assert min(abs(quantile - end) for quantile in (0.5, 0.95, 0.99)) > 0.01
