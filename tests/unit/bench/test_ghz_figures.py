@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from bench.ghz import tool
-from bench.ghz.docs import BEGIN, END, PAGE, replaced, section
+from bench.ghz.docs import BEGIN, END, PAGE, PLOT, replaced, section
 from bench.ghz.figures import Measured, Sample
 from bench.ghz.measure import Results
+from bench.ghz.scenarios import SCENARIOS
 from bench.ghz.tables import tables
 from bench.ghz.tool import Run, read
 from bench.load import LoadError
@@ -214,6 +215,19 @@ def test_the_documentation_has_its_marks() -> None:
     page = PAGE.read_text("utf-8")
 
     assert replaced(replaced(page, "new"), "newer") == replaced(page, "newer")
+
+
+def test_the_documentation_has_a_row_for_every_scenario_in_the_tables_of_today(
+    results: Results,
+) -> None:
+    _, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
+    lines = rest.partition(END)[0].splitlines()
+
+    for _, header, _ in tables(results):
+        assert f"| {' | '.join(header)} |" in lines
+    rows = {line.split("|")[1].strip() for line in lines if line.startswith("| ")}
+    assert rows >= {scenario.name for scenario in SCENARIOS}
+    assert PLOT.is_file()
 
 
 def test_without_ghz_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
