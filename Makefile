@@ -81,11 +81,11 @@ bench: setup
 	$(PY) -m bench.injector
 	$(PY) -m bench.prefix --quick
 
-# Needs ghz. `python -m bench.ghz --write-docs` also writes what it prints into docs/benchmarks.md.
+# Loads a sidecar with ghz and writes what it measures into docs/benchmarks.md. Needs Go.
 load-test: setup $(TOOLS)/ghz
 	$(VENV)/bin/embercache models pull minilm
 	$(VENV)/bin/embercache models pull smollm2-135m
-	$(PY) -m bench.ghz
+	$(PY) -m bench.ghz --write-docs
 
 proto: setup
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m grpc_tools.protoc -I proto \
