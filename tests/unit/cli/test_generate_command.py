@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 from embercache.v1 import common_pb2, generate_pb2, generate_pb2_grpc
@@ -253,6 +255,14 @@ def test_pieces_are_shown_as_they_come(
     assert process.returncode == 0
 
 
+def wait_until_it_waits(process: subprocess.Popen[bytes]) -> None:
+    """Until a process has done nothing for a moment."""
+    seen = psutil.Process(process.pid)
+    before = None
+    while before != (before := seen.cpu_times()[:2]):
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
 def test_ctrl_c_ends_the_generation_and_the_command_without_a_traceback(
     service: Service, start: Callable[..., subprocess.Popen[bytes]], arguments: tuple[str, ...]
@@ -264,6 +274,8 @@ def test_ctrl_c_ends_the_generation_and_the_command_without_a_traceback(
     if not arguments:
         assert process.stdout is not None
         assert process.stdout.read(8) == b"An ember"
+    # An interrupt in the midst of starting a call can leave gRPC with a lock that nobody frees.
+    wait_until_it_waits(process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=HANG_GUARD)
     assert process.returncode == 130
