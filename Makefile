@@ -36,17 +36,17 @@ test-cluster: setup tools
 # Tools written in Go, each at a fixed version; needs Go.
 tools: $(TOOLS)/helm $(TOOLS)/ghz $(TOOLS)/kube $(TOOLS)/promtool
 
-$(TOOLS)/helm:
-	$(GO_INSTALL) helm.sh/helm/v3/cmd/helm@v3.22.0
+$(TOOLS)/helm: Makefile
+	$(GO_INSTALL) helm.sh/helm/v3/cmd/helm@v3.22.0 && touch $@
 
-$(TOOLS)/ghz:
-	$(GO_INSTALL) github.com/bojand/ghz/cmd/ghz@v0.121.0
+$(TOOLS)/ghz: Makefile
+	$(GO_INSTALL) github.com/bojand/ghz/cmd/ghz@v0.121.0 && touch $@
 
-$(TOOLS)/protoc-gen-go:
-	$(GO_INSTALL) google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+$(TOOLS)/protoc-gen-go: Makefile
+	$(GO_INSTALL) google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 && touch $@
 
-$(TOOLS)/protoc-gen-go-grpc:
-	$(GO_INSTALL) google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+$(TOOLS)/protoc-gen-go-grpc: Makefile
+	$(GO_INSTALL) google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2 && touch $@
 
 # A control plane of Kubernetes, for tests.
 $(TOOLS)/kube: $(wildcard tests/cluster/kube/*)

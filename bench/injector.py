@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import ssl
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ def main() -> None:
         ],
     )
     write_json(options.json, {"reviews": [vars(row) for row in rows]})
+    if any(row.answered < row.calls for row in rows):
+        sys.exit("not every review was answered with a patch")
 
 
 async def _all(port: int, trust: ssl.SSLContext, calls: int) -> list[Figures]:

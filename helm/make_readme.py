@@ -19,7 +19,7 @@ An injector, which adds the sidecar to pods that ask for one, a pool of encoders
 to watch them. Kubernetes 1.25 or newer.
 
     helm install embercache helm/embercache --namespace embercache --create-namespace \\
-      --set redis.enabled=true
+      --set image.repository=REGISTRY/embercache --set redis.enabled=true
     helm test embercache --namespace embercache
     kubectl label namespace YOURS embercache.io/inject=true
 

@@ -18,6 +18,7 @@ from embercache.v1 import cache_pb2, common_pb2
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar.cache.events import parse_event
+from sidecar.injector.metrics import InjectorMetrics
 from sidecar.telemetry.metrics import CallMetrics, StatsCollector
 from sidecar.telemetry.trace_export import TraceExport
 
@@ -103,9 +104,11 @@ def test_every_metric_is_documented() -> None:
     registry.register(StatsCollector(lambda: stats))
     registry.register(TraceExport("http://127.0.0.1:4317"))
     names = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))
+    injector = generate_latest(InjectorMetrics().registry).decode()
+    names |= set(re.findall(r"^# TYPE (\S+)", injector, re.MULTILINE))
     page = (ROOT / "docs/operations.md").read_text("utf-8")
-    documented = set(re.findall(r"`(embercache_\w+)`", page))
-    assert {name for name in names if not name.endswith("_created")} <= documented
+    documented = set(re.findall(r"`(embercache_\w+)(?:\{[^`]*)?`", page))
+    assert documented == {name for name in names if not name.endswith("_created")}
 
 
 def test_every_event_of_the_documentation_is_understood() -> None:
