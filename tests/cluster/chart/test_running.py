@@ -48,8 +48,10 @@ class Pod:
     def command(self, container: str, changes: Mapping[str, str]) -> list[str]:
         """A container's command line; ``changes`` are of words that are something else here."""
         spec = self._containers[container]
+        # The program is a file of this machine, wherever that is.
+        known = {COMMAND: COMMAND, "python": sys.executable, **changes}
         words = [*spec.get("command", [COMMAND]), *spec["args"]]
-        return [self._here(container, {"python": sys.executable, **changes}, w) for w in words]
+        return [self._here(container, known, word) for word in words]
 
     def environment(self, container: str, changes: Mapping[str, str]) -> dict[str, str]:
         """A container's variables, and those of this machine that are not ours."""
