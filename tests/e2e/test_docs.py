@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_the_commands_of_the_documentation_run(
                 # Too long, or this very run: the script of CI must call it.
                 assert command in (ROOT / ".ci/run").read_text("utf-8"), command
             elif " serve" in command:
-                servers.append(_serve(command, tmp_path, environment))
+                _serve(command, tmp_path, environment, servers)
             elif command.startswith("python -m bench"):
                 assert (ROOT / f"{command.split()[2].replace('.', '/')}.py").is_file()
             elif command:
@@ -67,18 +68,40 @@ def test_the_commands_of_the_documentation_run(
     finally:
         for server in servers:
             server.terminate()
-            assert server.wait(timeout=30) == 0
+        assert [server.wait(timeout=30) for server in servers] == [0] * len(servers)
+        HELD.update({port: _hold(port) for port in (50551, 50600) if port not in HELD})
 
 
-def _serve(command: str, folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _hold(port: int) -> socket.socket | None:
+    """Keeps a port from being given to a connection of some other test, without listening."""
+    held = socket.socket()
+    try:
+        held.bind(("127.0.0.1", port))
+    except OSError:
+        held.close()
+        return None
+    return held
+
+
+# From the collection of the tests on, until the pages' servers need them.
+HELD = {port: _hold(port) for port in (50551, 50600)}
+
+
+def _serve(
+    command: str,
+    folder: Path,
+    environment: dict[str, str],
+    servers: list[subprocess.Popen[bytes]],
+) -> None:
     arguments = shlex.split(command)
     address = "127.0.0.1:50551"
     if "--server-address" in arguments:
         address = arguments[arguments.index("--server-address") + 1]
-    server = subprocess.Popen(arguments, cwd=folder, env=environment)
+    if (held := HELD.pop(int(address.rpartition(":")[2]), None)) is not None:
+        held.close()
+    servers.append(subprocess.Popen(arguments, cwd=folder, env=environment))
     with grpc.insecure_channel(address) as channel:
         grpc.channel_ready_future(channel).result(timeout=60)
-    return server
 
 
 def test_every_setting_is_documented() -> None:
