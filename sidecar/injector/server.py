@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.log import server_logger
 
 from sidecar.injector.review import BadRequestError
-from sidecar.transport.listening import socket_of_every_address
+from sidecar.transport.listening import make_room, socket_of_every_address
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 
 if TYPE_CHECKING:
@@ -113,11 +113,7 @@ class Webhook:
 
     def _connection(self) -> web.RequestHandler:
         """What serves a new connection. The oldest idle one goes if there are too many."""
-        if len(self._server.connections) >= self._bounds.connections:
-            for each in self._server.connections:
-                if each not in self._busy and each.transport and not each.transport.is_closing():
-                    each.transport.abort()
-                    break
+        make_room(self._server, self._bounds.connections, self._busy)
         return self._server()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from aiohttp.web_runner import BaseRunner
 
 
@@ -31,6 +33,16 @@ async def serve_http(runner: BaseRunner, host: str, port: int) -> None:
     every = socket_of_every_address(host, port)
     site = web.SockSite(runner, every) if every else web.TCPSite(runner, host, port)
     await site.start()
+
+
+def make_room(server: web.Server, most: int, busy: Container[web.RequestHandler]) -> None:
+    """Ends the oldest idle connection if there are ``most``; those that are ``busy`` stay."""
+    if len(server.connections) < most:
+        return
+    for each in server.connections:
+        if each not in busy and each.transport and not each.transport.is_closing():
+            each.transport.abort()
+            return
 
 
 def _is_every(host: str) -> bool:

@@ -14,7 +14,7 @@ from aiohttp.log import server_logger
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 from sidecar.shared_task import create_shared_task
-from sidecar.transport.listening import socket_of_every_address
+from sidecar.transport.listening import make_room, socket_of_every_address
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 from sidecar.transport.openai.errors import ApiError
 from sidecar.transport.openai.guard import refuse_pages
@@ -101,11 +101,7 @@ class StatusListener:
         assert self._runner is not None  # noqa: S101 - set before it listens
         server = self._runner.server
         assert server is not None  # noqa: S101
-        if len(server.connections) >= MOST_CONNECTIONS:
-            for each in server.connections:
-                if each not in self._busy and each.transport and not each.transport.is_closing():
-                    each.transport.abort()
-                    break
+        make_room(server, MOST_CONNECTIONS, self._busy)
         return server()
 
     @web.middleware
