@@ -7,109 +7,29 @@ the environment, which wins over the file, which wins over the default.
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from sidecar.cache.disk_store import MIN_BYTES
-from sidecar.loopback import is_loopback
+from sidecar.config_section import Section
+from sidecar.config_security import (
+    AccessSettings,
+    EncryptionSettings,
+    TlsSettings,
+    UpstreamTlsSettings,
+)
+from sidecar.config_server import ServerSettings
 from sidecar.models.openai_target import is_openai
 from sidecar.models.packs import default_folder
-from sidecar.socket_path import check_socket_path
 from sidecar.units import NAME_PATTERN, Bytes, Lifetime, OptionalPath, Seconds, Words
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+__all__ = ["ServerSettings", "Settings"]
 
 
-class ServerSettings(_Section):
-    """Where the sidecar listens and what it accepts."""
-
-    address: str = Field("127.0.0.1:50551", description="TCP address HOST:PORT; empty for none")
-    socket: str = Field("", description="path of a Unix socket; empty for none")
-    insecure: bool = Field(
-        False, description="allow addresses that other machines can reach, without encryption"
-    )
-    metrics_address: str = Field(
-        "",
-        description="HTTP address HOST:PORT of Prometheus metrics and of probes, which are /livez"
-        " and /readyz; empty for none",
-    )
-    openai_address: str = Field(
-        "", description="HTTP address HOST:PORT of the OpenAI-compatible API; empty for none"
-    )
-    max_message_bytes: Bytes = Field(16 * 2**20, ge=1024, description="largest request")
-    max_batch_items: int = Field(10_000, ge=1, description="most inputs in one request")
-    max_text_bytes: Bytes = Field(2**20, ge=1, description="longest text, in UTF-8")
-    max_connection_age: Seconds = Field(
-        0.0,
-        description="after how long a connection is ended between two calls, so that callers find"
-        " new replicas; 0 for never",
-    )
-    drain_delay: Seconds = Field(
-        0.5, description="after SIGTERM, how long calls are still taken while health says no"
-    )
-    drain_timeout: Seconds = Field(
-        30.0, description="then, how long calls in progress may take to end"
-    )
-
-    @field_validator("address", "metrics_address", "openai_address")
-    @classmethod
-    def _is_address(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if value and not (host and port.isdecimal() and int(port) < 65536):
-            raise ValueError("write HOST:PORT, like 127.0.0.1:50551, or nothing")
-        return value
-
-    @field_validator("socket")
-    @classmethod
-    def _is_path(cls, value: str) -> str:
-        return check_socket_path(value)
-
-    @model_validator(mode="after")
-    def _have_ports_of_their_own(self) -> ServerSettings:
-        names = ("address", "openai_address", "metrics_address")
-        for one, other in itertools.combinations(names, 2):
-            if _collide(getattr(self, one), getattr(self, other)):
-                raise ValueError(
-                    f"server.{one} and server.{other} have the same port,"
-                    f" {getattr(self, one).rpartition(':')[2]}: give each a port of its own"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _is_private(self) -> ServerSettings:
-        if not self.address and not self.socket:
-            raise ValueError("set server.address, server.socket or both: there is no listener")
-        for name, address in (("address", self.address), ("openai_address", self.openai_address)):
-            if not self.insecure and address and not is_loopback(address.rpartition(":")[0]):
-                raise ValueError(
-                    f"server.{name} {address} can be reached by other machines and is not"
-                    " encrypted; listen on 127.0.0.1 or a socket, or set server.insecure"
-                )
-        return self
-
-
-def _collide(one: str, other: str) -> bool:
-    """Whether two addresses cannot both be listened on."""
-    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
-    if not host or not other_host or int(port) != int(other_port) or not int(port):
-        return False
-    return host == other_host or bool({host, other_host} & {"0.0.0.0", "[::]"})  # noqa: S104
-
-
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """The models that are served."""
 
     packs: Words = Field(
@@ -147,7 +67,7 @@ class ModelSettings(_Section):
         return value
 
 
-class EncoderSettings(_Section):
+class EncoderSettings(Section):
     """What computes the misses."""
 
     target: str = Field(
@@ -164,9 +84,12 @@ class EncoderSettings(_Section):
         20_000, ge=1, description="most inputs waiting for a model; more are refused"
     )
     timeout: Seconds = Field(30.0, gt=0, description="longest wait for a remote encoder")
+    token_file: OptionalPath = Field(
+        None, description="file that holds the token that is shown to remote encoders"
+    )
 
 
-class GeneratorSettings(_Section):
+class GeneratorSettings(Section):
     """What generates text."""
 
     packs: Words = Field(
@@ -193,7 +116,7 @@ class GeneratorSettings(_Section):
         return value
 
 
-class PrefixSettings(_Section):
+class PrefixSettings(Section):
     """Keys and values of prompts, so that the beginning of a prompt is read only once."""
 
     max_bytes: Bytes = Field(
@@ -214,16 +137,21 @@ class PrefixSettings(_Section):
     )
 
 
-class OpenAISettings(_Section):
+class OpenAISettings(Section):
     """OpenAI-compatible services that compute the misses."""
 
     key: SecretStr = Field(SecretStr(""), description="key that is sent to them")
     key_file: OptionalPath = Field(None, description="file that holds the key, in place of it")
+    ca_file: OptionalPath = Field(
+        None, description="certificates that theirs are checked with; empty for the system's"
+    )
+    cert_file: OptionalPath = Field(None, description="certificate shown to them, in PEM")
+    cert_key_file: OptionalPath = Field(None, description="its private key")
     timeout: Seconds = Field(60.0, gt=0, description="longest wait for the next byte")
     retries: int = Field(2, ge=0, description="most repetitions of a call that may succeed later")
 
 
-class CacheSettings(_Section):
+class CacheSettings(Section):
     """What is stored, and for how long."""
 
     codec: Literal["float32", "float16", "int8"] = Field(
@@ -260,9 +188,10 @@ class CacheSettings(_Section):
         SecretStr(""),
         description="secret mixed into every key; the same for all sidecars that share a Redis",
     )
+    salt_file: OptionalPath = Field(None, description="file that holds the salt, in place of it")
 
 
-class HotSettings(_Section):
+class HotSettings(Section):
     """The hot tier: memory."""
 
     max_bytes: Bytes = Field(256 * 2**20, description="capacity; 0 for no hot tier")
@@ -271,14 +200,14 @@ class HotSettings(_Section):
     )
 
 
-class DiskSettings(_Section):
+class DiskSettings(Section):
     """The disk tier: a folder of this sidecar alone."""
 
     folder: OptionalPath = Field(None, description="where it is; empty for no disk tier")
     max_bytes: Bytes = Field(4 * 2**30, ge=MIN_BYTES, description="capacity; at least 16 MiB")
 
 
-class RedisSettings(_Section):
+class RedisSettings(Section):
     """The warm tier: a Redis that sidecars share."""
 
     url: SecretStr = Field(
@@ -295,7 +224,7 @@ class RedisSettings(_Section):
     )
 
 
-class IndexSettings(_Section):
+class IndexSettings(Section):
     """Where documents are kept and found."""
 
     url: SecretStr = Field(
@@ -306,7 +235,7 @@ class IndexSettings(_Section):
     password_file: OptionalPath = Field(None, description="file that holds the password, of Redis")
 
 
-class SemanticSettings(_Section):
+class SemanticSettings(Section):
     """Answers given to other queries that mean the same."""
 
     namespaces: Words = Field((), description="where they are given unless a call declines")
@@ -322,7 +251,7 @@ class SemanticSettings(_Section):
     )
 
 
-class PopularSettings(_Section):
+class PopularSettings(Section):
     """The queries asked most, for warming."""
 
     queries: int = Field(
@@ -334,7 +263,7 @@ class PopularSettings(_Section):
     )
 
 
-class WarmingSettings(_Section):
+class WarmingSettings(Section):
     """Warming at a time when there is little to do."""
 
     window: str = Field("", description="hours in UTC, like 02:00-05:00; empty for never")
@@ -350,7 +279,7 @@ class WarmingSettings(_Section):
         return value
 
 
-class PriceSettings(_Section):
+class PriceSettings(Section):
     """What computing costs, for statistics; in any currency."""
 
     per_call: float = Field(0.0, ge=0, description="for each item computed")
@@ -362,7 +291,7 @@ class PriceSettings(_Section):
     )
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """Logs, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level")
@@ -371,7 +300,7 @@ class LogSettings(_Section):
     )
 
 
-class TracingSettings(_Section):
+class TracingSettings(Section):
     """OpenTelemetry traces of calls, which are sent to a collector by OTLP over gRPC."""
 
     endpoint: str = Field(
@@ -396,7 +325,7 @@ class TracingSettings(_Section):
         return value.rstrip("/")
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything that can be set."""
 
     server: ServerSettings = Field(default_factory=ServerSettings)
@@ -416,6 +345,10 @@ class Settings(_Section):
     prices: PriceSettings = Field(default_factory=PriceSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
+    tls: TlsSettings = Field(default_factory=TlsSettings)
+    upstream_tls: UpstreamTlsSettings = Field(default_factory=UpstreamTlsSettings)
+    access: AccessSettings = Field(default_factory=AccessSettings)
+    encryption: EncryptionSettings = Field(default_factory=EncryptionSettings)
 
     @model_validator(mode="after")
     def _has_room_for_a_batch(self) -> Settings:
@@ -424,6 +357,12 @@ class Settings(_Section):
                 "encoder.queue_inputs must be at least server.max_batch_items, else the largest"
                 " batch is always refused"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _is_private(self) -> Settings:
+        if not self.tls.cert_file:
+            self.server.refuse_open_addresses()
         return self
 
     @model_validator(mode="after")

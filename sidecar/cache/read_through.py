@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.cache.codec import CorruptValueError, Entry, pack, unpack
 from sidecar.cache.flight import Flight
 from sidecar.cache.items import Answer, CacheMode, NotCachedError, Tier
+from sidecar.demand import of_namespace
 from sidecar.spans import current
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ class ReadThrough:
         self, state: NamespaceState, flights: list[Flight], policy: Policy, loader: Loader
     ) -> None:
         began = perf_counter()
+        of_namespace(state.name)
         try:
             # Before anything is computed: an invalidation that comes meanwhile must count.
             await self._generations.resolve(state, policy.tags)

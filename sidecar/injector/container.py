@@ -111,6 +111,8 @@ def _environment(
         "SERVER_SOCKET": f"{FOLDER}/embercache.sock",
         "SERVER_ADDRESS": f"127.0.0.1:{ports.grpc}" if ports.grpc else "",
         "SERVER_METRICS_ADDRESS": f"[::]:{ports.metrics}" if ports.metrics else "",
+        # Kubelets and Prometheus reach no other; it shows no text of users.
+        "SERVER_INSECURE_METRICS": "true",
         "LOG_LEVEL": overrides.log_level or settings.log_level,
     }
     optional = {

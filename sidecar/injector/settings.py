@@ -33,6 +33,7 @@ SET_BY_INJECTOR = frozenset(
         "SERVER_SOCKET",
         "SERVER_ADDRESS",
         "SERVER_METRICS_ADDRESS",
+        "SERVER_INSECURE_METRICS",
         "SERVER_DRAIN_DELAY",
         "SERVER_DRAIN_TIMEOUT",
         "REDIS_URL",

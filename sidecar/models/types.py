@@ -26,7 +26,11 @@ class InputRejectedError(ModelError):
 
 
 class QueueFullError(ModelError):
-    """The queue in front of the model is full; try again later."""
+    """There is no room for the input, or no time: try again in ``retry_after`` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ModelUnavailableError(ModelError):

@@ -40,12 +40,18 @@ RETRYABLE = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVA
 
 
 class CallError(Exception):
-    """The end of a call, or of one item, with a status other than OK."""
+    """The end of a call, or of one item, with a status other than OK.
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    ``retry_after`` is when to try again, in seconds, where that is known.
+    """
+
+    def __init__(
+        self, code: grpc.StatusCode, message: str, *, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.retry_after = retry_after
 
     @property
     def number(self) -> int:
@@ -69,7 +75,8 @@ def as_call_error(error: Exception) -> CallError:
         return error
     for kind, code in _CODES:
         if isinstance(error, kind):
-            return CallError(code, str(error))
+            retry_after = error.retry_after if isinstance(error, QueueFullError) else None
+            return CallError(code, str(error), retry_after=retry_after)
     _log.error("unexpected error", exc_info=error)
     return CallError(
         grpc.StatusCode.INTERNAL, "an error inside the sidecar; its log has the details"

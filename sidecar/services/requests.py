@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+import grpc
 from embercache.v1 import common_pb2
 from google.protobuf.message import DecodeError, Message
 
+from sidecar.access.caller import caller
 from sidecar.cache.items import CacheMode
 from sidecar.cache.keys import digest
-from sidecar.services.errors import invalid
+from sidecar.services.errors import CallError, invalid
 from sidecar.units import NAME_PATTERN
 
 if TYPE_CHECKING:
@@ -65,8 +67,22 @@ def decode(message_type: type[M], raw: bytes) -> M:
 
 
 def namespace(name: str, default: str) -> str:
-    """The namespace of that name, or the default for an empty one. Raises `CallError`."""
-    return _name(name, "namespace") or default
+    """The namespace of that name, or the default for an empty one: the caller's own, if he has one.
+
+    Raises `CallError`, also if it is not one that the caller may use.
+    """
+    who = caller()
+    chosen = _name(name, "namespace")
+    if who is None:
+        return chosen or default
+    chosen = chosen or who.default_namespace(default)
+    if not who.may_use(chosen):
+        raise CallError(
+            grpc.StatusCode.PERMISSION_DENIED,
+            f"the caller {who.name} may not use this namespace: name one of his, or have it added"
+            " to the policy of this sidecar",
+        )
+    return chosen
 
 
 def collection(name: str) -> str:

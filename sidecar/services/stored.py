@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sidecar.access.caller import scope
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -62,9 +64,12 @@ class StoredResponses:
         self._person = method.encode()
         self._hot = hot
 
-    def get(self, raw: bytes) -> bytes | None:
-        """The answer to a request of these very bytes, if it may be given again."""
-        held = self._hot.get(blake2b(raw, digest_size=16, person=self._person).digest())
+    def get(self, raw: bytes, scope: bytes = b"") -> bytes | None:
+        """The answer to a request of these very bytes, if it may be given again to such a caller.
+
+        ``scope`` is that of `sidecar.access.caller`.
+        """
+        held = self._hot.get(blake2b(raw, digest_size=16, salt=scope, person=self._person).digest())
         if held is None:
             return None
         stored: StoredResponse = held.value
@@ -84,7 +89,7 @@ class StoredResponses:
     def keep(self, raw: bytes, stored: StoredResponse, *, ttl: float, stamp: int) -> None:
         """Keeps a response for ``ttl`` seconds, under the stamp from before it was looked up."""
         self._hot.put(
-            blake2b(raw, digest_size=16, person=self._person).digest(),
+            blake2b(raw, digest_size=16, salt=scope(), person=self._person).digest(),
             stored,
             stored.response.size + 100 * stored.items,
             stored.account,

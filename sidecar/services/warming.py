@@ -14,6 +14,7 @@ import structlog
 from embercache.v1 import cache_pb2, common_pb2, embed_pb2, search_pb2
 from google.protobuf.message import DecodeError
 
+from sidecar.demand import in_background
 from sidecar.services.errors import RETRYABLE, CallError, as_call_error, invalid
 from sidecar.services.pace import Pace, reports
 from sidecar.services.requests import decode
@@ -139,6 +140,7 @@ class Warmer:
         A call that fails as a whole raises its `CallError` or, without ``ends_at_error``, counts
         as so many failed items. What may succeed later is tried for half a minute, then raises.
         """
+        in_background()
         warmed.total += sum(map(_items, requests))
         batches = _batches(requests, pace.batch(_BATCH_ITEMS))
 

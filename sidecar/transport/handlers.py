@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 
+from sidecar.demand import within
 from sidecar.services.errors import as_call_error
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
 R = TypeVar("R")
+
+PUSHBACK = "grpc-retry-pushback-ms"
 
 # The caller went away or its deadline passed: the server is not told which.
 CANCELLED = grpc.StatusCode.CANCELLED
@@ -80,16 +83,16 @@ class Handlers:
 
         async def handle(request: bytes, context: Context) -> bytes:
             started = perf_counter()
-            response = lookup(request)
-            if response is None:
-                try:
+            try:
+                response = lookup(request)
+                if response is None:
+                    within(context.time_remaining())
                     response = await answer(request)
-                except Exception as error:
-                    failure = failure_of(error, name, metrics)
-                    await context.abort(failure.code, failure.message)
-                except asyncio.CancelledError:
-                    metrics.failed(name, CANCELLED.name)
-                    raise
+            except Exception as error:
+                await abort(context, failure_of(error, name, metrics))
+            except asyncio.CancelledError:
+                metrics.failed(name, CANCELLED.name)
+                raise
             observe(perf_counter() - started)
             return response
 
@@ -103,13 +106,13 @@ class Handlers:
 
         async def handle(request: R, context: Context) -> AsyncIterator[bytes]:
             started = perf_counter()
+            within(context.time_remaining())
             responses = answer(request)
             try:
                 async for response in responses:
                     yield response
             except Exception as error:
-                failure = failure_of(error, name, metrics)
-                await context.abort(failure.code, failure.message)
+                await abort(context, failure_of(error, name, metrics))
             except (asyncio.CancelledError, GeneratorExit):
                 metrics.failed(name, CANCELLED.name)
                 raise
@@ -133,6 +136,16 @@ class Handlers:
                 return grpc.stream_stream_rpc_method_handler(
                     self.streaming(service, name, method.answer)
                 )
+
+
+async def abort(context: Context, failure: CallError) -> NoReturn:
+    """Ends a call with an error.
+
+    When to try again is told as gRPC's own retries understand it, in milliseconds (proposal A6).
+    """
+    again = failure.retry_after
+    trailers = () if again is None else ((PUSHBACK, str(max(1, round(again * 1000)))),)
+    await context.abort(failure.code, failure.message, trailers)
 
 
 def failure_of(error: Exception, name: str, metrics: CallMetrics) -> CallError:

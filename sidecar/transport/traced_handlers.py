@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
+from sidecar.demand import within
 from sidecar.spans import enter
 from sidecar.telemetry.tracing import CallSpan
-from sidecar.transport.handlers import CANCELLED, Handlers, failure_of
+from sidecar.transport.handlers import CANCELLED, Handlers, abort, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -49,13 +50,14 @@ class TracedHandlers(Handlers):
             try:
                 response = lookup(request)
                 if response is None:
+                    within(context.time_remaining())
                     response = await answer(request)
                 else:
                     span.stored(began_ns)
             except Exception as error:
                 failure = failure_of(error, name, metrics)
                 status = failure.code
-                await context.abort(failure.code, failure.message)
+                await abort(context, failure)
             except asyncio.CancelledError:
                 status = CANCELLED
                 metrics.failed(name, CANCELLED.name)
@@ -77,6 +79,7 @@ class TracedHandlers(Handlers):
         async def handle(request: R, context: Context) -> AsyncIterator[bytes]:
             span = begin(context)
             status, started = _OK, perf_counter()
+            within(context.time_remaining())
             responses = answer(request)
             try:
                 async for response in responses:
@@ -84,7 +87,7 @@ class TracedHandlers(Handlers):
             except Exception as error:
                 failure = failure_of(error, name, metrics)
                 status = failure.code
-                await context.abort(failure.code, failure.message)
+                await abort(context, failure)
             except (asyncio.CancelledError, GeneratorExit):
                 status = CANCELLED
                 metrics.failed(name, CANCELLED.name)

@@ -5,7 +5,7 @@
 {{- fail "sidecar.port and sidecar.metricsPort must not be the same" -}}
 {{- end -}}
 {{- include "embercache.checkSidecarResources" .resources -}}
-{{- $own := list "SERVER_SOCKET" "SERVER_ADDRESS" "SERVER_METRICS_ADDRESS" "SERVER_DRAIN_DELAY" "SERVER_DRAIN_TIMEOUT" "REDIS_URL" "ENCODER_TARGET" "MODEL_PACKS" "CACHE_NAMESPACE" "LOG_LEVEL" -}}
+{{- $own := list "SERVER_SOCKET" "SERVER_ADDRESS" "SERVER_METRICS_ADDRESS" "SERVER_INSECURE_METRICS" "SERVER_DRAIN_DELAY" "SERVER_DRAIN_TIMEOUT" "REDIS_URL" "ENCODER_TARGET" "MODEL_PACKS" "CACHE_NAMESPACE" "LOG_LEVEL" -}}
 {{- range .env -}}
 {{- if and (hasPrefix "EMBERCACHE_" .name) (has (trimPrefix "EMBERCACHE_" .name) $own) -}}
 {{- fail (printf "sidecar.env: %s is set by the injector: use the value of its own under sidecar or redis" .name) -}}

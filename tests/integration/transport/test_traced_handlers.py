@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """A call without metadata."""
+    """A call without metadata and deadline."""
 
     def invocation_metadata(self) -> tuple[()]:
         return ()
+
+    def time_remaining(self) -> None:
+        return None
 
 
 async def test_a_stream_that_is_cancelled_while_it_ends_has_its_span() -> None:

@@ -9,6 +9,7 @@ env:
     "SERVER_ADDRESS" "[::]:50551"
     "SERVER_INSECURE" true
     "SERVER_METRICS_ADDRESS" "[::]:50552"
+    "SERVER_INSECURE_METRICS" true
     "SERVER_MAX_CONNECTION_AGE" "5m"
     "SERVER_DRAIN_DELAY" .drainDelaySeconds
     "SERVER_DRAIN_TIMEOUT" .drainTimeoutSeconds

@@ -1,0 +1,60 @@
+"""On whose behalf a computation is asked for: its namespace, how urgent it is, and until when.
+
+The seam between those who know of calls and the queues in front of models. It is noted once a call
+misses the cache, in a variable of the call's own context, so that nothing is passed through the
+layers between and a hit pays nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Priority(enum.IntEnum):
+    """Who goes first: calls that somebody waits for, then what is done ahead of them."""
+
+    INTERACTIVE = 0
+    BACKGROUND = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Of whom a computation is. ``deadline`` is on the clock of `time.monotonic`, in seconds."""
+
+    namespace: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    deadline: float = math.inf
+
+
+NOBODY = Demand()
+
+_current: ContextVar[Demand] = ContextVar("demand", default=NOBODY)
+
+
+def demand() -> Demand:
+    """Of whom the call is whose context this is."""
+    return _current.get()
+
+
+def within(seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+    """Notes how long the caller of this context's call waits; None if he does not say."""
+    if seconds is not None:
+        _current.set(replace(_current.get(), deadline=clock() + seconds))
+
+
+def of_namespace(name: str) -> None:
+    """Notes the namespace of this context's call."""
+    _current.set(replace(_current.get(), namespace=name))
+
+
+def in_background() -> None:
+    """Notes that nobody waits for what this context asks for."""
+    _current.set(replace(_current.get(), priority=Priority.BACKGROUND))
