@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar import __version__
+from sidecar.open_access import open_access
 from sidecar.open_generators import open_generators
 from sidecar.open_models import open_models, open_rerankers
 from sidecar.open_services import handlers, open_services, openai_methods
@@ -55,6 +56,7 @@ class App:
             ProcessCollector(registry=registry)
             status = await _open_status(self._settings, registry, exits)
             watch = open_watch(self._settings.tracing, registry, exits)
+            access = open_access(self._settings.access, exits)  # noqa: F841 - the guard comes next
             # Then models: they take longest, and fail most often.
             models = await open_models(self._settings, exits)
             rerankers = await open_rerankers(self._settings, models, exits)

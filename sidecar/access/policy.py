@@ -88,6 +88,18 @@ class Policy(_Part):
     callers: tuple[CallerPolicy, ...] = ()
     quotas: dict[_NamespaceName, Quota] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _says_who_is_who(self) -> Policy:
+        shown: dict[str, list[str]] = {
+            "name": [each.name for each in self.callers],
+            "certificate": [name for each in self.callers for name in each.certificates],
+            "socket": ["true" for each in self.callers if each.socket],
+        }
+        for what, values in shown.items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"two callers have the same {what}: each needs one of its own")
+        return self
+
     def quota(self, namespace: str) -> Quota:
         """The quota of a namespace: its own, else that of ``*``, else none."""
         return self.quotas.get(namespace) or self.quotas.get(EVERY_NAMESPACE) or Quota()

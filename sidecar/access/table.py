@@ -1,0 +1,65 @@
+"""Who somebody is, by what he shows: a token, the names in his certificate, or the Unix socket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sidecar.access.caller import Caller
+from sidecar.access.policy import PolicyError
+from sidecar.access.tokens import read_token_digests, token_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sidecar.access.policy import CallerPolicy, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class CallerTable:
+    """The callers of a policy. ``on_socket`` is who shows neither token nor certificate there."""
+
+    tokens: Mapping[bytes, Caller] = field(default_factory=dict, repr=False)
+    certificates: Mapping[str, Caller] = field(default_factory=dict)
+    on_socket: Caller | None = None
+
+    def with_token(self, token: str) -> Caller | None:
+        """Whose token that is."""
+        return self.tokens.get(token_digest(token))
+
+    def with_certificate(self, names: Iterable[str]) -> Caller | None:
+        """Whose name is among those of a certificate: of the first that is known."""
+        for name in names:
+            found = self.certificates.get(name)
+            if found is not None:
+                return found
+        return None
+
+
+def read_table(policy: Policy) -> CallerTable:
+    """The table of a policy, with the tokens that are in its files now. Raises `PolicyError`."""
+    tokens: dict[bytes, Caller] = {}
+    certificates: dict[str, Caller] = {}
+    on_socket: Caller | None = None
+    for entry in policy.callers:
+        who = Caller(entry.name, entry.namespaces, frozenset(entry.rights))
+        for digest in _token_digests(entry):
+            other = tokens.setdefault(digest, who)
+            if other is not who:
+                raise PolicyError(
+                    f"the callers {other.name} and {entry.name} have a token in common: give each"
+                    " tokens of its own"
+                )
+        certificates.update(dict.fromkeys(entry.certificates, who))
+        if entry.socket:
+            on_socket = who
+    return CallerTable(tokens, certificates, on_socket)
+
+
+def _token_digests(entry: CallerPolicy) -> list[bytes]:
+    if entry.token_file is None:
+        return []
+    try:
+        return read_token_digests(entry.token_file)
+    except PolicyError as error:
+        raise PolicyError(f"token_file of the caller {entry.name}: {error}") from None
