@@ -64,12 +64,11 @@ class StoredResponses:
         self._person = method.encode()
         self._hot = hot
 
-    def get(self, raw: bytes, scope: bytes = b"") -> bytes | None:
-        """The answer to a request of these very bytes, if it may be given again to such a caller.
-
-        ``scope`` is that of `sidecar.access.caller`.
-        """
-        held = self._hot.get(blake2b(raw, digest_size=16, salt=scope, person=self._person).digest())
+    def get(self, raw: bytes) -> bytes | None:
+        """The answer to a request of these very bytes, if it may be given again to this caller."""
+        held = self._hot.get(
+            blake2b(raw, digest_size=16, salt=scope(), person=self._person).digest()
+        )
         if held is None:
             return None
         stored: StoredResponse = held.value
