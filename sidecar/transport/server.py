@@ -81,6 +81,9 @@ class GrpcServer:
                 ("grpc.server.max_pending_requests", _MAX_PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
                 ("grpc.max_connection_age_ms", _milliseconds(self._settings.max_connection_age)),
+                # Sidecars ask an encoder that computes for them every two seconds whether it is
+                # still there; by default that would end the connection, and all calls on it.
+                ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             ]
         )
         self._server.add_generic_rpc_handlers(self._handlers)
