@@ -8,6 +8,7 @@ import math
 import random
 import time
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import structlog
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 _log = structlog.get_logger()
+
+# All there are, so that nobody has to hand them through every layer for the sake of metrics.
+_breakers: WeakSet[Breaker] = WeakSet()
 
 
 class BreakerState(enum.Enum):
@@ -30,9 +34,10 @@ class Breaker:
 
     A probe is due after a back-off that doubles with every probe that fails, from ``first_seconds``
     to ``longest_seconds``, less up to half of it at random, so that sidecars do not return all at
-    once. It goes on doubling if the breaker opens again within ``longest_seconds`` of closing: a
-    service that answers probes and nothing else is left alone as well. Ordinary calls are refused
-    until a probe has succeeded: they never pay for finding out.
+    once. It goes on doubling if the breaker opens again within ``longest_seconds`` of closing, or
+    before an ordinary call has succeeded: a service that answers probes and nothing else is left
+    alone as well. Ordinary calls are refused until a probe has succeeded: they never pay for
+    finding out.
 
     For one event loop or one thread; ``clock`` is monotonic, in seconds.
     """
@@ -58,6 +63,13 @@ class Breaker:
         self._backoff = 0.0
         self._retry_at = 0.0
         self._closed_at = -math.inf
+        self._has_served = True
+        _breakers.add(self)
+
+    @property
+    def name(self) -> str:
+        """What it stands before."""
+        return self._name
 
     @property
     def state(self) -> BreakerState:
@@ -78,6 +90,7 @@ class Breaker:
         """Reports an ordinary call; ignored if the breaker has opened meanwhile."""
         if self.closed:
             self._failures = 0
+            self._has_served = True
 
     def failed(self, reason: str) -> None:
         """Reports an ordinary call that failed; ``reason`` is logged if this opens the breaker."""
@@ -89,7 +102,7 @@ class Breaker:
     def trip(self, reason: str) -> None:
         """Opens at once, whatever the count."""
         if self.closed:
-            lasted = self._clock() - self._closed_at > self._longest
+            lasted = self._has_served and self._clock() - self._closed_at > self._longest
             self._backoff = self._first if lasted else self._next_backoff()
             self._open()
             _log.warning("circuit breaker opened", service=self._name, reason=reason)
@@ -108,6 +121,7 @@ class Breaker:
         if succeeded:
             self._state = BreakerState.CLOSED
             self._failures = 0
+            self._has_served = False
             self._closed_at = self._clock()
             _log.info("circuit breaker closed", service=self._name)
         else:
@@ -133,3 +147,14 @@ class Breaker:
     def _open(self) -> None:
         self._state = BreakerState.OPEN
         self._retry_at = self._clock() + self._backoff * (1 - self._rng() / 2)
+
+
+def open_breakers() -> dict[str, bool]:
+    """Of each name of a breaker in this process: whether one of that name is not closed.
+
+    To be called on the thread on which breakers are made.
+    """
+    states: dict[str, bool] = {}
+    for breaker in _breakers:
+        states[breaker.name] = states.get(breaker.name, False) or not breaker.closed
+    return states

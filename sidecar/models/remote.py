@@ -36,7 +36,7 @@ class RemoteEmbedder(RemoteModel[ModelInput, Embedded, ModelInfo]):
 
     async def _ask(self) -> ModelInfo | None:
         request = embed_pb2.ListModelsRequest()
-        response = await self._stub.ListModels(request, timeout=self._timeout)
+        response = await self._stub.ListModels(request, timeout=self._ask_seconds)
         models = {model.name: model for model in response.models}
         model = models.get(self._name)
         if model is None:
@@ -51,6 +51,10 @@ class RemoteEmbedder(RemoteModel[ModelInput, Embedded, ModelInfo]):
             runs_on=self._target,
             prompts=dict(model.prompts),
         )
+
+    @property
+    def _trial(self) -> ModelInput | None:
+        return "a" if self.info.accepts_text else None
 
     async def _compute(
         self, inputs: Sequence[ModelInput], version: str

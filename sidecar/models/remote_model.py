@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 import grpc
 import structlog
 
-from sidecar.models.pool_channel import call_error, open_channel
+from sidecar.cache.breaker import Breaker
+from sidecar.models.pool_channel import AWAY, call_error, open_channel
 from sidecar.models.types import (
     ModelCounters,
     ModelError,
@@ -20,6 +21,7 @@ from sidecar.models.types import (
     RerankerInfo,
     VersionChangedError,
 )
+from sidecar.shared_task import create_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Iterator, Sequence
@@ -32,12 +34,16 @@ Info = TypeVar("Info", bound=ModelInfo | RerankerInfo)
 INPUTS_A_CALL = 256
 BYTES_A_CALL = 4 * 2**20
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.1, 5.0
+_ASK_SECONDS = 5.0
 
 _log = structlog.get_logger()
 
 
 class RemoteModel(ABC, Generic[In, Out, Info]):
     """A model that runs in other sidecars. Used from one event loop only.
+
+    After five calls in a row that no encoder answered, inputs are refused at once until one answers
+    again, which is tried in the background with one small input.
 
     ``target`` is an address as `open_channel` takes it. ``queue_inputs`` bounds the inputs under
     way; ``timeout`` is in seconds, for one call.
@@ -52,7 +58,14 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         self._target = target
         self._queue_inputs = queue_inputs
         self._timeout = timeout
+        self._ask_seconds = min(timeout, _ASK_SECONDS)
         self._info: Info | None = None
+        self._breaker = Breaker(
+            f"encoder {name}",
+            first_seconds=_FIRST_RETRY_SECONDS,
+            longest_seconds=_LONGEST_RETRY_SECONDS,
+        )
+        self._recovery: asyncio.Task[None] | None = None
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel = open_channel(target)
@@ -60,6 +73,11 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
     @abstractmethod
     async def _ask(self) -> Info | None:
         """Asks what the model is now; None if it is not there. Raises as a call does."""
+
+    @property
+    @abstractmethod
+    def _trial(self) -> In | None:
+        """A small input that shows whether the model computes; None if none is known."""
 
     @abstractmethod
     async def _compute(self, inputs: Sequence[In], version: str) -> Sequence[Out | ModelError]:
@@ -96,11 +114,12 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         try:
             await self._describe()
         except ModelError as error:
-            _log.warning("the encoder does not answer yet", model=self._name, reason=str(error))
-            self._spawn(self._describe_until_known())
+            self._breaker.trip(str(error))
+            self._recover()
 
     def submit(self, inputs: Sequence[In]) -> list[asyncio.Future[Out]]:
         """Sends inputs off and returns at once; see `Embedder.submit` and `Reranker.submit`."""
+        self._refuse_if_away()
         if self._under_way and self._under_way + len(inputs) > self._queue_inputs:
             self.counters.shed += len(inputs)
             raise QueueFullError(
@@ -121,9 +140,10 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
 
     async def close(self) -> None:
         """Ends the calls under way."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._recovery] if self._recovery else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._channel.close()
 
     def _parts(self, inputs: Sequence[In], places: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -146,8 +166,10 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
             if len(results) != len(inputs):
                 raise ModelError("the encoder answered with the wrong number of results")
             self.counters.batches += 1
+            self._breaker.succeeded()
             self._deliver(futures, results)
         except grpc.aio.AioRpcError as error:
+            self._note(error)
             reason = await self._explain(error)
             if isinstance(reason, QueueFullError):
                 self.counters.shed += len(inputs)
@@ -212,15 +234,47 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
             _log.info("the encoder serves", model=info.name, version=info.version)
             self._info = info
 
-    async def _describe_until_known(self) -> None:
-        delay = _FIRST_RETRY_SECONDS
-        while self._info is None:
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
-            try:
-                await self._describe()
-            except ModelError:
-                continue
+    def _refuse_if_away(self) -> None:
+        """Raises `ModelUnavailableError` while no encoder answers."""
+        if not self._breaker.closed:
+            raise ModelUnavailableError(
+                f"the encoder at {self._target} did not answer of late, and is left alone until it"
+                " answers again, which is tried in the background: try again later"
+            )
+
+    def _note(self, error: grpc.aio.AioRpcError) -> None:
+        """Tells the breaker of a call that did not end well."""
+        if error.code() not in AWAY:
+            self._breaker.succeeded()
+            return
+        self._breaker.failed(error.code().name)
+        self._recover()
+
+    def _recover(self) -> None:
+        """Looks for an encoder in the background if none answers."""
+        if not self._breaker.closed and (self._recovery is None or self._recovery.done()):
+            # Not on behalf of the call that found out.
+            self._recovery = create_shared_task(self._breaker.recover(self._probe))
+
+    async def _probe(self) -> bool:
+        """Whether an encoder says what the model is, and computes."""
+        try:
+            await self._describe()
+        except ModelError:
+            return False
+        if self._trial is None:
+            return True
+        try:
+            async with asyncio.timeout(self._ask_seconds):
+                await self._compute([self._trial], self.info.version)
+        except TimeoutError:
+            return False
+        except grpc.aio.AioRpcError as error:
+            return error.code() not in AWAY
+        except ModelError:
+            # That, too, is an answer.
+            return True
+        return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -31,12 +31,16 @@ class RemoteReranker(RemoteModel[Pair, float, RerankerInfo]):
         # Without passages, nothing is scored.
         request = search_pb2.RerankRequest(reranker=self._name, cache=UNCACHED)
         try:
-            response = await self._stub.Rerank(request, timeout=self._timeout)
+            response = await self._stub.Rerank(request, timeout=self._ask_seconds)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return None
             raise
         return RerankerInfo(response.reranker, response.reranker_version, self._target)
+
+    @property
+    def _trial(self) -> Pair:
+        return ("a", "a")
 
     def _together(self, inputs: Sequence[Pair]) -> Iterable[Sequence[int]]:
         """A call has one query."""

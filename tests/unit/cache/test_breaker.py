@@ -9,7 +9,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.cache.breaker import Breaker, BreakerState
+from sidecar.cache.breaker import Breaker, BreakerState, open_breakers
 
 
 class Clock:
@@ -127,6 +127,7 @@ def test_the_back_off_is_short_again_after_a_recovery_that_lasted(
     probe(breaker, clock, succeeded=False)
     probe(breaker, clock, succeeded=False)
     probe(breaker, clock, succeeded=True)
+    breaker.succeeded()
     clock.now += 8.1
     open_it(breaker)
     assert breaker.retry_in == 1
@@ -141,6 +142,25 @@ def test_a_service_that_answers_only_probes_is_left_alone_for_longer_and_longer(
         waits.append(breaker.retry_in)
         probe(breaker, clock, succeeded=True)
     assert waits == [1, 2, 4, 8, 8]
+
+
+def test_a_service_whose_calls_all_time_out_is_left_alone_for_longer_although_that_takes_long(
+    breaker: Breaker, clock: Clock
+) -> None:
+    waits = []
+    for _ in range(5):
+        open_it(breaker)
+        waits.append(breaker.retry_in)
+        probe(breaker, clock, succeeded=True)
+        clock.now += 60
+    assert waits == [1, 2, 4, 8, 8]
+
+
+def test_of_several_breakers_of_one_name_it_is_told_whether_any_is_open() -> None:
+    one, other = Breaker("shared by two"), Breaker("shared by two")
+    assert open_breakers()[one.name] is False
+    other.trip("gone")
+    assert open_breakers()[one.name] is True
 
 
 @given(draw=st.floats(0, 1, exclude_max=True), failed_probes=st.integers(0, 10))
