@@ -12,9 +12,10 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar import __version__
-from sidecar.open_access import open_access
+from sidecar.open_access import guarded, open_access
 from sidecar.open_generators import open_generators
 from sidecar.open_models import open_models, open_rerankers
+from sidecar.open_quotas import limit_tiers, open_quotas
 from sidecar.open_services import handlers, open_services, openai_methods
 from sidecar.open_tiers import open_tiers
 from sidecar.open_watch import open_watch
@@ -55,15 +56,17 @@ class App:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
             status = await _open_status(self._settings, registry, exits)
-            watch = open_watch(self._settings.tracing, registry, exits)
-            access = open_access(self._settings.access, exits)  # noqa: F841 - the guard comes next
+            access = open_access(self._settings.access, exits)
+            watch = guarded(open_watch(self._settings.tracing, registry, exits), access)
+            quotas = open_quotas(access)
             # Then models: they take longest, and fail most often.
             models = await open_models(self._settings, exits)
             rerankers = await open_rerankers(self._settings, models, exits)
             tiers = await open_tiers(self._settings, exits)
+            limit_tiers(tiers, access)
             generators = await open_generators(self._settings, tiers, exits)
             services = await open_services(
-                self._settings, models, rerankers, generators, tiers, exits
+                self._settings, models, rerankers, generators, tiers, quotas, exits
             )
             stats = StatsCollector(services.admin.collect)
             registry.register(stats)

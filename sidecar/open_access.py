@@ -1,4 +1,4 @@
-"""Opens the policy of who may call, and keeps it up to date."""
+"""Opens the policy of who may call, keeps it up to date, and puts it before the services."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from sidecar.access.live import Access
 from sidecar.access.policy import PolicyError
 from sidecar.models.errors import SetupError
 from sidecar.open_tiers import keep_running
+from sidecar.open_watch import Watch
+from sidecar.transport.guarded_handlers import GuardedHandlers
+from sidecar.transport.openai.guarded import GuardedCalls
 
 if TYPE_CHECKING:
     import contextlib
@@ -24,6 +27,13 @@ def open_access(settings: AccessSettings, exits: contextlib.AsyncExitStack) -> A
         access = Access(settings.policy_file)
     except PolicyError as error:
         raise SetupError(str(error)) from None
-    if settings.policy_file is not None:
+    if access.is_followed:
         keep_running(access.follow(), exits)
     return access
+
+
+def guarded(watch: Watch, access: Access) -> Watch:
+    """What makes handlers that obey the policy; where there is none, they have nothing to do."""
+    if not access.is_followed:
+        return watch
+    return Watch(GuardedHandlers(watch.grpc, access), GuardedCalls(watch.openai, access))

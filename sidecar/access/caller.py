@@ -68,6 +68,11 @@ def enter(who: Caller) -> None:
     _current.set(who)
 
 
+def enter_nobody() -> None:
+    """Notes that what this context does from now on is of the sidecar's own accord."""
+    _current.set(None)
+
+
 def scope() -> bytes:
     """The scope of the caller; empty where callers are not told apart."""
     who = _current.get()

@@ -37,6 +37,11 @@ class Access:
             self._read(path)
 
     @property
+    def is_followed(self) -> bool:
+        """Whether there is a file, and so something that may change."""
+        return self._path is not None
+
+    @property
     def tells_callers_apart(self) -> bool:
         """Whether every call needs a caller whom the policy names."""
         return bool(self.policy.callers)

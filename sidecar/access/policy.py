@@ -82,6 +82,9 @@ class Quota(_Part):
     share: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
 
 
+_UNLIMITED = Quota()
+
+
 class Policy(_Part):
     """The whole file. Without ``callers``, callers are not told apart and may do everything."""
 
@@ -102,7 +105,7 @@ class Policy(_Part):
 
     def quota(self, namespace: str) -> Quota:
         """The quota of a namespace: its own, else that of ``*``, else none."""
-        return self.quotas.get(namespace) or self.quotas.get(EVERY_NAMESPACE) or Quota()
+        return self.quotas.get(namespace) or self.quotas.get(EVERY_NAMESPACE) or _UNLIMITED
 
 
 def read_policy(path: Path) -> Policy:
@@ -113,12 +116,16 @@ def read_policy(path: Path) -> Policy:
         reason = error.strerror if isinstance(error, OSError) else "it is not YAML"
         raise PolicyError(f"access.policy_file {path}: {reason}") from None
     try:
-        return Policy.model_validate({} if data is None else data)
+        policy = Policy.model_validate({} if data is None else data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise PolicyError(
             f"access.policy_file {path}: {_place(first['loc'])}: {first['msg']}"
         ) from None
+    if not policy.callers and not policy.quotas:
+        # As it is while somebody writes it: that must not let everybody in.
+        raise PolicyError(f"access.policy_file {path}: it is empty: name callers, quotas or both")
+    return policy
 
 
 def _place(parts: Sequence[int | str]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from embercache.v1 import cache_pb2, common_pb2
 
 from sidecar import __version__
+from sidecar.access.caller import Right, caller
 from sidecar.cache.items import Tier
 from sidecar.models.types import ModelUnavailableError
 from sidecar.services.errors import invalid
@@ -17,16 +18,17 @@ from sidecar.services.usage import usage
 from sidecar.services.wire import TIER_NUMBER
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from typing import Any
 
-    from sidecar.cache.accounts import Accounts
+    from sidecar.access.caller import Caller
+    from sidecar.cache.accounts import Account, Accounts
     from sidecar.cache.disk import DiskTier
     from sidecar.cache.follower import InvalidationFollower
     from sidecar.cache.hot import HotTier
     from sidecar.cache.read_through import ReadThrough
     from sidecar.cache.redis_memory import RedisMemory
-    from sidecar.cache.semantic_report import SemanticReport
+    from sidecar.cache.semantic_report import Band, SemanticReport
     from sidecar.cache.warm import WarmTier
     from sidecar.config import PriceSettings
     from sidecar.models.generation import Generator
@@ -74,9 +76,12 @@ class CacheAdmin:
         self._prices = prices
 
     async def stats(self, raw: bytes) -> bytes:
-        """Stats."""
+        """Stats: of the whole sidecar, or of the caller's namespaces if that is all he may see."""
         decode(cache_pb2.StatsRequest, raw)
-        return self.collect().SerializeToString()
+        who = caller()
+        if who is None or Right.ADMINISTER in who.rights:
+            return self.collect().SerializeToString()
+        return self._collect_for(who).SerializeToString()
 
     def collect(self) -> cache_pb2.StatsResponse:
         """Every counter of this sidecar."""
@@ -85,7 +90,7 @@ class CacheAdmin:
             uptime_seconds=time.monotonic() - self._started,
             response_hits=sum(each.hits for each in self._responses),
             tiers=[self._tier(tier) for tier in Tier],
-            items_failed=sum(account.failed for account in self._accounts),
+            items_failed=_failed(self._accounts),
             warm=self._warm_state(),
             models=[
                 _model(name, embedder)
@@ -93,8 +98,22 @@ class CacheAdmin:
             ],
             disk=self._disk_state(),
             usage=usage(self._accounts, self._hot.ages(), self._prices),
-            semantic=self._semantic_stats(),
+            semantic=_semantic_stats(self._semantic.items()),
             generators=[generator_stats(each) for each in self._generators],
+        )
+
+    def _collect_for(self, who: Caller) -> cache_pb2.StatsResponse:
+        """What concerns a caller's namespaces, and nothing from which others' could be told."""
+        accounts = [each for each in self._accounts if who.may_use(each.namespace)]
+        semantic = [each for each in self._semantic.items() if who.may_use(each[0])]
+        return cache_pb2.StatsResponse(
+            version=__version__,
+            uptime_seconds=time.monotonic() - self._started,
+            tiers=[_answered(accounts, tier) for tier in Tier],
+            items_failed=_failed(accounts),
+            warm=cache_pb2.WarmState(state=self._warm_state().state),
+            usage=usage(accounts, self._hot.ages(), self._prices),
+            semantic=_semantic_stats(semantic),
         )
 
     async def flush(self, raw: bytes) -> bytes:
@@ -115,13 +134,9 @@ class CacheAdmin:
         return cache_pb2.FlushResponse(entries=entries).SerializeToString()
 
     def _tier(self, tier: Tier) -> cache_pb2.TierStats:
-        stats = cache_pb2.TierStats(
-            tier=TIER_NUMBER[tier],  # type: ignore[arg-type]
-            answered=sum(account.answered[tier] for account in self._accounts),
-            corrupt=self._cache.counters.corrupt[tier],
-        )
+        stats = _answered(self._accounts, tier)
+        stats.corrupt = self._cache.counters.corrupt[tier]
         if tier is Tier.HOT:
-            stats.answered += sum(account.whole for account in self._accounts)
             stats.entries = len(self._hot)
             stats.bytes = self._hot.bytes
             stats.capacity_bytes = self._hot.capacity_bytes
@@ -160,25 +175,41 @@ class CacheAdmin:
             invalidations_heard_seconds=self._follower.heard_ago(),
         )
 
-    def _semantic_stats(self) -> list[cache_pb2.SemanticStats]:
-        return [
-            cache_pb2.SemanticStats(
-                namespace=namespace,
-                bands=[
-                    cache_pb2.SemanticStats.Band(
-                        to=band.upper,
-                        looked_up=band.looked_up,
-                        answered=band.answered,
-                        refused_by_guard=band.refused_by_guard,
-                        refused_by_verifier=band.refused_by_verifier,
-                        below_threshold=band.below_threshold,
-                        **{"from": band.lower},
-                    )
-                    for band in bands
-                ],
-            )
-            for namespace, bands in self._semantic.items()
-        ]
+
+def _answered(accounts: Iterable[Account], tier: Tier) -> cache_pb2.TierStats:
+    """How many items a tier answered."""
+    whole = tier is Tier.HOT
+    return cache_pb2.TierStats(
+        tier=TIER_NUMBER[tier],  # type: ignore[arg-type]
+        answered=sum(each.answered[tier] + (each.whole if whole else 0) for each in accounts),
+    )
+
+
+def _failed(accounts: Iterable[Account]) -> int:
+    return sum(account.failed for account in accounts)
+
+
+def _semantic_stats(
+    namespaces: Iterable[tuple[str, Sequence[Band]]],
+) -> list[cache_pb2.SemanticStats]:
+    return [
+        cache_pb2.SemanticStats(
+            namespace=namespace,
+            bands=[
+                cache_pb2.SemanticStats.Band(
+                    to=band.upper,
+                    looked_up=band.looked_up,
+                    answered=band.answered,
+                    refused_by_guard=band.refused_by_guard,
+                    refused_by_verifier=band.refused_by_verifier,
+                    below_threshold=band.below_threshold,
+                    **{"from": band.lower},
+                )
+                for band in bands
+            ],
+        )
+        for namespace, bands in namespaces
+    ]
 
 
 def _model(name: str, embedder: Embedder) -> cache_pb2.ModelStats:

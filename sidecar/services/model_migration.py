@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import grpc
 from embercache.v1 import cache_pb2
 
+from sidecar.access.caller import enter_nobody
 from sidecar.cache.lease import LeaseLostError, LeaseTakenError
 from sidecar.cache.model_moves import Copy, Move
 from sidecar.cache.redis_link import WarmUnavailableError
@@ -192,6 +193,8 @@ class ModelMigration:
         )
 
     async def _migrate(self, job: _Migration) -> None:
+        # It concerns every namespace, whichever are those of the administrator who asks for it.
+        enter_nobody()
         try:
             await self._leases.run("migration", lambda: self._prepare_and_switch(job))
         except LeaseTakenError:

@@ -138,7 +138,8 @@ class Warmer:
         """Makes the calls, and counts in ``warmed``.
 
         A call that fails as a whole raises its `CallError` or, without ``ends_at_error``, counts
-        as so many failed items. What may succeed later is tried for half a minute, then raises.
+        as so many failed items. What the caller may not do raises whatever it is. What may succeed
+        later is tried for half a minute, then raises.
         """
         in_background()
         warmed.total += sum(map(_items, requests))
@@ -182,7 +183,7 @@ class Warmer:
         requests = [request for query in queries if (request := popular_request(query)) is not None]
         for request in requests:
             # One that named none may have been made of a sidecar with another default.
-            if self._namespace(request.namespace) != name:
+            if request.namespace or self._namespace("") != name:
                 request.namespace = name
         return requests
 
@@ -200,7 +201,8 @@ class Warmer:
                 failure = await self._call_once(rest, warmed)
                 continue
             warmed.fail(error, _items(rest))
-            if may_succeed_later or ends_at_error:
+            is_forbidden = error.code is grpc.StatusCode.PERMISSION_DENIED
+            if may_succeed_later or ends_at_error or is_forbidden:
                 raise error
             return
 

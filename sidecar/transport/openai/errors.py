@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,21 @@ if TYPE_CHECKING:
 
 _STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.FAILED_PRECONDITION: 409,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.UNAVAILABLE: 503,
 }
 _BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-_RETRY_AFTER_SECONDS = "1"
-_NOT_CACHED = "not_cached"
+_RETRY_AFTER_SECONDS = 1.0
+# Models are looked up before a service is called: what it does not find is an entry.
+_CODES = {
+    grpc.StatusCode.NOT_FOUND: "not_cached",
+    grpc.StatusCode.UNAUTHENTICATED: "invalid_api_key",
+    grpc.StatusCode.PERMISSION_DENIED: "permission_denied",
+}
 # The services name fields as their own requests have them.
 _SAMPLING = re.compile(r"sampling\.([a-z_]+)")
 _OTHER_NAMES = {"stop_tokens": "stop_token_ids"}
@@ -32,7 +40,7 @@ class ApiError(Exception):
     """The end of a call with an HTTP status of 400 or more.
 
     ``param`` names the field that is wrong, ``code`` is for programs, and ``reason`` is the status
-    under which the call is counted.
+    under which the call is counted. ``retry_after`` is when to try again, in seconds.
     """
 
     def __init__(
@@ -43,10 +51,12 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         reason: str = grpc.StatusCode.INVALID_ARGUMENT.name,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
+        self._retry_after = retry_after
         self._body = {"message": message, "type": _kind(status), "param": param, "code": code}
 
     def body(self) -> dict[str, object]:
@@ -55,7 +65,13 @@ class ApiError(Exception):
 
     def response(self) -> web.Response:
         """The error as a response."""
-        headers = {"Retry-After": _RETRY_AFTER_SECONDS} if self.status == 429 else None
+        headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+        again = self._retry_after
+        if again is None and self.status == 429:
+            again = _RETRY_AFTER_SECONDS
+        if again is not None:
+            # In whole seconds, and not 0, which clients take for no answer.
+            headers["Retry-After"] = str(max(1, math.ceil(again)))
         return respond(dump(self.body()), status=self.status, headers=headers)
 
 
@@ -91,14 +107,19 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     failure = as_call_error(error)
-    # Models are looked up before a service is called: what it does not find is an entry.
-    code = _NOT_CACHED if failure.code is grpc.StatusCode.NOT_FOUND else None
-    status = _STATUSES.get(failure.code, 500)
+    status, code = _STATUSES.get(failure.code, 500), _CODES.get(failure.code)
     message, param = failure.message, None
     if field := _SAMPLING.match(message):
         param = _OTHER_NAMES.get(field[1], field[1])
         message = param + message[field.end() :]
-    return ApiError(status, message, param=param, code=code, reason=failure.code.name)
+    return ApiError(
+        status,
+        message,
+        param=param,
+        code=code,
+        reason=failure.code.name,
+        retry_after=failure.retry_after,
+    )
 
 
 def item_error(number: int, message: str) -> ApiError:
