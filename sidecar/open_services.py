@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from sidecar.access.quotas import Quotas
     from sidecar.config import Settings
     from sidecar.models.generation import Generator
     from sidecar.models.router import ModelRouter
@@ -75,6 +76,7 @@ async def open_services(
     rerankers: Mapping[str, Reranker],
     generators: Mapping[str, Generator],
     tiers: Tiers,
+    quotas: Quotas,
     exits: contextlib.AsyncExitStack,
 ) -> Services:
     """The services, ready to answer. Raises `IndexUrlError` or `IndexSetupError`."""
@@ -87,8 +89,8 @@ async def open_services(
     generations, cache, accounts = tiers.generations, tiers.cache, tiers.accounts
     writer = DocumentWriter(index, generations)
     exits.push_async_callback(writer.close)
-    vectors = Vectors(cache, accounts, settings.cache)
-    scores = Scores(cache, accounts, settings.cache)
+    vectors = Vectors(cache, accounts, quotas, settings.cache)
+    scores = Scores(cache, accounts, quotas, settings.cache)
     requests = RequestReader(
         models, settings.server, settings.model.normalise, settings.cache.namespace
     )
@@ -100,6 +102,7 @@ async def open_services(
         vectors=vectors,
         responses=embed_responses,
         generations=generations,
+        quotas=quotas,
     )
     search = SearchService(
         requests=requests,
@@ -112,6 +115,7 @@ async def open_services(
         semantic=semantic,
         responses=search_responses,
         generations=generations,
+        quotas=quotas,
         settings=settings.cache,
         max_bytes=settings.server.max_message_bytes,
     )
@@ -128,6 +132,7 @@ async def open_services(
         semantic=semantic,
         responses=generate_responses,
         generations=generations,
+        quotas=quotas,
         settings=settings.cache,
     )
     invalidation = Invalidation(
@@ -156,6 +161,7 @@ async def open_services(
             index=index,
             vectors=vectors,
             generations=generations,
+            quotas=quotas,
             writer=writer,
             max_items=settings.server.max_batch_items,
         ),
@@ -164,6 +170,7 @@ async def open_services(
             reader=reader,
             scores=scores,
             generations=generations,
+            quotas=quotas,
             max_passages=settings.server.max_batch_items,
         ),
         invalidation=invalidation,

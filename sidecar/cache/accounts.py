@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sidecar.cache.items import Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 MAX_ACCOUNTS = 500
 OTHERS = "(others)"
@@ -42,10 +42,18 @@ class Account:
 
 
 class Accounts:
-    """The account of everyone who uses the cache; beyond `MAX_ACCOUNTS`, namespaces share one."""
+    """The account of everyone who uses the cache; beyond `MAX_ACCOUNTS`, namespaces share one.
+
+    Those that were to be kept apart have accounts of their own nevertheless.
+    """
 
     def __init__(self) -> None:
         self._accounts: dict[tuple[str, str, str], Account] = {}
+        self._apart: Collection[str] = (OTHERS,)
+
+    def keep_apart(self, namespaces: Iterable[str]) -> None:
+        """Says which namespaces are never to share an account."""
+        self._apart = {OTHERS, *namespaces}
 
     def __iter__(self) -> Iterator[Account]:
         return iter(self._accounts.values())
@@ -55,7 +63,7 @@ class Accounts:
         name = (kind, namespace, model)
         account = self._accounts.get(name)
         if account is None:
-            if len(self._accounts) >= MAX_ACCOUNTS and namespace != OTHERS:
+            if len(self._accounts) >= MAX_ACCOUNTS and namespace not in self._apart:
                 return self.of(kind, OTHERS, model)
             account = self._accounts[name] = Account(kind, namespace, model)
         return account

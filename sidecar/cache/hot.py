@@ -7,6 +7,9 @@ for again before it comes to the end of it, it moves to the *main* queue, otherw
 at once. An entry that comes to the end of main goes round again as often as it was hit, three
 times at most. So what is asked for once, however much of it, only ever passes through small.
 
+A namespace with a limit of its own keeps within it by pushing out its own entries, oldest first;
+one that was hit goes round again there too (the algorithm known as CLOCK).
+
 Used from one event loop only, so it needs no lock.
 """
 
@@ -16,6 +19,8 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+from sidecar.cache.rooms import SLOT_BYTES, Room
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +52,7 @@ class HotEntry(Generic[T]):
 
     ``since`` and ``expires`` are in seconds of the tier's monotonic clock. What a stamp means is
     up to the owner of the value: see `sidecar.cache.generations`. ``hits`` are those since the
-    entry came into its queue, up to `MAX_HITS`.
+    entry came into its queue, up to `MAX_HITS`, less one for each time that it was spared.
     """
 
     __slots__ = ("account", "expires", "hits", "since", "size", "stamp", "value")
@@ -94,6 +99,9 @@ class HotTier(Generic[T]):
         self._old_ghosts: set[int] = set()
         # The sum of ``since`` over the entries of an account.
         self._since: dict[Account, float] = {}
+        # All entries of the namespaces that have limits, by namespace.
+        self._rooms: dict[str, Room[T]] = {}
+        self._limit_of: Callable[[str], int] | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -108,10 +116,10 @@ class HotTier(Generic[T]):
             if not self._is_lru:
                 self._remember(key)
             return None
+        if entry.hits < MAX_HITS:
+            entry.hits += 1
         if self._is_lru:
             self._entries.move_to_end(key)
-        elif entry.hits < MAX_HITS:
-            entry.hits += 1
         return entry
 
     def put(
@@ -128,15 +136,24 @@ class HotTier(Generic[T]):
         # What is asked for again need not prove itself again.
         into_main = self._is_lru or key in self._entries or self._is_remembered(key)
         self.remove(key)
-        size = len(key) + payload_bytes + ENTRY_OVERHEAD_BYTES
-        if size > self.capacity_bytes // 8 or ttl <= 0:
+        size = taken = len(key) + payload_bytes + ENTRY_OVERHEAD_BYTES
+        most = self.capacity_bytes // 8
+        room = None if self._limit_of is None else self._room(account.namespace)
+        if room is not None:
+            taken += SLOT_BYTES
+            most = min(most, room.limit_bytes)
+        if taken > most or ttl <= 0:
             return
         now = self._clock()
-        had_room = self.bytes + size <= self.capacity_bytes
-        while self.bytes + size > self.capacity_bytes:
+        if room is not None:
+            self._make_room(room, taken, now)
+        had_room = self.bytes + taken <= self.capacity_bytes
+        while self.bytes + taken > self.capacity_bytes:
             self._evict(now)
         entry = self._entries[key] = HotEntry(value, size, account, now, now + ttl, stamp)
-        self.bytes += size
+        if room is not None:
+            room.add(key, entry)
+        self.bytes += taken
         account.hot_entries += 1
         account.hot_bytes += size
         self._since[account] = self._since.get(account, 0.0) + now
@@ -159,12 +176,38 @@ class HotTier(Generic[T]):
             self._small_bytes -= entry.size
         self.bytes -= entry.size
         account = entry.account
+        if self._rooms and (room := self._rooms.get(account.namespace)) is not None:
+            room.remove(key)
+            self.bytes -= SLOT_BYTES
         account.hot_entries -= 1
         account.hot_bytes -= entry.size
         if account.hot_entries:
             self._since[account] -= entry.since
         else:
             del self._since[account]
+
+    def limit(self, limit_of: Callable[[str], int] | None) -> None:
+        """Limits the bytes of namespaces; 0 is no limit, None limits none. What is too much goes.
+
+        ``limit_of`` has to say the same of a namespace until the next call. Takes a moment for each
+        entry there is if a namespace that has entries comes to be limited.
+        """
+        self._limit_of = limit_of
+        limits = {name: limit_of(name) if limit_of else 0 for name in self._names()}
+        for name in [name for name in self._rooms if not limits[name]]:
+            self.bytes -= SLOT_BYTES * len(self._rooms.pop(name))
+        if new := {name for name in limits if limits[name] and name not in self._rooms}:
+            for key, entry in self._entries.items():
+                name = entry.account.namespace
+                if name in new and (room := self._room(name)) is not None:
+                    room.add(key, entry)
+                    self.bytes += SLOT_BYTES
+        now = self._clock()
+        for name, room in self._rooms.items():
+            room.limit_bytes = limits[name]
+            self._make_room(room, 0, now)
+        while self.bytes > self.capacity_bytes:
+            self._evict(now)
 
     def clear(self) -> int:
         """Takes everything out and says how many entries that were."""
@@ -188,6 +231,31 @@ class HotTier(Generic[T]):
     def _is_small_full(self) -> bool:
         return self._small_bytes > self.capacity_bytes // 10
 
+    def _names(self) -> set[str]:
+        """The namespaces that have entries or limits."""
+        return {account.namespace for account in self._since} | self._rooms.keys()
+
+    def _room(self, namespace: str) -> Room[T] | None:
+        """The room of a namespace, if it has a limit."""
+        room = self._rooms.get(namespace)
+        if room is None and self._limit_of is not None and (limit := self._limit_of(namespace)):
+            room = self._rooms[namespace] = Room(limit)
+        return room
+
+    def _make_room(self, room: Room[T], taken: int, now: float) -> None:
+        """Takes out entries of a namespace until so many bytes more are within its limit."""
+        while room.bytes + taken > room.limit_bytes:
+            for _ in range(MAX_LOOKS):
+                key, entry = room.first()
+                if entry.expires <= now or entry.hits == 0:
+                    break
+                entry.hits -= 1
+                room.spare(key)
+            if entry.expires <= now:
+                self._expire(key)
+            else:
+                self._push_out(key, entry)
+
     def _evict(self, now: float) -> None:
         """Takes out the entry whose turn it is; those that were hit are spared and go to main."""
         for _ in range(MAX_LOOKS):
@@ -196,7 +264,7 @@ class HotTier(Generic[T]):
             if entry.expires <= now:
                 self._expire(key)
                 return
-            if entry.hits == 0:
+            if entry.hits == 0 or self._is_lru:
                 break
             self._entries.move_to_end(key)
             if self._small.pop(key, None) is None:
@@ -204,6 +272,10 @@ class HotTier(Generic[T]):
             else:
                 self._small_bytes -= entry.size
                 entry.hits = 0
+        self._push_out(key, entry)
+
+    def _push_out(self, key: bytes, entry: HotEntry[T]) -> None:
+        """Takes out an entry that makes room for others."""
         is_small = key in self._small
         self.remove(key)
         self.counters.evictions += 1

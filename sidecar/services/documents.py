@@ -27,6 +27,7 @@ from sidecar.services.search_request import read_metadata
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sidecar.access.quotas import Quotas
     from sidecar.cache.generations import Generations
     from sidecar.index.types import Collection, Index
     from sidecar.models.types import Embedder, ModelInfo
@@ -76,6 +77,7 @@ class DocumentService:
         index: Index,
         vectors: Vectors,
         generations: Generations,
+        quotas: Quotas,
         writer: DocumentWriter,
         max_items: int,
     ) -> None:
@@ -84,6 +86,7 @@ class DocumentService:
         self._index = index
         self._vectors = vectors
         self._generations = generations
+        self._quotas = quotas
         self._writer = writer
         self._max_items = max_items
 
@@ -100,6 +103,7 @@ class DocumentService:
             )
         if len({document.id for document in request.documents}) < len(request.documents):
             raise invalid("two documents of the call have the same id: send the one that is right")
+        self._quotas.charge(self._requests.namespace(request.namespace), len(request.documents))
         try:
             response = await self._upsert(request)
         except VersionChangedError:
@@ -115,6 +119,7 @@ class DocumentService:
         ids = [document_id(name) for name in request.ids]
         info = self._requests.model(request.model).info
         collection = self._reader.collection(info, request.namespace, request.collection)
+        self._quotas.charge(collection.namespace, len(ids))
         found = await self._writer.delete(collection, ids)
         return search_pb2.DeleteResponse(found=found).SerializeToString()
 

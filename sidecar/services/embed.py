@@ -33,6 +33,7 @@ from sidecar.services.wire import length_delimited, varint
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from sidecar.access.quotas import Quotas
     from sidecar.cache.generations import Generations, NamespaceState
     from sidecar.models.router import ModelRouter
     from sidecar.services.embed_request import ParsedRequest, RequestReader
@@ -57,12 +58,14 @@ class EmbedService:
         vectors: Vectors,
         responses: StoredResponses,
         generations: Generations,
+        quotas: Quotas,
     ) -> None:
         self._models = models
         self._reader = reader
         self._vectors = vectors
         self._responses = responses
         self._generations = generations
+        self._quotas = quotas
 
     async def embed(self, raw: bytes) -> bytes:
         """Embed: one batch, for which nothing is `stored`."""
@@ -129,6 +132,7 @@ class EmbedService:
         # What is invalidated from now on must not be in a response that is kept.
         stamp = state.stamp
         parsed = self._reader.read(request)
+        self._quotas.charge(state.name, len(parsed.items))
         results = await self._fetch(parsed, state)
         if any(_is_version_change(result) for result in results):
             # The encoders moved to another version. Who asked for the old one is told so here.
@@ -195,6 +199,7 @@ class EmbedService:
             items=len(results),
             tokens=tokens,
             account=self._vectors.account(state.name, parsed.info.name),
+            meter=self._quotas.meter(state.name),
             popular=parsed.is_single_query,
         )
         self._responses.keep(raw, stored, ttl=(expires - now_ms) / 1000, stamp=stamp)

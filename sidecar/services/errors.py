@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
+from sidecar.access.quotas import QuotaExceededError
 from sidecar.cache.generations import InvalidationNotSharedError
 from sidecar.cache.items import NotCachedError
 from sidecar.index.types import IndexSetupError, IndexUnavailableError
@@ -27,6 +28,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (NotCachedError, grpc.StatusCode.NOT_FOUND),
     (InputRejectedError, grpc.StatusCode.INVALID_ARGUMENT),
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (QuotaExceededError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (ModelUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (VersionChangedError, grpc.StatusCode.FAILED_PRECONDITION),
     (InvalidationNotSharedError, grpc.StatusCode.UNAVAILABLE),
@@ -75,12 +77,15 @@ def as_call_error(error: Exception) -> CallError:
         return error
     for kind, code in _CODES:
         if isinstance(error, kind):
-            retry_after = error.retry_after if isinstance(error, QueueFullError) else None
-            return CallError(code, str(error), retry_after=retry_after)
+            return CallError(code, str(error), retry_after=_retry_after(error))
     _log.error("unexpected error", exc_info=error)
     return CallError(
         grpc.StatusCode.INTERNAL, "an error inside the sidecar; its log has the details"
     )
+
+
+def _retry_after(error: Exception) -> float | None:
+    return error.retry_after if isinstance(error, QueueFullError | QuotaExceededError) else None
 
 
 def raise_if_all_may_be_retried(results: Sequence[object]) -> None:

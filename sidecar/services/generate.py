@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from sidecar.access.quotas import Quotas
     from sidecar.cache.accounts import Account, Accounts
     from sidecar.cache.codec import Entry
     from sidecar.cache.generations import Generations, NamespaceState
@@ -148,6 +149,7 @@ class GenerateService:
         semantic: SemanticAnswers,
         responses: StoredResponses,
         generations: Generations,
+        quotas: Quotas,
         settings: CacheSettings,
     ) -> None:
         self._requests = requests
@@ -159,6 +161,7 @@ class GenerateService:
         self._semantic = semantic
         self._responses = responses
         self._generations = generations
+        self._quotas = quotas
         self._settings = settings
         self._spaces = KeySpaces(KIND, settings)
         self._block_spaces = KeySpaces(PREFIX_KIND, settings)
@@ -183,6 +186,7 @@ class GenerateService:
                 items=1,
                 tokens=entry.value.tokens,
                 account=self._account(plan.parsed),
+                meter=self._quotas.meter(plan.state.name),
                 popular=False,
             )
             ttl = (entry.expires_ms - now_ms) / 1000 if entry.expires_ms else math.inf
@@ -251,6 +255,7 @@ class GenerateService:
         # What is invalidated from now on must not be in a response that is kept.
         stamp = state.stamp
         parsed = self._reader.read(request)
+        self._quotas.charge(state.name, 1)
         plan = _Plan(parsed, state, began)
         ttl = self._settings.generate_ttl if parsed.cache.ttl is None else parsed.cache.ttl
         key = self.key(state, parsed)
@@ -276,7 +281,10 @@ class GenerateService:
             reads_prefix=mode.reads,
             keeps_prefix=mode.stores,
         )
+        meter = self._quotas.meter(state.name)
+        meter.admit(1)
         parsed.generator.start(request, generation)
+        meter.watch([generation])
 
     async def _search_first(self, plan: _Plan, generation: Generation, threshold: float) -> None:
         """Ends a generation with the answer to another prompt, or begins it."""

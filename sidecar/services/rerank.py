@@ -14,6 +14,7 @@ from sidecar.services.scores import score
 from sidecar.services.wire import TIER_NUMBER
 
 if TYPE_CHECKING:
+    from sidecar.access.quotas import Quotas
     from sidecar.cache.generations import Generations
     from sidecar.cache.items import Answer
     from sidecar.services.embed_request import RequestReader
@@ -34,12 +35,14 @@ class RerankService:
         reader: SearchReader,
         scores: Scores,
         generations: Generations,
+        quotas: Quotas,
         max_passages: int,
     ) -> None:
         self._requests = requests
         self._reader = reader
         self._scores = scores
         self._generations = generations
+        self._quotas = quotas
         self._max_passages = max_passages
 
     async def rerank(self, raw: bytes) -> bytes:
@@ -53,6 +56,8 @@ class RerankService:
             )
         for text in (request.query, *request.passages):
             self._requests.check_text(text)
+        name = self._requests.namespace(request.namespace)
+        self._quotas.charge(name, len(request.passages))
         response, answers = await self._answer(request)
         if any(isinstance(answer, VersionChangedError) for answer in answers):
             response, answers = await self._answer(request)

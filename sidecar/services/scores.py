@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
+    from sidecar.access.quotas import Meter, Quotas
     from sidecar.cache.accounts import Accounts
     from sidecar.cache.codec import Entry
     from sidecar.cache.generations import NamespaceState
@@ -30,16 +31,20 @@ _SCORE = struct.Struct("<f")
 class _RerankerLoader:
     """One version of a reranker as what the cache computes its misses with."""
 
-    def __init__(self, reranker: Reranker, version: str) -> None:
+    def __init__(self, reranker: Reranker, version: str, meter: Meter) -> None:
         self._reranker = reranker
         self._version = version
+        self._meter = meter
 
     def submit(self, sources: Sequence[Pair]) -> list[asyncio.Future[float]]:
         if self._reranker.info.version != self._version:
             raise VersionChangedError(
                 f"the reranker is no longer in version {self._version}: retry"
             )
-        return self._reranker.submit(sources)
+        self._meter.admit(len(sources))
+        works = self._reranker.submit(sources)
+        self._meter.watch(works)
+        return works
 
     def product(self, result: float) -> Product:
         payload = _SCORE.pack(result)
@@ -49,9 +54,12 @@ class _RerankerLoader:
 class Scores:
     """Fetches the scores of pairs, from cache where possible."""
 
-    def __init__(self, cache: ReadThrough, accounts: Accounts, settings: CacheSettings) -> None:
+    def __init__(
+        self, cache: ReadThrough, accounts: Accounts, quotas: Quotas, settings: CacheSettings
+    ) -> None:
         self._cache = cache
         self._accounts = accounts
+        self._quotas = quotas
         self._ttl = settings.rerank_ttl
         self._spaces = KeySpaces(KIND, settings)
 
@@ -74,7 +82,7 @@ class Scores:
             for query, passage in (pair,)
         ]
         policy = Policy(choices.mode, choices.tags, self._accounts.of(KIND, state.name, info.name))
-        loader = _RerankerLoader(reranker, info.version)
+        loader = _RerankerLoader(reranker, info.version, self._quotas.meter(state.name))
         return await self._cache.fetch(state, wants, policy, loader)
 
 

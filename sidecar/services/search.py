@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from sidecar.access.quotas import Quotas
     from sidecar.cache.accounts import Account, Accounts
     from sidecar.cache.codec import Entry
     from sidecar.cache.generations import Generations, NamespaceState
@@ -110,6 +111,7 @@ class SearchService:
         semantic: SemanticAnswers,
         responses: StoredResponses,
         generations: Generations,
+        quotas: Quotas,
         settings: CacheSettings,
         max_bytes: int,
     ) -> None:
@@ -123,6 +125,7 @@ class SearchService:
         self._semantic = semantic
         self._responses = responses
         self._generations = generations
+        self._quotas = quotas
         self._settings = settings
         self._spaces = KeySpaces(KIND, settings)
         self._max_bytes = max_bytes
@@ -132,6 +135,8 @@ class SearchService:
         """Search: one query, for which no whole response is stored."""
         self._requests.check_size(raw)
         request = decode(search_pb2.SearchRequest, raw)
+        # One item, whatever it reranks: what that computes has a quota of its own.
+        self._quotas.charge(self._requests.namespace(request.namespace), 1)
         try:
             return await self._answer(request, raw)
         except VersionChangedError:
@@ -302,6 +307,7 @@ class SearchService:
             items=1,
             tokens=entry.value.tokens,
             account=self._account(parsed),
+            meter=self._quotas.meter(plan.state.name),
             popular=bool(parsed.text),
         )
         ttl = (entry.expires_ms - now_ms) / 1000 if entry.expires_ms else math.inf

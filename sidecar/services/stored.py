@@ -12,6 +12,7 @@ from sidecar.access.caller import scope
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidecar.access.quotas import Meter
     from sidecar.cache.accounts import Account
     from sidecar.cache.generations import NamespaceState
     from sidecar.cache.hot import HotTier
@@ -29,8 +30,8 @@ class _HasInfo(Protocol):
 class StoredResponse:
     """A response of hot items, good while its namespace's stamp and its models are the same.
 
-    ``tokens`` are those that the models would have read. ``popular`` says whether a repetition
-    of the request counts as a popular query.
+    ``meter`` is charged with ``items`` each time. ``tokens`` are those that the models would have
+    read. ``popular`` says whether a repetition of the request counts as a popular query.
     """
 
     state: NamespaceState
@@ -40,6 +41,7 @@ class StoredResponse:
     items: int
     tokens: int
     account: Account
+    meter: Meter
     popular: bool
     second_model: _HasInfo | None = None
     second_info: Any = None
@@ -65,7 +67,10 @@ class StoredResponses:
         self._hot = hot
 
     def get(self, raw: bytes) -> bytes | None:
-        """The answer to a request of these very bytes, if it may be given again to this caller."""
+        """The answer to a request of these very bytes, if it may be given again to this caller.
+
+        Raises `QuotaExceededError`.
+        """
         held = self._hot.get(
             blake2b(raw, digest_size=16, salt=scope(), person=self._person).digest()
         )
@@ -77,6 +82,8 @@ class StoredResponses:
         second = stored.second_model
         if second is not None and second.info is not stored.second_info:
             return None
+        if stored.meter.items_per_second:
+            stored.meter.take(stored.items)
         self.hits += 1
         account = stored.account
         account.whole += stored.items

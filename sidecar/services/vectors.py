@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
+    from sidecar.access.quotas import Meter, Quotas
     from sidecar.cache.accounts import Account, Accounts
     from sidecar.cache.generations import NamespaceState
     from sidecar.cache.items import Answer
@@ -56,16 +57,20 @@ class KeySpaces:
 class _ModelLoader:
     """One version of a model as what the cache computes its misses with."""
 
-    def __init__(self, embedder: Embedder, version: str, codec: Codec) -> None:
+    def __init__(self, embedder: Embedder, version: str, codec: Codec, meter: Meter) -> None:
         self._embedder = embedder
         self._version = version
         self._codec = codec
+        self._meter = meter
 
     def submit(self, sources: Sequence[ModelInput]) -> list[asyncio.Future[Embedded]]:
         # The encoders may have moved on while the tiers were asked: the keys are of this version.
         if self._embedder.info.version != self._version:
             raise VersionChangedError(f"the model is no longer in version {self._version}: retry")
-        return self._embedder.submit(sources)
+        self._meter.admit(len(sources))
+        works = self._embedder.submit(sources)
+        self._meter.watch(works)
+        return works
 
     def product(self, result: Embedded) -> Product:
         payload = encode_vector(result.vector, self._codec)
@@ -77,9 +82,12 @@ class _ModelLoader:
 class Vectors:
     """Fetches the vectors of inputs, from cache where possible."""
 
-    def __init__(self, cache: ReadThrough, accounts: Accounts, settings: CacheSettings) -> None:
+    def __init__(
+        self, cache: ReadThrough, accounts: Accounts, quotas: Quotas, settings: CacheSettings
+    ) -> None:
         self._cache = cache
         self._accounts = accounts
+        self._quotas = quotas
         self._settings = settings
         self._codec = Codec[settings.codec.upper()]
         self._codec_name = self._codec.name.encode()
@@ -108,14 +116,16 @@ class Vectors:
     ) -> list[Answer | Exception]:
         """The entry of each item, in order, or its error.
 
-        `VersionChangedError` where the model is no longer as ``info`` says.
+        `VersionChangedError` where the model is no longer as ``info`` says, `QuotaExceededError`
+        where it was to be computed and too many of the namespace's are under way.
         """
         wants = [
             Want(key, item.content, item.source, self._ttl(choices, item))
             for key, item in zip(self.keys(state, info, items, choices.tags), items, strict=True)
         ]
         policy = Policy(choices.mode, choices.tags, self.account(state.name, info.name))
-        loader = _ModelLoader(embedder, info.version, self._codec)
+        meter = self._quotas.meter(state.name)
+        loader = _ModelLoader(embedder, info.version, self._codec, meter)
         return await self._cache.fetch(state, wants, policy, loader)
 
     def _ttl(self, choices: CacheChoices, item: Item) -> float | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from embercache.v1 import embed_pb2
 
+from sidecar.access.quotas import Quotas
 from sidecar.cache.generations import Generations
 from sidecar.cache.local_generations import LocalGenerations
 from sidecar.config import ServerSettings
@@ -25,6 +26,7 @@ async def test_a_request_is_read_only_when_fewer_than_a_window_are_unanswered() 
         vectors=unused,
         responses=unused,
         generations=Generations(LocalGenerations(None)),
+        quotas=Quotas(),
     )
     read = 0
 
