@@ -35,7 +35,9 @@ COPY sidecar/models/download.py \
      sidecar/models/graph_builder.py \
      sidecar/models/llama_graph.py \
      sidecar/models/llama_weights.py \
+     sidecar/models/manifest.py \
      sidecar/models/minilm_graph.py \
+     sidecar/models/pack_folder.py \
      sidecar/models/packs.py \
      sidecar/models/pull.py \
      sidecar/models/safetensors.py \

@@ -20,7 +20,9 @@ from sidecar.config_sources import ConfigError, load_settings
 from sidecar.models import packs
 from sidecar.models.decoder_pack import read_decoder_pack
 from sidecar.models.errors import SetupError
+from sidecar.models.manifest import read_manifest, write_manifest
 from sidecar.models.pack import read_pack
+from sidecar.models.pack_folder import PackFolder
 from sidecar.models.pull import pull as pull_pack
 
 if TYPE_CHECKING:
@@ -114,9 +116,10 @@ def list_(folder: Path) -> None:
 @click.argument("name_or_path", required=False)
 @_folder_option
 def verify(name_or_path: str | None, folder: Path) -> None:
-    """Compare every file of a pulled pack with what was pulled.
+    """Compare every file of a pack with its manifest.
 
-    Without a name or a path, all packs in the folder are checked.
+    NAME is one of a built-in pack, or the path of a folder; @sha256: and a digest may follow.
+    Without it, all packs in the folder of packs are checked.
 
     \b
     Examples:
@@ -130,7 +133,31 @@ def verify(name_or_path: str | None, folder: Path) -> None:
     if not names:
         raise SetupError(f"no pack is in {folder}: run `embercache models pull NAME`")
     for name in names:
-        click.echo(f"{packs.verify(name, folder)}: whole")
+        path = packs.resolve(name, folder)
+        PackFolder(path).verify()
+        click.echo(f"{path}: whole")
+
+
+@models.command()
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def pin(path: Path) -> None:
+    """Write down the sha256 of every file in the folder PATH, and print what pins them.
+
+    What is printed goes into the setting model.packs, model.rerankers or generator.packs: then a
+    sidecar starts only with exactly these files. They are written to manifest.json.
+
+    \b
+    Examples:
+      embercache models pin /models/multilingual-e5-small
+    """
+    try:
+        read_manifest(path)  # a file of that name that is none of ours is not overwritten
+        manifest = write_manifest(path)
+    except SetupError as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{path}: cannot be pinned ({error.strerror})") from None
+    click.echo(packs.pinned(path, manifest))
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ import numpy as np
 
 from sidecar.models.errors import SetupError
 from sidecar.models.graph import read_graph
-from sidecar.models.pack_files import digest, file_digest, read_json
+from sidecar.models.pack_files import digest, find_first
+from sidecar.models.pack_folder import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, PackFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,21 +86,24 @@ class DecoderPack:
 
 def read_decoder_pack(folder: Path) -> DecoderPack:
     """Reads the pack in ``folder``; raises `SetupError` if it is not one that we can run."""
-    path = _find_graph(folder)
-    export = _Export(folder, path, read_graph(path), _required_config(folder))
+    files = PackFolder(folder)
+    path = find_first(files, _GRAPHS)
+    export = _Export(files, path, read_graph(files, path), _required_config(files))
     export.check_inputs()
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise SetupError(f"{tokenizer}: missing; copy it from the model that was exported")
-    tokenizer_config = read_json(folder / "tokenizer_config.json", dict) or {}
+    tokenizer = files.find("tokenizer.json", MAX_TOKENIZER_BYTES)
+    if tokenizer is None:
+        raise SetupError(
+            f"{folder / 'tokenizer.json'}: missing; copy it from the model that was exported"
+        )
+    tokenizer_config = files.json("tokenizer_config.json", dict) or {}
     facts: dict[str, Any] = {
         "vocabulary": export.vocabulary(),
         "context_tokens": export.number(_CONTEXT),
         "end_tokens": export.end_tokens(),
-        "chat_template": _chat_template(folder, tokenizer_config),
+        "chat_template": _chat_template(files, tokenizer_config),
         "special_tokens": _special_tokens(tokenizer_config),
     }
-    parts = [file_digest(file) for file in (*export.graph.files, tokenizer)]
+    parts = [files.digest(file) for file in (*export.graph.files, tokenizer)]
     parts += [repr(sorted(v) if isinstance(v, frozenset) else v).encode() for v in facts.values()]
     return DecoderPack(
         path=path,
@@ -111,20 +115,11 @@ def read_decoder_pack(folder: Path) -> DecoderPack:
     )
 
 
-def _find_graph(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise SetupError(f"{folder}: no such folder")
-    for name in _GRAPHS:
-        if (folder / name).is_file():
-            return folder / name
-    raise SetupError(f"{folder}: holds none of {', '.join(_GRAPHS)}; export the model to ONNX")
-
-
-def _required_config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] | None = read_json(folder / "config.json", dict)
+def _required_config(folder: PackFolder) -> dict[str, Any]:
+    config: dict[str, Any] | None = folder.json("config.json", dict)
     if config is None:
         raise SetupError(
-            f"{folder / 'config.json'}: missing; copy it from the model that was exported"
+            f"{folder.path / 'config.json'}: missing; copy it from the model that was exported"
         )
     return config
 
@@ -133,7 +128,7 @@ def _required_config(folder: Path) -> dict[str, Any]:
 class _Export:
     """The graph and the configuration of a decoder."""
 
-    folder: Path
+    folder: PackFolder
     path: Path
     graph: Graph
     config: Mapping[str, Any]
@@ -193,15 +188,17 @@ class _Export:
         return logits.shape[2] or self.number(("vocab_size",))
 
     def end_tokens(self) -> frozenset[int]:
-        generation = read_json(self.folder / "generation_config.json", dict) or {}
+        generation = self.folder.json("generation_config.json", dict) or {}
         ends = generation.get("eos_token_id", self.config.get("eos_token_id"))
         ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
         if not all(type(token) is int for token in ends):
-            raise SetupError(f"{self.folder}: eos_token_id must be a number or a list of numbers")
+            raise SetupError(
+                f"{self.folder.path}: eos_token_id must be a number or a list of numbers"
+            )
         vocabulary = self.vocabulary()
         if strange := [token for token in ends if not 0 <= token < vocabulary]:
             raise SetupError(
-                f"{self.folder}: eos_token_id {strange[0]} is outside of the vocabulary of"
+                f"{self.folder.path}: eos_token_id {strange[0]} is outside of the vocabulary of"
                 f" {vocabulary} tokens; copy the configuration of the model that was exported"
             )
         return frozenset(ends)
@@ -214,20 +211,20 @@ class _Export:
                 continue
             if type(value) is not int or value < 1:
                 raise SetupError(
-                    f"{self.folder / 'config.json'}: {name!r} must be a whole number from 1 on"
+                    f"{self.folder.path / 'config.json'}: {name!r} must be a whole number from 1 on"
                 )
             return value
         raise SetupError(
-            f"{self.folder / 'config.json'}: has no {names[0]!r}; copy it from the model that was"
-            " exported"
+            f"{self.folder.path / 'config.json'}: has no {names[0]!r}; copy it from the model that"
+            " was exported"
         )
 
 
-def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
+def _chat_template(folder: PackFolder, tokenizer_config: Mapping[str, Any]) -> str | None:
+    path = folder.find("chat_template.jinja", MAX_CONFIG_BYTES)
+    if path is not None:
         try:
-            return path.read_text("utf-8")
+            return folder.read(path).decode()
         except UnicodeDecodeError as error:
             raise SetupError(f"{path}: not UTF-8 ({error})") from error
     template = tokenizer_config.get("chat_template")
@@ -235,7 +232,7 @@ def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | N
         named = [entry for entry in template if isinstance(entry, dict)]
         template = next((e.get("template") for e in named if e.get("name") == "default"), None)
     if template is not None and not isinstance(template, str):
-        raise SetupError(f"{folder / 'tokenizer_config.json'}: chat_template must be a text")
+        raise SetupError(f"{folder.path / 'tokenizer_config.json'}: chat_template must be a text")
     return template
 
 

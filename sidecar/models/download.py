@@ -13,7 +13,7 @@ from http.client import HTTPException
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from sidecar.models.errors import SetupError
-from sidecar.models.packs import sha256
+from sidecar.models.manifest import sha256
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from sidecar.models.errors import SetupError
-from sidecar.models.pack_files import digest, file_digest, find_graph, read_json
+from sidecar.models.pack_files import digest, find_graph
+from sidecar.models.pack_folder import PackFolder
 from sidecar.models.text_options import TEXT_INPUTS, TextOptions, read_text_options
 
 if TYPE_CHECKING:
@@ -55,18 +56,19 @@ class Pack:
 
 def read_pack(folder: Path) -> Pack:
     """Reads the pack in ``folder``; raises `SetupError` if it is not one that we can run."""
-    path, graph = find_graph(folder)
-    modules = _read_modules(folder)
-    has_tokenizer = (folder / "tokenizer.json").is_file()
-    text = read_text_options(folder, path, graph) if has_tokenizer else None
+    files = PackFolder(folder)
+    path, graph = find_graph(files)
+    modules = _read_modules(files)
+    text = read_text_options(files, path, graph)
     if text is None:
         _check_tensor_input(folder, path, graph)
     output = _choose_output(path, graph, pooled_only=text is None)
-    pooling = "graph" if len(output.shape) == 2 else _pooling(folder, modules)
+    pooling = "graph" if len(output.shape) == 2 else _pooling(files, modules)
     normalise = pooling != "graph" if modules is None else "Normalize" in modules
-    version = _version(graph, output, pooling, normalise, text)
+    parts = [*map(files.digest, graph.files), output.name.encode(), pooling.encode()]
+    parts += [str(normalise).encode(), *(text.parts() if text else ())]
     states = _states(graph, output) if text else None
-    return Pack(path, graph.inputs, output, states, pooling, normalise, text, version)
+    return Pack(path, graph.inputs, output, states, pooling, normalise, text, digest(parts))
 
 
 def _check_tensor_input(folder: Path, path: Path, graph: Graph) -> None:
@@ -100,25 +102,27 @@ def _states(graph: Graph, output: TensorSpec) -> TensorSpec | None:
     return next((spec for spec in candidates if len(spec.shape) == 3), None)
 
 
-def _read_modules(folder: Path) -> dict[str, str] | None:
+def _read_modules(folder: PackFolder) -> dict[str, str] | None:
     """The folder of each sentence-transformers module, by the module's class."""
-    modules = read_json(folder / "modules.json", list)
+    modules = folder.json("modules.json", list)
     if modules is None:
         return None
     try:
-        return {entry["type"].rpartition(".")[2]: entry["path"] for entry in modules}
+        return {entry["type"].rpartition(".")[2]: str(entry["path"]) for entry in modules}
     except (KeyError, TypeError, AttributeError):
-        raise SetupError(f"{folder / 'modules.json'}: entries need a type and a path") from None
+        raise SetupError(
+            f"{folder.path / 'modules.json'}: entries need a type and a path"
+        ) from None
 
 
-def _pooling(folder: Path, modules: dict[str, str] | None) -> PoolingMode:
+def _pooling(folder: PackFolder, modules: dict[str, str] | None) -> PoolingMode:
     if unknown := set(modules or ()) - {"Transformer", "Pooling", "Normalize"}:
         raise SetupError(
-            f"{folder / 'modules.json'}: unsupported module {min(unknown)!r}; export the graph"
+            f"{folder.path / 'modules.json'}: unsupported module {min(unknown)!r}; export the graph"
             " with it inside and an output sentence_embedding"
         )
-    path = folder / (modules or {}).get("Pooling", "1_Pooling") / "config.json"
-    config = read_json(path, dict)
+    name = f"{(modules or {}).get('Pooling', '1_Pooling')}/config.json"
+    config = folder.json(name, dict)
     if config is None:
         return "mean"
     modes = config.get("pooling_mode")
@@ -127,19 +131,6 @@ def _pooling(folder: Path, modules: dict[str, str] | None) -> PoolingMode:
         modes = [k.removeprefix(prefix) for k, on in config.items() if k.startswith(prefix) and on]
     mode = modes[0] if isinstance(modes, list) and len(modes) == 1 else modes
     if not isinstance(mode, str) or mode not in _POOLING or not config.get("include_prompt", True):
+        path = folder.path / name
         raise SetupError(f"{path}: unsupported pooling; one of mean, cls or last token is needed")
     return _POOLING[mode]
-
-
-def _version(
-    graph: Graph,
-    output: TensorSpec,
-    pooling: PoolingMode,
-    normalise: bool,
-    text: TextOptions | None,
-) -> str:
-    parts: list[bytes] = [file_digest(file) for file in graph.files]
-    parts += [output.name.encode(), pooling.encode(), str(normalise).encode()]
-    if text is not None:
-        parts += text.parts()
-    return digest(parts)

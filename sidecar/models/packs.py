@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sidecar.models.errors import SetupError
+from sidecar.models.manifest import MANIFEST, SHA256, read_manifest
 from sidecar.models.minilm_graph import build_minilm
+from sidecar.models.pack_folder import PackFolder
 from sidecar.models.smollm2 import GGUF_FILE, build_smollm2, build_smollm2_fp32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-MANIFEST = "manifest.json"
+    from sidecar.models.manifest import Manifest
+
+_PIN = "@sha256:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class BuiltInPack:
 
     ``files`` maps each file needed from the wheel's folder ``root`` to its sha256. ``build``
     turns a folder with these files into a pack; ``revision`` counts the changes in what it makes.
+    ``digests`` are those of the manifests of all revisions that may be run, the newest first.
     ``generates`` says whether the pack generates text; else it embeds.
     """
 
@@ -37,10 +40,21 @@ class BuiltInPack:
     files: Mapping[str, str]
     build: Callable[[Path], None]
     revision: int
+    digests: tuple[str, ...]
     generates: bool = False
 
+    @property
+    def source(self) -> dict[str, str | int]:
+        """Where it comes from, as its manifest has it."""
+        return {
+            "package": self.package,
+            "version": self.version,
+            "sha256": self.wheel_sha256,
+            "revision": self.revision,
+        }
 
-def _smollm2(name: str, precision: str, build: Callable[[Path], None]) -> BuiltInPack:
+
+def _smollm2(name: str, precision: str, build: Callable[[Path], None], digest: str) -> BuiltInPack:
     return BuiltInPack(
         name=name,
         summary=f"SmolLM2-135M-Instruct: English chat, 8192 tokens, {precision}, Apache-2.0",
@@ -51,6 +65,7 @@ def _smollm2(name: str, precision: str, build: Callable[[Path], None]) -> BuiltI
         files={GGUF_FILE: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
         build=build,
         revision=1,
+        digests=(digest,),
         generates=True,
     )
 
@@ -80,9 +95,20 @@ PACKS = {
         },
         build=build_minilm,
         revision=1,
+        digests=("7994d83331187c2a7e07ecf8e0c5e89537780c3de7405cbfd5e9d50dd6767ae3",),
     ),
-    "smollm2-135m": _smollm2("smollm2-135m", "4-bit weights", build_smollm2),
-    "smollm2-135m-fp32": _smollm2("smollm2-135m-fp32", "float32", build_smollm2_fp32),
+    "smollm2-135m": _smollm2(
+        "smollm2-135m",
+        "4-bit weights",
+        build_smollm2,
+        "bb4d248c8c533d8278ec27932bf2c33f225a50b6482ee5fa8fc4f8b49ecb94ec",
+    ),
+    "smollm2-135m-fp32": _smollm2(
+        "smollm2-135m-fp32",
+        "float32",
+        build_smollm2_fp32,
+        "62468d0d59546c5fd1c5a6269078545c64fdbf3b923bb423c04bd3ecfb790f23",
+    ),
 }
 
 
@@ -108,79 +134,50 @@ def list_packs(folder: Path) -> list[PackStatus]:
     ]
 
 
-def resolve(name_or_path: str, folder: Path) -> Path:
-    """Returns the folder of a pulled built-in pack, or the path itself if a folder is there.
+def resolve(reference: str, folder: Path) -> Path:
+    """The folder of a pack: that of a built-in one in ``folder``, or the path of any.
 
-    Raises `SetupError` if it is neither.
+    ``@sha256:`` and a digest may follow, which the manifest must then have; that of a built-in
+    pack must have one that is known here. Raises `SetupError`.
     """
-    if name_or_path in PACKS:
-        if (folder / name_or_path / MANIFEST).is_file():
-            return folder / name_or_path
+    name, is_pinned, pin = reference.partition(_PIN)
+    if is_pinned and not SHA256.fullmatch(pin):
+        raise SetupError(f"{reference}: write {_PIN} and the 64 digits that `models pin` prints")
+    pack = PACKS.get(name)
+    path = Path(name) if pack is None else folder / name
+    if pack is None and not path.is_dir():
         raise SetupError(
-            f"model {name_or_path} is not in {folder}: run `embercache models pull {name_or_path}`"
+            f"no model {name!r}: neither a folder nor one of the built-in packs"
+            f" ({', '.join(PACKS)})"
         )
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    raise SetupError(
-        f"no model {name_or_path!r}: neither a folder nor one of the built-in packs"
-        f" ({', '.join(PACKS)})"
-    )
-
-
-def verify(name_or_path: str, folder: Path) -> Path:
-    """Compares every file of a pulled pack with its manifest, and returns the pack's folder.
-
-    Raises `SetupError`, which names the first file that is missing or has changed.
-    """
-    path = resolve(name_or_path, folder)
-    try:
-        digests = {path / name: str(digest) for name, digest in _manifest(path)["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise SetupError(f"{path / MANIFEST}: damaged; pull the pack again") from None
-    for file, digest in digests.items():
-        if not file.is_file():
-            raise SetupError(f"{file}: missing; pull the pack again")
-        if sha256(file) != digest:
-            raise SetupError(f"{file}: differs from what was pulled; pull the pack again")
+    if pack is not None and not (path / MANIFEST).is_file():
+        raise SetupError(f"model {name} is not in {folder}: run `embercache models pull {name}`")
+    pins = (pin,) if is_pinned else pack.digests if pack else ()
+    if pins:
+        _check(path, pins, f"run `embercache models pull {name}`" if pack else "see `models pin`")
     return path
 
 
 def is_current(pack: BuiltInPack, folder: Path) -> bool:
-    """Whether the pack is in ``folder``, undamaged, and what `pull` would make now."""
+    """Whether the pack is in ``folder``, whole, and what `pull` makes now."""
     try:
-        path = verify(pack.name, folder)
+        PackFolder(resolve(f"{pack.name}{_PIN}{pack.digests[0]}", folder)).verify()
     except SetupError:
         return False
-    return bool(_manifest(path).get("source") == _source(pack))
+    return True
 
 
-def write_manifest(path: Path, pack: BuiltInPack) -> None:
-    """Writes the sha256 of every file in ``path``, and where they come from."""
-    files = sorted(f for f in path.rglob("*") if f.is_file() and f.name != MANIFEST)
-    manifest = {
-        "source": _source(pack),
-        "files": {file.relative_to(path).as_posix(): sha256(file) for file in files},
-    }
-    (path / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+def pinned(path: Path, manifest: Manifest) -> str:
+    """What names the folder and its content in settings."""
+    return f"{path}{_PIN}{manifest.digest}"
 
 
-def _source(pack: BuiltInPack) -> dict[str, str | int]:
-    return {
-        "package": pack.package,
-        "version": pack.version,
-        "sha256": pack.wheel_sha256,
-        "revision": pack.revision,
-    }
-
-
-def _manifest(path: Path) -> Any:
-    manifest = path / MANIFEST
-    if not manifest.is_file():
-        raise SetupError(f"{manifest}: missing; only packs from `models pull` have one")
-    return json.loads(manifest.read_bytes())
-
-
-def sha256(path: Path) -> str:
-    """Returns the file's digest in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _check(path: Path, pins: Sequence[str], hint: str) -> None:
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise SetupError(f"{path / MANIFEST}: missing, but the pack is pinned; {hint}")
+    if manifest.digest not in pins:
+        raise SetupError(
+            f"{path / MANIFEST}: has the sha256 {manifest.digest}, but the pack is pinned to"
+            f" {pins[0]}; {hint}"
+        )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sidecar.models.errors import SetupError
-from sidecar.models.pack_files import digest, file_digest, find_graph
+from sidecar.models.pack_files import digest, find_graph
+from sidecar.models.pack_folder import PackFolder
 from sidecar.models.text_options import read_text_options
 
 if TYPE_CHECKING:
@@ -32,12 +33,13 @@ class PairPack:
 
 def read_pair_pack(folder: Path) -> PairPack:
     """Reads the pack in ``folder``; raises `SetupError` if it is not one that we can run."""
-    path, graph = find_graph(folder)
-    text = read_text_options(folder, path, graph)
-    if not text.tokenizer.is_file():
-        raise SetupError(f"{text.tokenizer}: missing; {path.name} reads tokens")
+    files = PackFolder(folder)
+    path, graph = find_graph(files)
+    text = read_text_options(files, path, graph)
+    if text is None:
+        raise SetupError(f"{folder / 'tokenizer.json'}: missing; {path.name} reads tokens")
     output = _choose_output(path, graph)
-    parts = [_ALGORITHM, *map(file_digest, graph.files), output.name.encode(), *text.parts()]
+    parts = [_ALGORITHM, *map(files.digest, graph.files), output.name.encode(), *text.parts()]
     return PairPack(path, graph.inputs, output, text, digest(parts))
 
 

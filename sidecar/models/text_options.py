@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sidecar.models.errors import SetupError
-from sidecar.models.pack_files import file_digest, read_json
+from sidecar.models.pack_folder import MAX_TOKENIZER_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.models.graph import Graph
+    from sidecar.models.pack_folder import PackFolder
 
 TEXT_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 """The inputs that a graph of texts may have."""
@@ -24,25 +25,31 @@ _SHIFTED_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 class TextOptions:
     """How a pack's texts become tokens.
 
-    ``prompts`` maps ``"query"`` and ``"document"`` to the prefix that such texts want.
+    ``prompts`` maps ``"query"`` and ``"document"`` to the prefix that such texts want. ``digest``
+    is that of the file ``tokenizer``.
     """
 
     tokenizer: Path
+    digest: bytes
     max_tokens: int
     pad_id: int
     prompts: dict[str, str]
 
     def parts(self) -> list[bytes]:
         """What of it a model version is made of."""
-        parts = [file_digest(self.tokenizer), str((self.max_tokens, self.pad_id)).encode()]
+        parts = [self.digest, str((self.max_tokens, self.pad_id)).encode()]
         return parts + [part.encode() for item in sorted(self.prompts.items()) for part in item]
 
 
-def read_text_options(folder: Path, path: Path, graph: Graph) -> TextOptions:
+def read_text_options(folder: PackFolder, path: Path, graph: Graph) -> TextOptions | None:
     """Reads the options of the pack in ``folder``, whose graph is at ``path``.
 
-    Raises `SetupError` if the graph does not take tokens, or if it is not told how many.
+    None if there is no tokeniser. Raises `SetupError` if the graph does not take tokens, or if it
+    is not told how many.
     """
+    tokenizer = folder.find("tokenizer.json", MAX_TOKENIZER_BYTES)
+    if tokenizer is None:
+        return None
     names = {spec.name for spec in graph.inputs}
     for name in ("input_ids", "attention_mask"):
         if name not in names:
@@ -55,18 +62,19 @@ def read_text_options(folder: Path, path: Path, graph: Graph) -> TextOptions:
                 f"{path}: input {spec.name!r} has shape {spec.shape}; export it with a dynamic"
                 " sequence axis, [batch, sequence]"
             )
-    config = read_json(folder / "config.json", dict) or {}
+    config = folder.json("config.json", dict) or {}
     return TextOptions(
-        tokenizer=folder / "tokenizer.json",
+        tokenizer=tokenizer,
+        digest=folder.digest(tokenizer),
         max_tokens=_max_tokens(folder, config),
         pad_id=config.get("pad_token_id") or 0,
         prompts=_prompts(folder),
     )
 
 
-def _max_tokens(folder: Path, config: dict[str, Any]) -> int:
-    sentence = (read_json(folder / "sentence_bert_config.json", dict) or {}).get("max_seq_length")
-    tokenizer = (read_json(folder / "tokenizer_config.json", dict) or {}).get("model_max_length")
+def _max_tokens(folder: PackFolder, config: dict[str, Any]) -> int:
+    sentence = (folder.json("sentence_bert_config.json", dict) or {}).get("max_seq_length")
+    tokenizer = (folder.json("tokenizer_config.json", dict) or {}).get("model_max_length")
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and config.get("model_type") in _SHIFTED_POSITIONS:
         positions -= config.get("pad_token_id", 1) + 1
@@ -75,17 +83,17 @@ def _max_tokens(folder: Path, config: dict[str, Any]) -> int:
     length = sentence if sentence is not None else min(limits, default=None)
     if not isinstance(length, int) or not 0 < length < 1_000_000:
         raise SetupError(
-            f"{folder / 'sentence_bert_config.json'}: write"
+            f"{folder.path / 'sentence_bert_config.json'}: write"
             ' {"max_seq_length": N} there, the number of tokens that the model reads at most'
         )
     return length
 
 
-def _prompts(folder: Path) -> dict[str, str]:
-    path = folder / "config_sentence_transformers.json"
-    prompts = (read_json(path, dict) or {}).get("prompts") or {}
+def _prompts(folder: PackFolder) -> dict[str, str]:
+    name = "config_sentence_transformers.json"
+    prompts = (folder.json(name, dict) or {}).get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
-        raise SetupError(f"{path}: prompts must map names to texts")
+        raise SetupError(f"{folder.path / name}: prompts must map names to texts")
     found = {"query": prompts.get("query"), "document": prompts.get("document")}
     found["document"] = found["document"] or prompts.get("passage")
     return {kind: prompt for kind, prompt in found.items() if prompt}

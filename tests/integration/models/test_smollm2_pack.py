@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from sidecar.models.decoder import Decoder as PackDecoder
 from sidecar.models.decoder_pack import read_decoder_pack
 from sidecar.models.errors import SetupError
-from sidecar.models.packs import default_folder, sha256
+from sidecar.models.manifest import sha256
+from sidecar.models.packs import default_folder
 from sidecar.models.pull import pull
 from sidecar.models.session import open_session
 from sidecar.models.smollm2 import GGUF_FILE, build_smollm2

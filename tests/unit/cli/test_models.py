@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
 
 from sidecar.cli import main
-from sidecar.models.packs import PACKS, write_manifest
+from sidecar.models.manifest import write_manifest
+from sidecar.models.packs import PACKS, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,12 +21,13 @@ def run(*arguments: str) -> Result:
 
 
 @pytest.fixture
-def pulled(tmp_path: Path) -> Path:
-    """A models folder with a pulled pack, of which only the manifest is real."""
+def pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A models folder with a small pack in place of a built-in one."""
     path = tmp_path / "minilm"
     path.mkdir()
     (path / "model.onnx").write_bytes(b"x" * 2000)
-    write_manifest(path, PACKS["minilm"])
+    digest = write_manifest(path, PACKS["minilm"].source).digest
+    monkeypatch.setitem(PACKS, "minilm", replace(PACKS["minilm"], digests=(digest,)))
     return tmp_path
 
 
@@ -73,7 +76,7 @@ def test_verify_names_the_file_that_has_changed(pulled: Path) -> None:
     (pulled / "minilm" / "model.onnx").write_bytes(b"other")
     result = run("verify", "--folder", str(pulled))
     assert result.exit_code == 1
-    assert "model.onnx: differs from what was pulled" in result.stderr
+    assert "model.onnx: differs from what is listed" in result.stderr
 
 
 def test_verify_has_nothing_to_say_of_an_empty_folder(tmp_path: Path) -> None:
@@ -86,3 +89,24 @@ def test_a_pack_that_does_not_exist_cannot_be_pulled(tmp_path: Path) -> None:
     result = run("pull", "maxilm", "--folder", str(tmp_path))
     assert result.exit_code == 1
     assert "no built-in pack 'maxilm'; there are: minilm" in result.stderr
+
+
+def test_a_pinned_folder_is_named_as_settings_take_it(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    result = run("pin", str(tmp_path))
+    assert result.exit_code == 0
+    assert resolve(result.stdout.strip(), tmp_path / "none") == tmp_path
+    assert run("verify", result.stdout.strip()).stdout == f"{tmp_path}: whole\n"
+    (tmp_path / "model.onnx").write_bytes(b"others")
+    assert "model.onnx: differs from what is listed" in run("verify", str(tmp_path)).stderr
+
+
+def test_a_manifest_that_is_none_of_ours_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    assert "no manifest of a pack" in run("pin", str(tmp_path)).stderr
+    assert (tmp_path / "manifest.json").read_text() == "{}"
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").mkdir()
+    assert f"{tmp_path}: cannot be pinned" in run("pin", str(tmp_path)).stderr

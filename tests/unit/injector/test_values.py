@@ -114,7 +114,12 @@ def test_spaces_between_model_packs_are_left_out() -> None:
     assert parse_packs("minilm, /models/own") == "minilm,/models/own"
 
 
-@pytest.mark.parametrize("text", ["", ",", "minilm,", "mini lm", "a;b"])
+def test_a_model_pack_may_be_pinned() -> None:
+    pinned = f"/models/own@sha256:{'0' * 64}"
+    assert parse_packs(pinned) == pinned
+
+
+@pytest.mark.parametrize("text", ["", ",", "minilm,", "mini lm", "a;b", "minilm@sha256:0"])
 def test_what_names_no_model_packs_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write names of model packs with commas between"):
         parse_packs(text)

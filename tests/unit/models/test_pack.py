@@ -193,7 +193,7 @@ def rewrite(folder: Path, change: Callable[[onnx.GraphProto], object]) -> None:
     ("make", "message"),
     [
         (lambda m: None, "pack: no such folder"),
-        (lambda m: m.json("config.json", {}), "pack: holds neither model.onnx nor onnx/model.onnx"),
+        (lambda m: m.json("config.json", {}), "pack: holds none of model.onnx, onnx/model.onnx"),
         (lambda m: m.json("model.onnx", "no graph"), "model.onnx: not a readable ONNX file"),
         (drop_tokenizer, "tokenizer.json: missing; model.onnx reads tokens"),
         (fix_batch_size, "model.onnx: 'input_ids' has shape (1, None); export it with a dynamic"),

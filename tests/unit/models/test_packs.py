@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sidecar.models.errors import SetupError
-from sidecar.models.packs import (
-    PACKS,
-    default_folder,
-    list_packs,
-    resolve,
-    verify,
-    write_manifest,
-)
+from sidecar.models.manifest import Manifest, write_manifest
+from sidecar.models.packs import PACKS, default_folder, list_packs, pinned, resolve
 
 MINILM = PACKS["minilm"]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A models folder with a pulled pack, of which only the manifest is real."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A models folder with a small pack in place of a built-in one."""
     path = tmp_path / "minilm"
     (path / "1_Pooling").mkdir(parents=True)
     (path / "model.onnx").write_bytes(b"weights")
     (path / "1_Pooling" / "config.json").write_bytes(b"{}")
-    write_manifest(path, MINILM)
+    digest = write_manifest(path, MINILM.source).digest
+    monkeypatch.setitem(PACKS, "minilm", replace(MINILM, digests=(digest, "0" * 64)))
     return tmp_path
 
 
@@ -42,7 +38,7 @@ def test_packs_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_list_tells_which_packs_are_pulled(folder: Path, tmp_path: Path) -> None:
     assert list(PACKS) == ["minilm", "smollm2-135m", "smollm2-135m-fp32"]
     found = [(s.pack, s.path) for s in list_packs(folder)]
-    assert found == [(p, folder / "minilm" if p == MINILM else None) for p in PACKS.values()]
+    assert found == [(p, folder / "minilm" if p.name == "minilm" else None) for p in PACKS.values()]
     assert [(s.pack, s.path) for s in list_packs(tmp_path / "none")] == [
         (pack, None) for pack in PACKS.values()
     ]
@@ -66,36 +62,59 @@ def test_an_unknown_name_says_which_there_are(tmp_path: Path) -> None:
         resolve("other", tmp_path)
 
 
-def test_an_undamaged_pack_is_verified_by_name_and_by_path(folder: Path) -> None:
-    assert verify("minilm", folder) == folder / "minilm"
-    assert verify(str(folder / "minilm"), folder / "none") == folder / "minilm"
+def test_a_built_in_pack_that_was_made_otherwise_is_refused(folder: Path) -> None:
+    (folder / "minilm" / "model.onnx").write_bytes(b"other weights")
+    write_manifest(folder / "minilm", MINILM.source)
+    with pytest.raises(SetupError, match=r"manifest.json: has .*; run `embercache models pull mi"):
+        resolve("minilm", folder)
 
 
-def test_a_changed_file_is_named(folder: Path) -> None:
-    (folder / "minilm" / "1_Pooling" / "config.json").write_bytes(b"{ }")
-    with pytest.raises(SetupError, match=r"1_Pooling/config.json: differs from what was pulled"):
-        verify("minilm", folder)
+def test_a_built_in_pack_of_an_earlier_revision_may_still_be_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = PACKS["minilm"].digests
+    monkeypatch.setitem(PACKS, "minilm", replace(MINILM, digests=("1" * 64, *known)))
+    assert resolve("minilm", folder) == folder / "minilm"
 
 
-def test_a_missing_file_is_named(folder: Path) -> None:
-    (folder / "minilm" / "model.onnx").unlink()
-    with pytest.raises(SetupError, match=r"minilm/model.onnx: missing; pull the pack again"):
-        verify("minilm", folder)
+@pytest.fixture
+def mine(folder: Path) -> tuple[Path, Manifest]:
+    """A folder of the user's own, and the manifest that he has written for it."""
+    return folder / "minilm", write_manifest(folder / "minilm")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": 1}'])
-def test_a_damaged_manifest_is_named(folder: Path, content: str) -> None:
-    (folder / "minilm" / "manifest.json").write_text(content)
-    with pytest.raises(SetupError, match=r"minilm/manifest.json: damaged"):
-        verify("minilm", folder)
+def test_a_pinned_folder_is_found_if_it_has_the_manifest(mine: tuple[Path, Manifest]) -> None:
+    path, manifest = mine
+    assert pinned(*mine) == f"{path}@sha256:{manifest.digest}"
+    assert resolve(pinned(*mine), Path("none")) == path
 
 
-def test_a_folder_that_was_not_pulled_has_nothing_to_verify(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"manifest.json: missing; only packs from `models pull`"):
-        verify(str(tmp_path), tmp_path)
+def test_a_pinned_folder_with_another_manifest_is_refused(mine: tuple[Path, Manifest]) -> None:
+    path, manifest = mine
+    with pytest.raises(SetupError, match=rf"has the sha256 {manifest.digest}, but .* to 0000"):
+        resolve(f"{path}@sha256:{'0' * 64}", Path("none"))
+
+
+def test_a_pinned_folder_without_a_manifest_is_refused(mine: tuple[Path, Manifest]) -> None:
+    (mine[0] / "manifest.json").unlink()
+    with pytest.raises(SetupError, match=r"manifest.json: missing, but the pack is pinned"):
+        resolve(pinned(*mine), Path("none"))
+
+
+def test_a_built_in_pack_may_be_pinned_to_one_revision(folder: Path) -> None:
+    newest, older = PACKS["minilm"].digests
+    assert resolve(f"minilm@sha256:{newest}", folder) == folder / "minilm"
+    with pytest.raises(SetupError, match="pinned to 0000"):
+        resolve(f"minilm@sha256:{older}", folder)
+
+
+@pytest.mark.parametrize("pin", ["", "0" * 63, "A" * 64, "0" * 64 + "\n"])
+def test_a_pin_that_is_no_digest_is_refused(mine: tuple[Path, Manifest], pin: str) -> None:
+    with pytest.raises(SetupError, match="write @sha256: and the 64 digits"):
+        resolve(f"{mine[0]}@sha256:{pin}", Path("none"))
 
 
 def test_built_in_packs_are_pinned_by_sha256() -> None:
     for pack in PACKS.values():
-        for digest in (pack.wheel_sha256, *pack.files.values()):
+        for digest in (pack.wheel_sha256, *pack.digests, *pack.files.values()):
             assert re.fullmatch("[0-9a-f]{64}", digest)
