@@ -178,7 +178,7 @@ async def open_services(
         migration=await open_migration(
             settings, models, tiers, index, copied, warmer, popular, exits
         ),
-        admin=_open_admin(settings, models, generators, tiers, responses, semantic, exits),
+        admin=_open_admin(settings, models, generators, tiers, quotas, responses, semantic, exits),
         generate=generate,
         embed_responses=embed_responses,
         search_responses=search_responses,
@@ -268,6 +268,7 @@ def _open_admin(
     models: ModelRouter,
     generators: Mapping[str, Generator],
     tiers: Tiers,
+    quotas: Quotas,
     responses: Sequence[StoredResponses],
     semantic: SemanticAnswers,
     exits: contextlib.AsyncExitStack,
@@ -279,6 +280,7 @@ def _open_admin(
         models=models,
         generators=generators.values(),
         accounts=tiers.accounts,
+        quotas=quotas,
         responses=responses,
         semantic=semantic.report,
         cache=tiers.cache,

@@ -12,7 +12,7 @@ queues in front of models. Used from one event loop.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -22,7 +22,7 @@ from sidecar.demand import Priority, demand
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from sidecar.access.policy import Quota
 
@@ -51,24 +51,35 @@ class QuotaExceededError(Exception):
         self.retry_after = retry_after
 
 
+@dataclass(slots=True)
+class Refused:
+    """How many calls of a namespace a quota has refused since start-up."""
+
+    namespace: str
+    quota: QuotaName
+    calls: int = 0
+
+
 class Refusals:
-    """Calls refused since start-up, by namespace and quota; `MAX_COUNTED` namespaces and others."""
+    """What quotas have refused, by namespace; beyond `MAX_COUNTED`, namespaces share a count."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[str, QuotaName]] = Counter()
+        self._refused: dict[tuple[str, QuotaName], Refused] = {}
         self._names: set[str] = set()
 
+    def __iter__(self) -> Iterator[Refused]:
+        return iter(self._refused.values())
+
     def add(self, namespace: str, quota: QuotaName) -> None:
-        """Counts one."""
+        """Counts a call."""
         if namespace not in self._names:
             if len(self._names) >= MAX_COUNTED:
                 namespace = OTHERS
             self._names.add(namespace)
-        self._counts[namespace, quota] += 1
-
-    def items(self) -> Iterable[tuple[tuple[str, QuotaName], int]]:
-        """Each namespace and quota with its number."""
-        return self._counts.items()
+        refused = self._refused.get((namespace, quota))
+        if refused is None:
+            refused = self._refused[namespace, quota] = Refused(namespace, quota)
+        refused.calls += 1
 
 
 class Meter:
@@ -167,7 +178,7 @@ class Quotas:
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
-        self.refusals = Refusals()
+        self._refusals = Refusals()
         self._policy = Policy()
         self._clock = clock
         self._meters: dict[str, Meter] = {}
@@ -186,7 +197,7 @@ class Quotas:
             if len(self._meters) >= MAX_METERS and namespace not in (OTHERS, *named):
                 return self.meter(OTHERS)
             quota = self._policy.quota(namespace)
-            meter = self._meters[namespace] = Meter(namespace, quota, self.refusals, self._clock)
+            meter = self._meters[namespace] = Meter(namespace, quota, self._refusals, self._clock)
         return meter
 
     def charge(self, namespace: str, items: int) -> None:
@@ -197,6 +208,10 @@ class Quotas:
         meter = self.meter(namespace)
         if meter.items_per_second and not _is_our_own():
             meter.take(items)
+
+    def refused(self) -> Iterable[Refused]:
+        """What was refused since start-up."""
+        return self._refusals
 
     def share(self, namespace: str) -> float:
         """The weight of a namespace where several wait for a model, as it is now; 1 by default.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         GeneratorStats,
         ModelStats,
         PrefixStats,
+        QuotaStats,
         SemanticStats,
         Stats,
         Tier,
@@ -55,6 +56,9 @@ def page(stats: Stats, address: str, before: Stats | None = None) -> Iterator[Re
     if stats.semantic:
         yield ""
         yield _semantic(stats.semantic)
+    if stats.quotas:
+        yield ""
+        yield _quotas(stats.quotas)
 
 
 def _lines(stats: Stats, address: str) -> Iterator[str]:
@@ -257,6 +261,14 @@ def _semantic(semantic: Sequence[SemanticStats]) -> Table:
                 _count(band.refused_by_verifier),
                 _count(band.below_threshold),
             )
+    return table
+
+
+def _quotas(quotas: Sequence[QuotaStats]) -> Table:
+    """The namespaces that were refused most."""
+    table = _table("namespace", "quota", "refused")
+    for each in sorted(quotas, key=lambda each: -each.refusals)[:_MOST_ROWS]:
+        table.add_row(Text(each.namespace), each.quota, _count(each.refusals))
     return table
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sidecar.access.caller import Caller
+    from sidecar.access.quotas import Quotas, Refused
     from sidecar.cache.accounts import Account, Accounts
     from sidecar.cache.disk import DiskTier
     from sidecar.cache.follower import InvalidationFollower
@@ -49,6 +50,7 @@ class CacheAdmin:
         models: ModelRouter,
         generators: Collection[Generator],
         accounts: Accounts,
+        quotas: Quotas,
         responses: Sequence[StoredResponses],
         semantic: SemanticReport,
         cache: ReadThrough,
@@ -64,6 +66,7 @@ class CacheAdmin:
         self._models = models
         self._generators = generators
         self._accounts = accounts
+        self._quotas = quotas
         self._responses = responses
         self._semantic = semantic
         self._cache = cache
@@ -100,12 +103,14 @@ class CacheAdmin:
             usage=usage(self._accounts, self._hot.ages(), self._prices),
             semantic=_semantic_stats(self._semantic.items()),
             generators=[generator_stats(each) for each in self._generators],
+            quotas=_quota_stats(self._quotas.refused()),
         )
 
     def _collect_for(self, who: Caller) -> cache_pb2.StatsResponse:
         """What concerns a caller's namespaces, and nothing from which others' could be told."""
         accounts = [each for each in self._accounts if who.may_use(each.namespace)]
         semantic = [each for each in self._semantic.items() if who.may_use(each[0])]
+        refused = [each for each in self._quotas.refused() if who.may_use(each.namespace)]
         return cache_pb2.StatsResponse(
             version=__version__,
             uptime_seconds=time.monotonic() - self._started,
@@ -114,6 +119,7 @@ class CacheAdmin:
             warm=cache_pb2.WarmState(state=self._warm_state().state),
             usage=usage(accounts, self._hot.ages(), self._prices),
             semantic=_semantic_stats(semantic),
+            quotas=_quota_stats(refused),
         )
 
     async def flush(self, raw: bytes) -> bytes:
@@ -187,6 +193,13 @@ def _answered(accounts: Iterable[Account], tier: Tier) -> cache_pb2.TierStats:
 
 def _failed(accounts: Iterable[Account]) -> int:
     return sum(account.failed for account in accounts)
+
+
+def _quota_stats(refused: Iterable[Refused]) -> list[cache_pb2.QuotaStats]:
+    return [
+        cache_pb2.QuotaStats(namespace=each.namespace, quota=each.quota, refusals=each.calls)
+        for each in refused
+    ]
 
 
 def _semantic_stats(

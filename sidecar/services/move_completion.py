@@ -20,6 +20,7 @@ import structlog
 
 from sidecar.cache.lease import LeaseTakenError
 from sidecar.cache.model_moves import Copy, Move
+from sidecar.demand import in_background
 from sidecar.services.document_copy import DocumentCopy
 from sidecar.services.errors import CallError
 from sidecar.services.ledger import pair
@@ -174,7 +175,8 @@ def is_incomplete(copy: Copy) -> bool:
 
 
 async def copy_all(copy: DocumentCopy, *, target_wins: bool) -> None:
-    """Makes passes until one finds nothing to do, or there were many."""
+    """Makes passes until one finds nothing to do, or there were many; callers come first."""
+    in_background()
     for _ in range(_MOST_PASSES):
         if not await copy.run(target_wins=target_wins):
             return

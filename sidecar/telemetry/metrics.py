@@ -123,6 +123,7 @@ class StatsCollector(Collector):
         yield from _models(stats)
         yield from usage_metrics.usage(stats)
         yield from usage_metrics.semantic(stats)
+        yield from usage_metrics.quotas(stats)
         yield from generator_metrics.generators(stats)
 
 

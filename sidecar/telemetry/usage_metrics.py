@@ -69,6 +69,18 @@ def usage(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
     yield from gauges.values()
 
 
+def quotas(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
+    """Metrics of `StatsResponse.quotas`."""
+    family = CounterMetricFamily(
+        "embercache_quota_refusals",
+        "Calls, or their misses, that were refused because of a quota of their namespace.",
+        labels=["namespace", "quota"],
+    )
+    for each in stats.quotas:
+        family.add_metric([each.namespace, each.quota], each.refusals)
+    yield family
+
+
 def semantic(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
     """Metrics of `StatsResponse.semantic`."""
     family = CounterMetricFamily(

@@ -13,6 +13,7 @@ from embercache.stats import (
     GeneratorStats,
     ModelStats,
     PrefixStats,
+    QuotaStats,
     SemanticBand,
     SemanticStats,
     Stats,
@@ -90,6 +91,7 @@ def stats(response: cache_pb2.StatsResponse) -> Stats:
             )
             for each in response.generators
         ],
+        quotas=[_plain(QuotaStats, each) for each in response.quotas],
     )
 
 

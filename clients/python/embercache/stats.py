@@ -171,13 +171,22 @@ class SemanticStats:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaStats:
+    """How often one quota of a namespace, as the policy names it, has refused calls."""
+
+    namespace: str
+    quota: str
+    refusals: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Counters of one sidecar since it started.
 
     ``response_hits`` counts calls answered whole, without looking at their inputs; ``tiers``
     counts inputs by what answered them. ``disk`` is ``None`` without a disk tier. ``usage`` has
     one entry for each kind of entries, namespace and model; ``semantic`` one for each namespace
-    in which semantic answers were looked for.
+    in which semantic answers were looked for; ``quotas`` one for each quota that refused calls.
     """
 
     version: str
@@ -191,3 +200,4 @@ class Stats:
     usage: Sequence[UsageStats]
     semantic: Sequence[SemanticStats]
     generators: Sequence[GeneratorStats]
+    quotas: Sequence[QuotaStats]

@@ -19,6 +19,7 @@ from embercache import (
     Model,
     ModelStats,
     PrefixStats,
+    QuotaStats,
     Search,
     SemanticBand,
     SemanticStats,
@@ -89,6 +90,12 @@ def test_semantic_answers_are_told_by_similarity():
     message = cache_pb2.SemanticStats(namespace="n", bands=[band])
     stats = _admin.stats(cache_pb2.StatsResponse(semantic=[message]))
     assert stats.semantic == [SemanticStats("n", [SemanticBand(0.9, 0.95, 7, 1, 2, 0, 4)])]
+
+
+def test_refusals_are_told_by_quota():
+    message = cache_pb2.QuotaStats(namespace="n", quota="computations", refusals=3)
+    stats = _admin.stats(cache_pb2.StatsResponse(quotas=[message]))
+    assert stats.quotas == [QuotaStats("n", "computations", 3)]
 
 
 def test_generators_are_told_with_what_they_keep_of_prompts():

@@ -10,6 +10,7 @@ import pytest
 from embercache import (
     GeneratorStats,
     PrefixStats,
+    QuotaStats,
     SemanticBand,
     SemanticStats,
     Stats,
@@ -37,6 +38,7 @@ def stats(uptime: float = 10, **answered: int) -> Stats:
         usage=[],
         semantic=[],
         generators=[],
+        quotas=[],
     )
 
 
@@ -133,6 +135,19 @@ def test_semantic_answers_are_shown_by_similarity() -> None:
         ["shop", "0.925", "to", "0.95", "9", "5", "1", "2", "-"],
         ["shop", "0.995", "to", "1", "1,200", "1,200", "-", "-", "-"],
     ]
+
+
+def test_what_quotas_refused_is_shown_the_most_first() -> None:
+    quotas = [
+        QuotaStats("[shop]", "computations", 3),
+        QuotaStats("blog", "items_per_second", 1200),
+    ]
+    lines = shown(replace(stats(), quotas=quotas), "a:1")
+    assert [line.split() for line in lines[-2:]] == [
+        ["blog", "items_per_second", "1,200"],
+        ["[shop]", "computations", "3"],
+    ]
+    assert "quota" not in "\n".join(shown(stats(), "a:1"))
 
 
 PREFIX = PrefixStats(

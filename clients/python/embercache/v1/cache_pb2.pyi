@@ -53,6 +53,7 @@ class StatsResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     SEMANTIC_FIELD_NUMBER: _builtins.int
     GENERATORS_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     uptime_seconds: _builtins.float
     response_hits: _builtins.int
@@ -82,6 +83,12 @@ class StatsResponse(_message.Message):
 
     @_builtins.property
     def generators(self) -> _containers.RepeatedCompositeFieldContainer[Global___GeneratorStats]: ...
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaStats]:
+        """Only where calls were refused; the first 500 namespaces, and the namespace
+        "(others)" for what came later.
+        """
+
     def __init__(
         self,
         *,
@@ -96,14 +103,43 @@ class StatsResponse(_message.Message):
         usage: _abc.Iterable[Global___UsageStats] | None = ...,
         semantic: _abc.Iterable[Global___SemanticStats] | None = ...,
         generators: _abc.Iterable[Global___GeneratorStats] | None = ...,
+        quotas: _abc.Iterable[Global___QuotaStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "warm", b"warm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "generators", b"generators", "items_failed", b"items_failed", "models", b"models", "response_hits", b"response_hits", "semantic", b"semantic", "tiers", b"tiers", "uptime_seconds", b"uptime_seconds", "usage", b"usage", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "generators", b"generators", "items_failed", b"items_failed", "models", b"models", "quotas", b"quotas", "response_hits", b"response_hits", "semantic", b"semantic", "tiers", b"tiers", "uptime_seconds", b"uptime_seconds", "usage", b"usage", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatsResponse: _TypeAlias = StatsResponse  # noqa: Y015
+
+@_typing.final
+class QuotaStats(_message.Message):
+    """Calls of one namespace that were refused because of one of its quotas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    quota: _builtins.str
+    """"items_per_second" or "computations"."""
+    refusals: _builtins.int
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        quota: _builtins.str = ...,
+        refusals: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "quota", b"quota", "refusals", b"refusals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaStats: _TypeAlias = QuotaStats  # noqa: Y015
 
 @_typing.final
 class UsageStats(_message.Message):
