@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import structlog
+
 from sidecar.access.caller import Caller
 from sidecar.access.policy import PolicyError
 from sidecar.access.tokens import read_token_digests, token_digest
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from sidecar.access.policy import CallerPolicy, Policy
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,10 @@ def _token_digests(entry: CallerPolicy) -> list[bytes]:
     if entry.token_file is None:
         return []
     try:
-        return read_token_digests(entry.token_file)
+        digests = read_token_digests(entry.token_file)
     except PolicyError as error:
         raise PolicyError(f"token_file of the caller {entry.name}: {error}") from None
+    if not digests:
+        # So a caller is locked out; but it may be a mistake.
+        _log.warning("a file of tokens is empty", caller=entry.name, file=str(entry.token_file))
+    return digests

@@ -1,0 +1,65 @@
+"""The policy file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar.access.caller import Right
+from sidecar.access.policy import PolicyError, read_policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHOP = "{name: shop, socket: true, namespaces: [shop]}"
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "policy.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_a_caller_may_read_unless_more_is_said(tmp_path: Path) -> None:
+    (shop,) = read_policy(written(tmp_path, f"callers: [{SHOP}]")).callers
+    assert shop.rights == (Right.READ,)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "it is empty: name callers, quotas or both"),
+        ("callers: []", "it is empty"),
+        ("callers: [", "it is not YAML"),
+        ("- shop", "the file: Input should be a valid dictionary"),
+        ("caller: []", "caller: Extra inputs"),
+        (f"callers: [{SHOP}, {SHOP}]", "two callers have the same name"),
+        (f"callers: [{SHOP}, {SHOP.replace('name: shop', 'name: b')}]", "the same socket"),
+        (
+            f"callers: [{SHOP}, {{name: b, certificates: [x, y, x], namespaces: [a]}}]",
+            "two callers have the same certificate",
+        ),
+        ("callers: [{name: a, namespaces: [a]}]", "say how the caller is known"),
+        ("callers: [{name: a, socket: true}]", r"callers\.0\.namespaces: Field required"),
+        ("callers: [{name: a, socket: true, namespaces: []}]", r"callers\.0\.namespaces: "),
+        ("callers: [{name: a, socket: true, namespaces: ['a b']}]", r"callers\.0\.namespaces\.0"),
+        ("callers: [{name: a, socket: true, namespaces: ['a*']}]", r"callers\.0\.namespaces\.0"),
+        (
+            "callers: [{name: a, socket: true, namespaces: [a], rights: [root]}]",
+            r"callers\.0\.rights\.0",
+        ),
+        ("callers: [{name: a, socket: true, namespaces: [a], token: abc}]", "Extra inputs"),
+    ],
+)
+def test_what_is_wrong_is_told_with_the_file_and_the_field(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    with pytest.raises(PolicyError, match=rf"access\.policy_file .*policy\.yaml: .*{says}"):
+        read_policy(written(tmp_path, text))
+
+
+def test_a_policy_may_have_quotas_alone(tmp_path: Path) -> None:
+    policy = read_policy(written(tmp_path, "quotas: {'*': {items_per_second: 5}}"))
+    assert policy.callers == ()
+    assert policy.quota("any").items_per_second == 5
