@@ -12,7 +12,7 @@ import click
 from sidecar.cli.duration import DurationType
 from sidecar.config import LogSettings
 from sidecar.config_sources import ConfigError
-from sidecar.injector.certificate import CertificateError
+from sidecar.files_in_use import FilesError
 from sidecar.injector.run import Address, Options, run
 from sidecar.injector.settings import InjectorSettings, load_settings
 from sidecar.telemetry.logging import configure_logging
@@ -101,5 +101,5 @@ def injector(config: Path | None, log_level: Any, log_format: Any, **options: An
         raise click.ClickException(
             f"cannot serve metrics on {place}: is another process using it? Set --metrics-address"
         ) from None
-    except (ConfigError, CertificateError, OSError) as error:
+    except (ConfigError, FilesError, OSError) as error:
         raise click.ClickException(str(error)) from error

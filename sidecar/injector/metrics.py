@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from sidecar.transport.certificate import CertificateMetrics
+
 Outcome = Literal["injected", "skipped", "denied", "failed", "bad_request"]
 
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -31,21 +33,7 @@ class InjectorMetrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self.certificate_expiry = Gauge(
-            "embercache_injector_certificate_expiry_timestamp_seconds",
-            "When the certificate in use ends.",
-            registry=self.registry,
-        )
-        self.certificate_reloads = Counter(
-            "embercache_injector_certificate_reloads",
-            "Times that a new certificate was taken into use.",
-            registry=self.registry,
-        )
-        self.certificate_failures = Counter(
-            "embercache_injector_certificate_failures",
-            "Times that a new certificate could not be used, and the one before stayed in use.",
-            registry=self.registry,
-        )
+        self.certificate = CertificateMetrics(self.registry, "embercache_injector")
         self.native_sidecars = Gauge(
             "embercache_injector_native_sidecars",
             "Whether pods get a native sidecar unless they say otherwise: 1 or 0.",

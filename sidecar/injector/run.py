@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from sidecar.injector.certificate import Certificate
 from sidecar.injector.metrics import InjectorMetrics
 from sidecar.injector.nodes import ApiServer, Nodes
 from sidecar.injector.review import Reviewer
 from sidecar.injector.server import Webhook
+from sidecar.transport.certificate import ServerCertificate
 from sidecar.transport.status import StatusListener
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sidecar.injector.settings import InjectorSettings
 
 _FIRST_ANSWER_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
 
 _log = structlog.get_logger()
 
@@ -54,13 +55,13 @@ class Options(NamedTuple):
 async def run(settings: InjectorSettings, options: Options, environment: Mapping[str, str]) -> None:
     """Serves until SIGTERM or SIGINT.
 
-    Raises `CertificateError`; `ListenError` and `OSError` for the addresses.
+    Raises `FilesError` for the certificate; `ListenError` and `OSError` for the addresses.
     """
     ended = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, ended.set)
     metrics = InjectorMetrics()
-    certificate = Certificate(options.certificate, options.key, metrics)
+    certificate = ServerCertificate(options.certificate, options.key, metrics.certificate)
     nodes = _nodes(settings, environment, metrics)
     webhook = Webhook(
         Reviewer(
@@ -79,8 +80,9 @@ async def run(settings: InjectorSettings, options: Options, environment: Mapping
         if nodes:
             await _ask_first(nodes)
         exits.push_async_callback(webhook.stop)
-        port = await webhook.start(*options.address, certificate.context)
-        follow = (certificate.follow(), nodes.follow()) if nodes else (certificate.follow(),)
+        port = await webhook.start(*options.address, certificate.context("webhook"))
+        renewals = certificate.follow(seconds=_LOOK_SECONDS)
+        follow = (renewals, nodes.follow()) if nodes else (renewals,)
         await exits.enter_async_context(_in_background(*follow))
         serving = True
         _log.info("serving", port=port, metrics=str(options.metrics_address))

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from sidecar.injector.certificate import Certificate
 from sidecar.injector.metrics import InjectorMetrics
 from sidecar.injector.review import Reviewer
 from sidecar.injector.server import Bounds, Webhook
 from sidecar.injector.settings import InjectorSettings
+from sidecar.transport.certificate import ServerCertificate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -246,8 +246,8 @@ async def tight(pair: MountedPair) -> AsyncIterator[Tight]:
         linger_seconds=0.1,
     )
     webhook = Webhook(reviewer, metrics, bounds)
-    certificate = Certificate(pair.certificate, pair.key, metrics)
-    yield Tight(await webhook.start("127.0.0.1", 0, certificate.context), metrics)
+    certificate = ServerCertificate(pair.certificate, pair.key, metrics.certificate)
+    yield Tight(await webhook.start("127.0.0.1", 0, certificate.context("webhook")), metrics)
     await webhook.stop()
 
 

@@ -14,8 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from bench.injector_process import InjectorProcess
-from sidecar.injector.certificate import Certificate, CertificateError
+from sidecar.files_in_use import FilesError
 from sidecar.injector.metrics import InjectorMetrics
+from sidecar.transport.certificate import ServerCertificate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -190,8 +191,8 @@ async def test_a_certificate_that_has_ended_is_still_shown_and_told_by_the_metri
 
 
 def test_versions_of_tls_before_1_2_are_not_spoken(pair: MountedPair) -> None:
-    certificate = Certificate(pair.certificate, pair.key, InjectorMetrics())
-    assert certificate.context.minimum_version == ssl.TLSVersion.TLSv1_2
+    certificate = ServerCertificate(pair.certificate, pair.key, InjectorMetrics().certificate)
+    assert certificate.context("webhook").minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 def test_a_key_with_a_password_is_refused_and_not_asked_for(
@@ -204,8 +205,8 @@ def test_a_key_with_a_password_is_refused_and_not_asked_for(
         serialization.BestAvailableEncryption(b"secret"),
     )
     pair.put(certificate, locked)
-    with pytest.raises(CertificateError, match=f"{pair.certificate} with {pair.key}"):
-        Certificate(pair.certificate, pair.key, InjectorMetrics())
+    with pytest.raises(FilesError, match=f"{pair.certificate} with {pair.key}"):
+        ServerCertificate(pair.certificate, pair.key, InjectorMetrics().certificate)
 
 
 def test_a_pair_that_is_replaced_while_it_is_read_is_read_again(
@@ -220,6 +221,6 @@ def test_a_pair_that_is_replaced_while_it_is_read_is_read_again(
 
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", load_after_change)
     metrics = InjectorMetrics()
-    Certificate(pair.certificate, pair.key, metrics)
+    ServerCertificate(pair.certificate, pair.key, metrics.certificate)
     end = x509.load_pem_x509_certificate(later[0]).not_valid_after_utc.timestamp()
     assert metrics.registry.get_sample_value(EXPIRY) == end
