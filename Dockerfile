@@ -30,6 +30,7 @@ ARG MODELS=""
 COPY docker/models.py docker/
 COPY sidecar/models/download.py \
      sidecar/models/errors.py \
+     sidecar/models/gguf_file.py \
      sidecar/models/gguf_tokenizer.py \
      sidecar/models/gguf_weights.py \
      sidecar/models/graph_builder.py \

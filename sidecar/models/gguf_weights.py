@@ -1,48 +1,21 @@
-"""Reads GGUF files, and weights in its block formats Q4_1 and Q8_0 without rounding them.
+"""Reads weights in GGUF's block formats Q4_1 and Q8_0, without rounding them.
 
-Both formats cut a row into blocks of 32 numbers that share a scale:
+Both cut a row into blocks of 32 numbers that share a scale:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, ggml-quants.c there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sidecar.models.errors import SetupError
-
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 BLOCK = 32
 _Q4_1_BYTES = 20  # float16 scale, float16 minimum, 32 numbers of 4 bits
 _Q8_0_BYTES = 34  # float16 scale, 32 numbers of 8 bits
-
-
-@dataclass(frozen=True, slots=True)
-class Gguf:
-    """A GGUF file: its metadata, and its tensors with a name and a type ("F32", "Q4_1") each.
-
-    Numbers of a quantised tensor are the bytes of its blocks, a row of them for each row.
-    """
-
-    path: Path
-    metadata: dict[str, Any]
-    tensors: dict[str, tuple[str, NDArray[Any]]]
-
-    def tensor(self, name: str, kind: str, rows: int) -> NDArray[Any]:
-        """Returns a tensor; raises `SetupError` if it is not there, or not of this kind."""
-        found, data = self.tensors.get(name, ("none", np.empty(0)))
-        if found != kind or len(data) != rows:
-            raise SetupError(
-                f"{self.path}: {name} is {found} with {len(data)} rows, not {kind} with {rows};"
-                " it is another model"
-            )
-        return data
 
 
 class Q4(NamedTuple):
@@ -72,19 +45,6 @@ class Q8(NamedTuple):
         """Returns the numbers, float32 ``[rows, columns]``."""
         numbers: NDArray[Any] = self.scales[..., None] * self.quants
         return numbers.reshape(len(numbers), -1)
-
-
-def read_gguf(path: Path) -> Gguf:
-    """Reads a GGUF file; tensors are mapped, not read. Raises `SetupError` if it is damaged."""
-    from gguf import GGUFReader  # only a build needs it
-
-    try:
-        reader = GGUFReader(path)
-        metadata = {name: field.contents() for name, field in reader.fields.items()}
-        tensors = {t.name: (t.tensor_type.name, t.data) for t in reader.tensors}
-    except (ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
-        raise SetupError(f"{path}: not a GGUF file, or damaged ({error})") from error
-    return Gguf(path, metadata, tensors)
 
 
 def unpack_q4_1(rows: NDArray[Any]) -> Q4:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, ValueInfoProto
 
-    from sidecar.models.gguf_weights import Gguf
+    from sidecar.models.gguf_file import Gguf
     from sidecar.models.graph_builder import GraphBuilder
     from sidecar.models.llama_weights import Weights
 

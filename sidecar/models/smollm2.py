@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sidecar.models.errors import SetupError
+from sidecar.models.gguf_file import Gguf, read_gguf
 from sidecar.models.gguf_tokenizer import tokenizer_config, tokenizer_json
-from sidecar.models.gguf_weights import Gguf, read_gguf
 from sidecar.models.graph_builder import GraphBuilder
 from sidecar.models.llama_graph import LlamaShape, build_graph
 from sidecar.models.llama_weights import FloatWeights, Int4Weights

@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from sidecar.models.errors import SetupError
-from sidecar.models.gguf_weights import read_gguf, unpack_q4_1, unpack_q8_0
+from sidecar.models.gguf_weights import unpack_q4_1, unpack_q8_0
 from sidecar.models.graph_builder import GraphBuilder
 from sidecar.models.llama_weights import FloatWeights, Int4Weights
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 ROWS, BLOCKS = 16, 3
@@ -100,38 +97,3 @@ def test_the_head_has_exactly_the_embeddings(kind: type[FloatWeights | Int4Weigh
     probe = np.zeros((1, 1, BLOCKS * 32), np.float32)
     probe[..., 37] = 127
     np.testing.assert_array_equal(run(graph, probe)[0, 0], table[:, 37] * 127)
-
-
-def write(path: Path) -> Path:
-    writer = GGUFWriter(path, "llama")
-    writer.add_tensor("norm", np.arange(64, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def test_a_file_has_metadata_and_tensors(tmp_path: Path) -> None:
-    gguf = read_gguf(write(tmp_path / "a.gguf"))
-    assert gguf.metadata["general.architecture"] == "llama"
-    np.testing.assert_array_equal(gguf.tensor("norm", "F32", 64), np.arange(64, dtype=np.float32))
-
-
-@pytest.mark.parametrize("wanted", [("other", "F32", 64), ("norm", "Q4_1", 64), ("norm", "F32", 9)])
-def test_a_tensor_other_than_expected_is_named(
-    tmp_path: Path, wanted: tuple[str, str, int]
-) -> None:
-    gguf = read_gguf(write(tmp_path / "a.gguf"))
-    with pytest.raises(SetupError, match=rf"a\.gguf: {wanted[0]} is .*; it is another model"):
-        gguf.tensor(*wanted)
-
-
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.gguf")
-    content = path.read_bytes()
-    lengths = range(0, len(content) - 1, 16)
-    for damaged in [b"", b"GGUF", bytes(1000), *(content[:length] for length in lengths)]:
-        path.write_bytes(damaged)
-        with pytest.raises(SetupError, match=r"a\.gguf: not a GGUF file, or damaged"):
-            read_gguf(path)

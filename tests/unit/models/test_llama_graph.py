@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 from sidecar.models.errors import SetupError
-from sidecar.models.gguf_weights import Gguf
+from sidecar.models.gguf_file import Gguf
 from sidecar.models.graph_builder import GraphBuilder
 from sidecar.models.llama_graph import LlamaShape, build_graph
 from sidecar.models.llama_weights import FloatWeights, Int4Weights
