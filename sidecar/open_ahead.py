@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.cache.lease import Leases
 from sidecar.cache.model_moves import LocalMoves, RedisMoves
+from sidecar.cache.sealed_moves import SealedMoves
 from sidecar.open_tiers import keep_running
 from sidecar.services.model_migration import ModelMigration
 from sidecar.services.model_moves import ModelMoves
@@ -36,8 +37,9 @@ async def open_migration(
 ) -> ModelMigration:
     """What moves names to other models; those that were moved before have moved already."""
     folder = settings.disk.folder
-    local = LocalMoves(folder / "models.json" if folder is not None else None)
-    shared = RedisMoves(tiers.warm, settings.cache.prefix) if tiers.warm is not None else None
+    seal = tiers.seals.of("disk", "moves")
+    local = LocalMoves(folder / "models.json" if folder is not None else None, seal=seal)
+    shared = _shared_moves(settings, tiers)
     moves = ModelMoves(
         models, shared or local, tiers.generations, index, local if shared is not None else None
     )
@@ -63,6 +65,14 @@ async def open_migration(
         leases=leases,
         completion=completion,
     )
+
+
+def _shared_moves(settings: Settings, tiers: Tiers) -> RedisMoves | SealedMoves | None:
+    if tiers.warm is None:
+        return None
+    if tiers.seals.are_on:
+        return SealedMoves(tiers.warm, settings.cache.prefix, tiers.seals.of("warm", "moves"))
+    return RedisMoves(tiers.warm, settings.cache.prefix)
 
 
 def schedule_warming(

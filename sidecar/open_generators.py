@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from sidecar.cache.prefix_tiers import DiskBlocks, WarmBlocks
+from sidecar.cache.sealed_tier import SealedBlocks
 from sidecar.models.local_generator import LocalGenerator
 from sidecar.models.openai_target import is_openai
 from sidecar.models.packs import resolve
@@ -18,6 +19,7 @@ from sidecar.open_openai import open_openai_generators
 if TYPE_CHECKING:
     import contextlib
 
+    from sidecar.cache.seals import Place, Seals
     from sidecar.config import Settings
     from sidecar.models.generation import Generator, PrefixTier
     from sidecar.models.prefix_loads import LowerBlocks
@@ -64,12 +66,16 @@ def _open_prefixes(settings: Settings, tiers: Tiers) -> Prefixes:
     """Memory for the prompts of one generator: each has an equal share."""
     lower: list[tuple[PrefixTier, LowerBlocks]] = []
     if settings.prefix.shared and tiers.prompts_disk is not None:
-        lower.append(("disk", DiskBlocks(tiers.prompts_disk)))
+        lower.append(("disk", _sealed(DiskBlocks(tiers.prompts_disk), tiers.seals, "disk")))
     if settings.prefix.shared and tiers.warm is not None:
-        lower.append(("warm", WarmBlocks(tiers.warm)))
+        lower.append(("warm", _sealed(WarmBlocks(tiers.warm), tiers.seals, "warm")))
     return Prefixes(
         settings.prefix.max_bytes // len(settings.generator.packs),
         lower=lower,
         codec=settings.prefix.codec,
         ttl=settings.prefix.ttl,
     )
+
+
+def _sealed(blocks: LowerBlocks, seals: Seals, place: Place) -> LowerBlocks:
+    return SealedBlocks(blocks, seals.of(place, "prompts")) if seals.are_on else blocks

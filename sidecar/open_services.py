@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sidecar.cache.events import EventConsumer
+from sidecar.cache.keys import Digests
 from sidecar.cache.popular import PopularQueries
 from sidecar.cache.redis_memory import RedisMemory
 from sidecar.cache.semantic import SemanticIndex
@@ -15,6 +16,7 @@ from sidecar.cache.semantic_report import SemanticReport
 from sidecar.models.verifier import Verifier
 from sidecar.open_ahead import open_migration, schedule_warming
 from sidecar.open_documents import open_documents
+from sidecar.open_sealing import with_salt
 from sidecar.open_tiers import keep_running
 from sidecar.services.cache_admin import CacheAdmin
 from sidecar.services.document_store import CachedDocuments
@@ -79,20 +81,25 @@ async def open_services(
     quotas: Quotas,
     exits: contextlib.AsyncExitStack,
 ) -> Services:
-    """The services, ready to answer. Raises `IndexUrlError` or `IndexSetupError`."""
+    """The services, ready to answer.
+
+    Raises `SetupError`, `IndexUrlError` or `IndexSetupError`.
+    """
+    settings = with_salt(settings)
+    digests = Digests(settings.cache.salt.get_secret_value().encode())
     index = await open_documents(settings, tiers.generations, exits)
-    popular = _open_popular(settings, tiers, exits)
+    popular = _open_popular(settings, tiers, digests, exits)
     note = popular.note if popular is not None else _ignore
     embed_responses = StoredResponses("Embed", tiers.hot, note)
     search_responses = StoredResponses("Search", tiers.hot, note)
     generate_responses = StoredResponses("Generate", tiers.hot, note)
     generations, cache, accounts = tiers.generations, tiers.cache, tiers.accounts
-    writer = DocumentWriter(index, generations)
+    writer = DocumentWriter(index, generations, digests)
     exits.push_async_callback(writer.close)
     vectors = Vectors(cache, accounts, quotas, settings.cache)
     scores = Scores(cache, accounts, quotas, settings.cache)
     requests = RequestReader(
-        models, settings.server, settings.model.normalise, settings.cache.namespace
+        models, settings.server, settings.model.normalise, settings.cache.namespace, digests
     )
     reader = SearchReader(requests, rerankers, settings.semantic)
     semantic = _open_semantic(settings, tiers, exits)
@@ -238,11 +245,17 @@ def openai_methods(services: Services) -> Methods:
 
 
 def _open_popular(
-    settings: Settings, tiers: Tiers, exits: contextlib.AsyncExitStack
+    settings: Settings, tiers: Tiers, digests: Digests, exits: contextlib.AsyncExitStack
 ) -> PopularQueries | None:
     if not settings.popular.queries:
         return None
-    popular = PopularQueries(settings.popular.queries, tiers.warm, settings.cache.prefix)
+    popular = PopularQueries(
+        settings.popular.queries,
+        tiers.warm,
+        settings.cache.prefix,
+        digests=digests,
+        seal=tiers.seals.of("warm", "popular"),
+    )
     exits.push_async_callback(popular.share)
     keep_running(popular.run(), exits)
     return popular
@@ -255,7 +268,13 @@ def _open_semantic(
     index = SemanticIndex(chosen.entries, time.time)
     follower = verifier = None
     if tiers.warm is not None:
-        follower = SemanticFollower(tiers.warm, settings.cache.prefix, index, chosen.entries)
+        follower = SemanticFollower(
+            tiers.warm,
+            settings.cache.prefix,
+            index,
+            chosen.entries,
+            seal=tiers.seals.of("warm", "semantic"),
+        )
         keep_running(follower.run(), exits)
     if chosen.verifier:
         verifier = Verifier(chosen.verifier, chosen.verifier_timeout)

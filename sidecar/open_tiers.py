@@ -24,12 +24,19 @@ from sidecar.cache.local_generations import LocalGenerations
 from sidecar.cache.read_through import ReadThrough
 from sidecar.cache.redis_connect import connect
 from sidecar.cache.redis_generations import RedisGenerations
+from sidecar.cache.sealed_tier import SealedTier
+from sidecar.cache.sealing import Sealer
+from sidecar.cache.seals import Seals
 from sidecar.cache.warm import WarmTier
+from sidecar.open_sealing import open_keys
+from sidecar.watched_files import watch_files
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from pathlib import Path
 
+    from sidecar.cache.items import LowerTier
+    from sidecar.cache.seals import Place
     from sidecar.config import Settings
 
 _FLUSH_SECONDS = 5.0
@@ -40,7 +47,10 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """Everything that keeps entries. ``prompts_disk`` is for blocks of prompts, if shared."""
+    """Everything that keeps entries. ``prompts_disk`` is for blocks of prompts, if shared.
+
+    ``seals`` are for what others keep on disk or in Redis.
+    """
 
     hot: HotTier[Any]
     disk: DiskTier | None
@@ -50,6 +60,7 @@ class Tiers:
     cache: ReadThrough
     accounts: Accounts
     follower: InvalidationFollower | None
+    seals: Seals
 
 
 def keep_running(work: Coroutine[Any, Any, None], exits: contextlib.AsyncExitStack) -> None:
@@ -70,7 +81,8 @@ async def _end_task(task: asyncio.Task[None]) -> None:
 
 
 async def open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> Tiers:
-    """Opens the tiers. Raises `RedisUrlError` or `DiskLockedError`."""
+    """Opens the tiers. Raises `SetupError`, `RedisUrlError` or `DiskLockedError`."""
+    seals = _open_seals(settings, exits)
     hot: HotTier[Any] = HotTier(settings.hot.max_bytes, time.monotonic, settings.hot.policy)
     folder = settings.disk.folder
     disk = await _open_disk(folder, settings.disk.max_bytes, exits)
@@ -83,21 +95,40 @@ async def open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> Ti
         store = LocalGenerations(folder / "generations.db" if folder else None)
         exits.callback(store.close)
     else:
-        store = RedisGenerations(warm, settings.cache.prefix)
+        store = RedisGenerations(warm, settings.cache.prefix, seal=seals.of("warm", "changes"))
     generations = Generations(store)
     cache = ReadThrough(
-        hot, generations, disk=disk, warm=warm, ttl_jitter=settings.cache.ttl_jitter
+        hot,
+        generations,
+        disk=_sealed(disk, seals, "disk"),
+        warm=_sealed(warm, seals, "warm"),
+        ttl_jitter=settings.cache.ttl_jitter,
     )
     exits.push_async_callback(cache.close)
     follower = None
     if warm is not None and isinstance(store, RedisGenerations):
-        follower = _follow(settings, warm, store, generations, cache, hot, disk)
+        follower = _follow(settings, warm, store, seals, generations, cache, hot, disk)
         await follower.start()
         upkeep = follower.run()
     else:
         upkeep = _synchronise_forever(generations)
     keep_running(upkeep, exits)
-    return Tiers(hot, disk, prompts_disk, warm, generations, cache, Accounts(), follower)
+    accounts = Accounts()
+    return Tiers(hot, disk, prompts_disk, warm, generations, cache, accounts, follower, seals)
+
+
+def _open_seals(settings: Settings, exits: contextlib.AsyncExitStack) -> Seals:
+    keys = open_keys(settings)
+    if keys is None:
+        return Seals(None)
+    keep_running(watch_files(lambda: [keys.path], keys.reload), exits)
+    return Seals(Sealer(keys))
+
+
+def _sealed(tier: LowerTier | None, seals: Seals, place: Place) -> LowerTier | None:
+    if tier is None or not seals.are_on:
+        return tier
+    return SealedTier(tier, seals.of(place, "entries"))
 
 
 async def _synchronise_forever(generations: Generations) -> None:
@@ -112,6 +143,7 @@ def _follow(
     settings: Settings,
     warm: WarmTier,
     store: RedisGenerations,
+    seals: Seals,
     generations: Generations,
     cache: ReadThrough,
     hot: HotTier[Any],
@@ -135,6 +167,7 @@ def _follow(
         settle=settle,
         file=folder / "position" if folder is not None else None,
         staleness=settings.cache.staleness,
+        seal=seals.of("warm", "changes"),
     )
 
 

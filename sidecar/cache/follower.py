@@ -26,7 +26,8 @@ from sidecar.cache.generations import (
     StoreUnavailableError,
 )
 from sidecar.cache.namespace_state import WHOLE_NAMESPACE
-from sidecar.cache.redis_generations import SCOPE_FIELD, TAG_FIELD
+from sidecar.cache.redis_generations import SCOPE_FIELD, TAG_FIELD, change_name
+from sidecar.cache.seals import PLAIN
 from sidecar.cache.warm import WarmUnavailableError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.cache.generations import Generations, NamespaceState
+    from sidecar.cache.seals import Seal
     from sidecar.cache.warm import WarmTier
 
 _BLOCK_SECONDS = 1.0
@@ -48,7 +50,8 @@ class InvalidationFollower:
     """Applies what the stream says to ``generations``, and removals through ``remove``.
 
     ``lost`` is called when invalidations may have been missed. ``file`` keeps the position for
-    the next start; what was applied is on disk before, which is what ``settle`` waits for.
+    the next start; what was applied is on disk before, which is what ``settle`` waits for. Changes
+    come through ``seal``; one that does not open is as good as unknown.
 
     After ``staleness`` seconds without contact all tags become unknown, and again and again until
     contact is back: an entry with tags is then valid only if its tags can be looked up anew.
@@ -65,6 +68,7 @@ class InvalidationFollower:
         settle: Callable[[], Awaitable[bool]],
         file: Path | None,
         staleness: float = 5.0,
+        seal: Seal = PLAIN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._warm = warm
@@ -74,6 +78,7 @@ class InvalidationFollower:
         self._lost = lost
         self._settle = settle
         self._file = file
+        self._seal = seal
         self._position = _read_position(file)
         self._saved = self._position
         self._connected = False
@@ -197,7 +202,27 @@ class InvalidationFollower:
             if state is not None:
                 state.restamp()
         elif state is not None and b"f" in event:
-            _tell(state, event)
+            self._tell(state, event)
+
+    def _tell(self, state: NamespaceState, event: dict[bytes, bytes]) -> None:
+        field, number = event[b"f"], int(event[b"g"])
+        if field == b"epoch":
+            state.raise_scope(WHOLE_NAMESPACE, number)
+        elif field == b"base":
+            # An old one, read again after a start, must not come back.
+            state.merge_base(max(state.base, number))
+        elif field.startswith(SCOPE_FIELD):
+            state.raise_scope(field.removeprefix(SCOPE_FIELD), number)
+        elif field.startswith(TAG_FIELD):
+            tag = bytes.fromhex(field.removeprefix(TAG_FIELD).decode())
+            previous = int(event[b"p"]) if b"p" in event else None
+            state.hear(tag, number, previous, self._change(state.name, tag, event.get(b"c", b"")))
+
+    def _change(self, namespace: str, tag: bytes, data: bytes) -> bytes:
+        """The change that came with a tag; empty, which concerns everything, if it is not known."""
+        if not data:
+            return b""
+        return self._seal.open(change_name(self._stream, namespace, tag), data) or b""
 
     async def _give_up(self, *, missed: bool) -> None:
         self._generations.forget_tags()
@@ -223,21 +248,6 @@ class InvalidationFollower:
             return await client.execute_command(*arguments)
 
         return await self._warm.run(execute, seconds=self._block_seconds + self._answer_seconds)
-
-
-def _tell(state: NamespaceState, event: dict[bytes, bytes]) -> None:
-    field, number = event[b"f"], int(event[b"g"])
-    if field == b"epoch":
-        state.raise_scope(WHOLE_NAMESPACE, number)
-    elif field == b"base":
-        # An old one, read again after a start, must not come back.
-        state.merge_base(max(state.base, number))
-    elif field.startswith(SCOPE_FIELD):
-        state.raise_scope(field.removeprefix(SCOPE_FIELD), number)
-    elif field.startswith(TAG_FIELD):
-        tag = bytes.fromhex(field.removeprefix(TAG_FIELD).decode())
-        previous = int(event[b"p"]) if b"p" in event else None
-        state.hear(tag, number, previous, event.get(b"c", b""))
 
 
 def _read_position(file: Path | None) -> bytes | None:

@@ -21,6 +21,28 @@ def digest(*parts: bytes) -> bytes:
     return blake2b(canonical(parts), digest_size=DIGEST_BYTES).digest()
 
 
+class Digests:
+    """Digests of what others could guess, keyed with a secret derived from the salt.
+
+    Without a salt they are those of `digest`.
+    """
+
+    __slots__ = ("_hasher",)
+
+    def __init__(self, salt: bytes) -> None:
+        secret = blake2b(canonical((b"digests", salt)), digest_size=32).digest() if salt else b""
+        self._hasher = blake2b(digest_size=DIGEST_BYTES, key=secret)
+
+    def of(self, *parts: bytes) -> bytes:
+        """128-bit digest of a sequence of parts."""
+        hasher = self._hasher.copy()
+        hasher.update(canonical(parts))
+        return hasher.digest()
+
+
+UNSALTED = Digests(b"")
+
+
 class KeySpace:
     """The keys of one kind of entry, for one namespace and one version of one model.
 

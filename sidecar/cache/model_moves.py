@@ -7,17 +7,20 @@ only if nobody else has made one since the caller looked.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from sidecar.cache.generations import StoreUnavailableError
 from sidecar.cache.redis_link import WarmUnavailableError
+from sidecar.cache.seals import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from sidecar.cache.seals import Seal
     from sidecar.cache.warm import WarmTier
 
 _SECONDS = 2.0
@@ -43,6 +46,8 @@ redis.call('HSET', KEYS[1], unpack(ARGV))
 """
 # No model has such a name.
 _GENERATION = b"(generation)"
+# What the file is sealed for.
+_NAME = b"models.json"
 
 ModelVersion: TypeAlias = tuple[str, str]
 
@@ -122,7 +127,7 @@ class RedisMoves:
         if generation is None:
             return None
         try:
-            moves = {name.decode(): _read(json.loads(data)) for name, data in fields.items()}
+            moves = {name.decode(): _read_move(json.loads(data)) for name, data in fields.items()}
             return Moves(int(generation), moves)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreUnavailableError("Redis has something else under models") from error
@@ -131,12 +136,12 @@ class RedisMoves:
         self, name: str, old: Move | None, new: Move | None, generation: int = 0
     ) -> bool:
         """See `MoveStore.replace`."""
-        change = (name, _write(old), _write(new), _GENERATION, generation)
+        change = (name, _dump_move(old), _dump_move(new), _GENERATION, generation)
         return bool(await self._run("EVAL", _REPLACE, 1, self._key, *change))
 
     async def save(self, moves: Moves) -> None:
         """See `MoveStore.save`."""
-        fields = [part for name, move in moves.moves.items() for part in (name, _write(move))]
+        fields = [part for name, move in moves.moves.items() for part in (name, _dump_move(move))]
         await self._run("EVAL", _SAVE, 1, self._key, _GENERATION, moves.generation, *fields)
 
     async def _run(self, *command: Any) -> Any:
@@ -150,45 +155,88 @@ class RedisMoves:
 
 
 class LocalMoves:
-    """A `MoveStore` of one sidecar, in a file or, without one, in memory."""
+    """A `MoveStore` of one sidecar, in a file or, without one, in memory.
 
-    def __init__(self, file: Path | None) -> None:
+    The file is kept through ``seal``; one that does not open is as if it were not there.
+    """
+
+    def __init__(self, file: Path | None, *, seal: Seal = PLAIN) -> None:
         self._file = file
+        self._seal = seal
         self._held: Moves | None = None
+        # What is in the file, None if that means nothing.
+        self._stored: bytes | None = None
+        self._turn = asyncio.Lock()
 
     async def load(self) -> Moves:
         """As `MoveStore.load`."""
-        if self._held is None:
-            file = self._file
-            self._held = Moves(0, {}) if file is None else await asyncio.to_thread(_read_file, file)
-        return self._held
+        async with self._turn:
+            held = await self._load()
+            # While the key that it was sealed with is still known.
+            with contextlib.suppress(StoreUnavailableError):
+                await self._save(held)
+            return held
 
     async def replace(
         self, name: str, old: Move | None, new: Move | None, generation: int = 0
     ) -> bool:
         """See `MoveStore.replace`."""
-        held = await self.load()
-        moves = dict(held.moves)
-        there = moves.pop(name, None)
-        if there == new:
+        async with self._turn:
+            held = await self._load()
+            moves = dict(held.moves)
+            there = moves.pop(name, None)
+            if there == new:
+                return True
+            if there != old:
+                return False
+            if new is not None:
+                moves[name] = new
+            await self._save(Moves(max(held.generation, generation) + 1, moves))
             return True
-        if there != old:
-            return False
-        if new is not None:
-            moves[name] = new
-        await self.save(Moves(max(held.generation, generation) + 1, moves))
-        return True
 
     async def save(self, moves: Moves) -> None:
         """As `MoveStore.save`, but also if they are older: nobody else keeps any here."""
-        if self._held == moves:
+        async with self._turn:
+            await self._save(moves)
+
+    async def _load(self) -> Moves:
+        if self._held is None:
+            stored = None if self._file is None else await asyncio.to_thread(_read, self._file)
+            data = None if stored is None else self._seal.open(_NAME, stored)
+            self._stored = None if data is None else stored
+            try:
+                self._held = Moves(0, {}) if data is None else parse_moves(data)
+            except ValueError as error:
+                raise StoreUnavailableError(f"{self._file} cannot be read: {error}") from error
+        return self._held
+
+    async def _save(self, moves: Moves) -> None:
+        is_current = self._stored is None or self._seal.is_current(self._stored)
+        if self._held == moves and is_current:
             return
         if self._file is not None:
-            await asyncio.to_thread(_write_file, self._file, moves)
+            data = self._seal.seal(_NAME, dump_moves(moves))
+            await asyncio.to_thread(_write, self._file, data)
+            self._stored = data
         self._held = moves
 
 
-def _read(values: dict[str, Any]) -> Move:
+def dump_moves(moves: Moves) -> bytes:
+    """All moves as JSON."""
+    return json.dumps(asdict(moves)).encode()
+
+
+def parse_moves(data: bytes) -> Moves:
+    """What `dump_moves` was given. Raises `ValueError` for anything else."""
+    try:
+        held = json.loads(data)
+        moves = {name: _read_move(values) for name, values in held["moves"].items()}
+        return Moves(int(held["generation"]), moves)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(type(error).__name__) from error
+
+
+def _read_move(values: dict[str, Any]) -> Move:
     """Raises `ValueError`, `TypeError`, `KeyError` or `AttributeError` for what is no move."""
     return Move(
         values["to"], {index: _read_copy(**copy) for index, copy in values["copies"].items()}
@@ -203,26 +251,24 @@ def _read_model(name: str, version: str) -> ModelVersion:
     return name, version
 
 
-def _write(move: Move | None) -> str:
+def _dump_move(move: Move | None) -> str:
     return "" if move is None else json.dumps(asdict(move), sort_keys=True)
 
 
-def _read_file(file: Path) -> Moves:
+def _read(file: Path) -> bytes | None:
     try:
-        held = json.loads(file.read_bytes())
-        moves = {name: _read(values) for name, values in held["moves"].items()}
-        return Moves(int(held["generation"]), moves)
+        return file.read_bytes()
     except FileNotFoundError:
-        return Moves(0, {})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreUnavailableError(f"{file} cannot be read: {type(error).__name__}") from error
+        return None
+    except OSError as error:
+        raise StoreUnavailableError(f"{file} cannot be read: {error.strerror}") from error
 
 
-def _write_file(file: Path, moves: Moves) -> None:
+def _write(file: Path, data: bytes) -> None:
     new = file.with_suffix(".new")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new.write_text(json.dumps(asdict(moves)))
+        new.write_bytes(data)
         new.replace(file)
     except OSError as error:
         raise StoreUnavailableError(f"{file} cannot be written: {error.strerror}") from error

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from sidecar.cache.heavy_hitters import HeavyHitters
+from sidecar.cache.keys import UNSALTED
 from sidecar.cache.redis_link import WarmUnavailableError
 from sidecar.cache.redis_popular import (
     HALF_LIFE_SECONDS,
@@ -21,10 +22,13 @@ from sidecar.cache.redis_popular import (
     QUERY_OVERHEAD_BYTES,
     RedisPopular,
 )
+from sidecar.cache.seals import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidecar.cache.keys import Digests
+    from sidecar.cache.seals import Seal
     from sidecar.cache.warm import WarmTier
 
 MAX_REQUEST_BYTES = 4096
@@ -59,6 +63,8 @@ class PopularQueries:
         capacity: most queries of one namespace, in this sidecar and in Redis.
         warm: None for a sidecar that counts alone.
         prefix: first part of every key.
+        digests: name queries in Redis.
+        seal: of their requests there.
         clock: monotonic, in seconds.
     """
 
@@ -68,9 +74,14 @@ class PopularQueries:
         warm: WarmTier | None,
         prefix: str,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        digests: Digests = UNSALTED,
+        seal: Seal = PLAIN,
     ) -> None:
         self._capacity = capacity
-        self._redis = RedisPopular(warm, prefix, capacity) if warm is not None else None
+        self._redis = None
+        if warm is not None:
+            self._redis = RedisPopular(warm, prefix, capacity, digests=digests, seal=seal)
         self._clock = clock
         self._halved = clock()
         # With Redis, what was not shared yet; else all there is.

@@ -6,6 +6,10 @@ neither is without the other. Their keys share a hash tag: in a cluster they liv
 
 Redis may evict or lose any of these keys on its own. The field ``scoped`` of the first hash is the
 largest number in the second, so that the loss of either shows; the namespace then gets a new epoch.
+
+None of these numbers can be authenticated: Redis makes them. Who can write to it can invalidate
+anything, and can take an invalidation back, so that what was right before it is given again until
+its lifetime ends. Changes, which say what an invalidation leaves valid, are sealed.
 """
 
 from __future__ import annotations
@@ -14,12 +18,15 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sidecar.cache.generations import MAX_STORED_TAGS, Bumped, Stored, StoreUnavailableError
+from sidecar.cache.keys import canonical
 from sidecar.cache.namespace_state import MAX_SCOPES
+from sidecar.cache.seals import PLAIN
 from sidecar.cache.warm import WarmUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from sidecar.cache.seals import Seal
     from sidecar.cache.warm import WarmTier
 
 STREAM_LENGTH = 100_000
@@ -139,11 +146,15 @@ return number
 
 
 class RedisGenerations:
-    """A `GenerationStore` that every sidecar on the same Redis and prefix shares."""
+    """A `GenerationStore` that every sidecar on the same Redis and prefix shares.
 
-    def __init__(self, warm: WarmTier, prefix: str) -> None:
+    Changes go through ``seal``, for the stream, the namespace and the tag: see `change_name`.
+    """
+
+    def __init__(self, warm: WarmTier, prefix: str, *, seal: Seal = PLAIN) -> None:
         self._warm = warm
         self._prefix = prefix
+        self._seal = seal
         self.stream = f"{prefix}:{{state}}:invalidations".encode()
 
     async def load(self, namespace: str, epoch: int, scopes: Mapping[bytes, int]) -> Stored:
@@ -167,6 +178,8 @@ class RedisGenerations:
 
     async def bump_tags(self, namespace: str, tags: Sequence[bytes], change: bytes) -> Bumped:
         """See `GenerationStore.bump_tags`."""
+        if change:
+            change = self._seal.seal(change_name(self.stream, namespace, *tags), change)
         # Changes are of very different sizes, and Redis' memory is no more than what is needed.
         length = min(STREAM_LENGTH, STREAM_CHANGES_BYTES // max(len(change), 1))
         fields = map(_tag_field, tags)
@@ -211,6 +224,11 @@ class RedisGenerations:
             return await self._warm.run(command)
         except WarmUnavailableError as error:
             raise StoreUnavailableError(str(error)) from error
+
+
+def change_name(stream: bytes, namespace: str, *tags: bytes) -> bytes:
+    """What a change is sealed for. With a change there is one tag."""
+    return canonical((stream, namespace.encode(), *tags))
 
 
 def _tag_field(tag: bytes) -> bytes:

@@ -16,11 +16,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sidecar.cache.keys import digest
+from sidecar.cache.keys import UNSALTED, canonical
+from sidecar.cache.seals import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from sidecar.cache.keys import Digests
+    from sidecar.cache.seals import Seal
     from sidecar.cache.warm import WarmTier
 
 # Long enough for the queries of the day to be there when a schedule asks for them at night.
@@ -120,6 +123,18 @@ note_size()
 """
 )
 
+# Requests that are not to be trusted. They are missing then, and written by who counts them next.
+_FORGET = (
+    _SIZES
+    + """
+for i = 5, #ARGV do
+    local size = redis.call('HSTRLEN', KEYS[2], ARGV[i])
+    if redis.call('HDEL', KEYS[2], ARGV[i]) == 1 then bytes = bytes - size - overhead end
+end
+note_size()
+"""
+)
+
 # Keys: when namespaces were counted in, counts, requests. It may have come back meanwhile.
 _DROP = """
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then redis.call('UNLINK', KEYS[2], KEYS[3]) end
@@ -130,12 +145,22 @@ class RedisPopular:
     """Counts of queries, at most ``capacity`` of a namespace, kept for a week after the last.
 
     At most `MAX_NAMESPACES` and `MAX_BYTES` in all: the namespace that was not counted in for
-    longest goes, and of one that is too large, the queries asked least. Everything raises
-    `WarmUnavailableError`.
+    longest goes, and of one that is too large, the queries asked least. ``digests`` name requests,
+    which are kept through ``seal``. Everything raises `WarmUnavailableError`.
     """
 
-    def __init__(self, warm: WarmTier, prefix: str, capacity: int) -> None:
+    def __init__(
+        self,
+        warm: WarmTier,
+        prefix: str,
+        capacity: int,
+        *,
+        digests: Digests = UNSALTED,
+        seal: Seal = PLAIN,
+    ) -> None:
         self._warm = warm
+        self._digests = digests
+        self._seal = seal
         self._stem = f"{prefix}:{{state}}:popular"
         self._capacity = capacity
         self._registry = f"{self._stem}-namespaces".encode()
@@ -143,9 +168,9 @@ class RedisPopular:
 
     async def add(self, namespace: str, counted: Sequence[tuple[_Query, int]]) -> None:
         """Adds to the counts of queries, each a kind and a request."""
-        named = [(_name(query), query, times) for query, times in counted]
+        named = [(self._name(namespace, query), query, times) for query, times in counted]
         keys = [*self._keys(namespace.encode()), self._sizes]
-        bounds = (namespace, MAX_BYTES // 2, MAX_BYTES // 2 // MAX_NAMESPACES, QUERY_OVERHEAD_BYTES)
+        bounds = _bounds(namespace)
         # A new one may drive out the least: that must not be one that comes later in this batch.
         pairs = [part for name, _, times in reversed(named) for part in (name, times)]
         limits = (self._capacity, HALF_LIFE_SECONDS, _KEEP_SECONDS, MAX_NAMESPACES)
@@ -156,7 +181,11 @@ class RedisPopular:
             await self._drop(name)
         # A request is sent only where Redis does not have it, which is seldom.
         wanted = set(missing)
-        fields = [(name, _pack(query)) for name, query, _ in named if name in wanted]
+        fields = [
+            (name, self._seal.seal(canonical((keys[1], name)), _pack(query)))
+            for name, query, _ in named
+            if name in wanted
+        ]
         for start in range(0, len(fields), _REQUESTS_AT_ONCE):
             parts = [part for pair in fields[start : start + _REQUESTS_AT_ONCE] for part in pair]
             await self._eval(_KEEP, keys, [*bounds, *parts])
@@ -172,10 +201,19 @@ class RedisPopular:
             some = scores[start : start + _REQUESTS_AT_ONCE]
             names = [name for name, _ in some]
             packed = await self._run(partial(_requests, requests, names))
-            for (_, score), data in zip(some, packed, strict=True):
+            bad: list[bytes] = []
+            for (name, score), data in zip(some, packed, strict=True):
                 # Missing while another sidecar is about to write it.
-                if data is not None:
-                    found[_unpack(data)] = max(1, round(score))
+                if data is None:
+                    continue
+                opened = self._seal.open(canonical((requests, name)), data)
+                if opened is None:
+                    bad.append(name)
+                else:
+                    found[_unpack(opened)] = max(1, round(score))
+            if bad:
+                keys = (counts, requests, self._sizes)
+                await self._eval(_FORGET, keys, [*_bounds(namespace), *bad])
         return found
 
     async def namespaces(self) -> list[str]:
@@ -186,6 +224,9 @@ class RedisPopular:
     async def _drop(self, name: bytes) -> None:
         """Removes the keys of a namespace that is not registered any more."""
         await self._eval(_DROP, [self._registry, *self._keys(name)], [name])
+
+    def _name(self, namespace: str, query: _Query) -> bytes:
+        return self._digests.of(namespace.encode(), query[0].encode(), query[1])
 
     def _keys(self, namespace: bytes) -> tuple[bytes, bytes]:
         stem = self._stem.encode()
@@ -203,8 +244,8 @@ async def _requests(key: bytes, names: Sequence[bytes], redis: Any) -> list[byte
     return found
 
 
-def _name(query: _Query) -> bytes:
-    return digest(query[0].encode(), query[1])
+def _bounds(namespace: str) -> tuple[str, int, int, int]:
+    return namespace, MAX_BYTES // 2, MAX_BYTES // 2 // MAX_NAMESPACES, QUERY_OVERHEAD_BYTES
 
 
 def _pack(query: _Query) -> bytes:

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from sidecar.cache.codec import Codec, decode_vector, encode_vector, split_scale
+from sidecar.cache.keys import canonical
+from sidecar.cache.seals import PLAIN
 from sidecar.cache.warm import WarmUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from sidecar.cache.seals import Seal
     from sidecar.cache.semantic import SemanticIndex
     from sidecar.cache.warm import WarmTier
     from sidecar.models.types import Vector
@@ -55,15 +58,25 @@ class SemanticFollower:
     """Sends what is announced, and adds to ``index`` what other sidecars announced.
 
     The stream keeps about ``messages``, of some 600 bytes each for 384 dimensions: vectors travel
-    as int8, which changes similarities by about 1e-4. Used from one event loop.
+    as int8, which changes similarities by about 1e-4. Each is bound by ``seal`` to the rest of its
+    message. Used from one event loop.
     """
 
-    def __init__(self, warm: WarmTier, prefix: str, index: SemanticIndex, messages: int) -> None:
+    def __init__(
+        self,
+        warm: WarmTier,
+        prefix: str,
+        index: SemanticIndex,
+        messages: int,
+        *,
+        seal: Seal = PLAIN,
+    ) -> None:
         self.counters = SemanticCounters()
         self._warm = warm
         self._stream = f"{prefix}:{{state}}:semantic".encode()
         self._index = index
         self._messages = messages
+        self._seal = seal
         self._sender = secrets.token_bytes(8)
         self._position = _BEGINNING
         self._queue: deque[tuple[Any, ...]] = deque()
@@ -77,8 +90,10 @@ class SemanticFollower:
         if self._warm.state == "down" or len(self._queue) >= MAX_QUEUED:
             self.counters.dropped += 1
             return
-        payload = encode_vector(vector, Codec.INT8)
-        fields = (b"s", scope, b"v", payload, b"k", key, b"e", expires_ms, b"f", self._sender)
+        expires = b"%d" % expires_ms
+        name = self._name(scope, key, expires)
+        payload = self._seal.seal(name, encode_vector(vector, Codec.INT8))
+        fields = (b"s", scope, b"v", payload, b"k", key, b"e", expires, b"f", self._sender)
         self._queue.append(fields)
         self._queued.set()
 
@@ -162,14 +177,21 @@ class SemanticFollower:
             return
         self.counters.received += 1
         try:
-            vector = _vector(fields[b"v"])
-            scope, key, expires_ms = fields[b"s"], fields[b"k"], int(fields[b"e"])
+            scope, key, expires = fields[b"s"], fields[b"k"], fields[b"e"]
+            payload = self._seal.open(self._name(scope, key, expires), fields[b"v"])
+            if payload is None:
+                return
+            vector, expires_ms = _vector(payload), int(expires)
             if not 0 <= expires_ms < 2**63:
                 raise ValueError("no time")
         except (KeyError, ValueError):
             self.counters.malformed += 1
             return
         self._index.add(scope, vector, key, expires_ms)
+
+    def _name(self, *parts: bytes) -> bytes:
+        """What a vector is sealed for: its place, and everything else in its message."""
+        return canonical((self._stream, *parts))
 
     async def _run(self, command: Callable[[Any], Awaitable[Any]]) -> Any:
         return await self._warm.run(command, _BLOCK_SECONDS + _ANSWER_SECONDS)

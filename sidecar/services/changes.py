@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from sidecar.cache.codec import Entry
     from sidecar.cache.generations import NamespaceState
+    from sidecar.cache.keys import Digests
     from sidecar.index.filters import Filter
     from sidecar.index.types import Scalar
     from sidecar.services.result_list import ListFacts
@@ -56,9 +57,9 @@ class Change:
     vectors: tuple[NDArray[np.float32], ...]
 
 
-def collection_tag(name: str) -> bytes:
+def collection_tag(digests: Digests, name: str) -> bytes:
     """The tag that every cached list of a collection has."""
-    return digest(b"collection", name.encode())
+    return digests.of(b"collection", name.encode())
 
 
 def document_digest(name: str) -> bytes:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 
     from sidecar.cache.generations import Generations
+    from sidecar.cache.keys import Digests
     from sidecar.index.types import Collection, Document, Index, Vector
 
 T = TypeVar("T")
@@ -36,8 +37,9 @@ class DocumentWriter:
     call here, lists may be stale until their lifetime, ``cache.search_ttl``, ends.
     """
 
-    def __init__(self, index: Index, generations: Generations) -> None:
+    def __init__(self, index: Index, generations: Generations, digests: Digests) -> None:
         self._index = index
+        self._digests = digests
         self._generations = generations
         self._running: set[asyncio.Task[Any]] = set()
         # Namespaces and collections whose index has failed to confirm a change.
@@ -136,7 +138,8 @@ class DocumentWriter:
     async def _announce(
         self, collection: Collection, changes: Sequence[Change], most: int | None
     ) -> None:
-        place, tag = (collection.namespace, collection.name), collection_tag(collection.name)
+        place = (collection.namespace, collection.name)
+        tag = collection_tag(self._digests, collection.name)
         state = await self._generations.state(collection.namespace)
         if tag in state.unshared or place in self._doubtful:
             # What these changes are does not say what those were.

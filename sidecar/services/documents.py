@@ -18,9 +18,9 @@ from sidecar.services.requests import (
     MAX_ID_BYTES,
     MAX_TAGS,
     CacheChoices,
+    check_tags,
     decode,
     document_id,
-    tag_digests,
 )
 from sidecar.services.search_request import read_metadata
 
@@ -155,7 +155,7 @@ class DocumentService:
         if any(len(chunk.encode()) > MAX_ID_BYTES for chunk, _ in chunks):
             raise invalid(f"a chunk_id has at most {MAX_ID_BYTES} bytes")
         metadata = read_metadata(message.metadata)
-        tag_digests(message.tags, MAX_TAGS)
+        check_tags(message.tags, MAX_TAGS)
         tags = tuple(dict.fromkeys(message.tags))
         prompt = info.prompts.get("document", "")
         items = [self._requests.text(text, prompt, "document") for _, text in chunks]

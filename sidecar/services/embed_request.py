@@ -18,6 +18,7 @@ from sidecar.services.requests import MAX_ID_BYTES, cache_choices, decode, enum_
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sidecar.cache.keys import Digests
     from sidecar.config import ServerSettings
     from sidecar.models.generation import GeneratorInfo
     from sidecar.models.router import ModelRouter
@@ -80,7 +81,10 @@ class ParsedRequest:
 
 
 class RequestReader:
-    """Checks requests against the limits and the models of this sidecar."""
+    """Checks requests against the limits and the models of this sidecar.
+
+    ``digests`` are what tags are known by.
+    """
 
     def __init__(
         self,
@@ -88,7 +92,9 @@ class RequestReader:
         limits: ServerSettings,
         normalise: Sequence[str],
         default_namespace: str,
+        digests: Digests,
     ) -> None:
+        self.digests = digests
         self._models = models
         self._limits = limits
         self._normalise = normaliser(normalise)
@@ -134,7 +140,7 @@ class RequestReader:
             items=[self.item(entry, prompt, input_type) for entry in request.inputs],
             encoding=enum_value(_ENCODINGS, request.encoding, "encoding"),
             fail_truncated=enum_value(_TRUNCATIONS, request.truncation, "truncation"),
-            cache=cache_choices(request.cache),
+            cache=cache_choices(self.digests, request.cache),
         )
 
     def model(self, name: str) -> Embedder:

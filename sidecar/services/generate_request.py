@@ -115,7 +115,7 @@ class GenerateReader:
             namespace=name,
             prompt=self._prompt(request),
             sampling=sampling,
-            cache=cache_choices(request.cache),
+            cache=cache_choices(self._requests.digests, request.cache),
             semantic=semantic_threshold(request.semantic, name, self._semantic),
             is_repeatable=not is_random or request.store_sampled,
         )

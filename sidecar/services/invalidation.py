@@ -22,6 +22,7 @@ from sidecar.services.changes import (
 from sidecar.services.errors import CallError, invalid
 from sidecar.services.requests import (
     MAX_TAGS,
+    check_tags,
     collection,
     decode,
     document_id,
@@ -75,6 +76,7 @@ class Invalidation:
         generations: Generations,
     ) -> None:
         self._requests = requests
+        self._digests = requests.digests
         self._reader = reader
         self._vectors = vectors
         self._search = search
@@ -90,7 +92,7 @@ class Invalidation:
         name = self._requests.namespace(request.namespace)
         match request.WhichOneof("target"):
             case "tags":
-                tags = tag_digests(request.tags.tags, _MOST_TAGS)
+                tags = tag_digests(self._digests, request.tags.tags, _MOST_TAGS)
                 if not tags:
                     raise invalid("name at least one tag")
                 await self._generations.invalidate_tags(name, tags)
@@ -141,7 +143,7 @@ class Invalidation:
         kind = enum_value(_TYPES, message.type, "events.type")
         if kind != "created" and not message.ids and not message.tags:
             raise invalid("an event about documents that were updated or deleted needs their ids")
-        tag_digests(message.tags, _MOST_TAGS)
+        check_tags(message.tags, _MOST_TAGS)
         return Event(
             type=kind,
             namespace=self._requests.namespace(message.namespace),
@@ -158,14 +160,14 @@ class Invalidation:
         try:
             if event.type == "created":
                 # It may belong into any answer; nothing is known of its content.
-                tag = collection_tag(event.collection)
+                tag = collection_tag(self._digests, event.collection)
                 await self._generations.announce(event.namespace, tag, b"")
             elif event.ids:
                 await self._touch_documents(event.namespace, event.collection, event.ids)
         finally:
             if event.tags:
                 await self._generations.invalidate_tags(
-                    event.namespace, tag_digests(event.tags, _MOST_TAGS)
+                    event.namespace, tag_digests(self._digests, event.tags, _MOST_TAGS)
                 )
 
     async def _touch_documents(self, name: str, in_collection: str, ids: Sequence[str]) -> None:
@@ -173,7 +175,8 @@ class Invalidation:
         changes = b""
         if len(ids) <= _MOST_DOCUMENTS:
             changes = pack_changes(Change(ANY_MODEL, document_digest(each), {}, ()) for each in ids)
-        await self._generations.announce(name, collection_tag(in_collection), changes)
+        tag = collection_tag(self._digests, in_collection)
+        await self._generations.announce(name, tag, changes)
 
     async def _invalidate_version(
         self, name: str, target: cache_pb2.InvalidateRequest.ModelVersion
@@ -204,7 +207,7 @@ class Invalidation:
             items.append(item)
         if not items:
             raise invalid("name at least one input")
-        tags = tag_digests(target.tags, MAX_TAGS)
+        tags = tag_digests(self._digests, target.tags, MAX_TAGS)
         await self._remove(name, lambda state: self._vectors.keys(state, info, items, tags))
 
     async def _remove_searches(

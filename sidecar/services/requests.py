@@ -12,13 +12,13 @@ from google.protobuf.message import DecodeError, Message
 
 from sidecar.access.caller import caller
 from sidecar.cache.items import CacheMode
-from sidecar.cache.keys import digest
 from sidecar.services.errors import CallError, invalid
 from sidecar.units import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sidecar.cache.keys import Digests
     from sidecar.config import SemanticSettings
 
 T = TypeVar("T")
@@ -97,14 +97,19 @@ def document_id(name: str) -> str:
     return name
 
 
-def tag_digests(tags: Sequence[str], limit: int) -> tuple[bytes, ...]:
-    """The digest of each tag, without repetition. Raises `CallError`."""
+def check_tags(tags: Sequence[str], limit: int) -> list[bytes]:
+    """The bytes of each tag. Raises `CallError`."""
     if len(tags) > limit:
         raise invalid(f"there are {len(tags)} tags, more than the {limit} allowed in one call")
     encoded = [tag.encode() for tag in tags]
     if not all(1 <= len(tag) <= _MAX_TAG_BYTES for tag in encoded):
         raise invalid(f"a tag has 1 to {_MAX_TAG_BYTES} bytes")
-    return tuple(dict.fromkeys(digest(b"tag", tag) for tag in encoded))
+    return encoded
+
+
+def tag_digests(digests: Digests, tags: Sequence[str], limit: int) -> tuple[bytes, ...]:
+    """The digest of each tag, without repetition. Raises `CallError`."""
+    return tuple(dict.fromkeys(digests.of(b"tag", tag) for tag in check_tags(tags, limit)))
 
 
 def enum_value(meanings: Mapping[int, T], number: int, field: str) -> T:
@@ -114,12 +119,12 @@ def enum_value(meanings: Mapping[int, T], number: int, field: str) -> T:
     return meanings[number]
 
 
-def cache_choices(options: common_pb2.CacheOptions) -> CacheChoices:
+def cache_choices(digests: Digests, options: common_pb2.CacheOptions) -> CacheChoices:
     """The cache options of a call. Raises `CallError`."""
     return CacheChoices(
         mode=enum_value(_MODES, options.mode, "cache.mode"),
         ttl=_ttl(options),
-        tags=tag_digests(options.tags, MAX_TAGS),
+        tags=tag_digests(digests, options.tags, MAX_TAGS),
     )
 
 

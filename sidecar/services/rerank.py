@@ -80,7 +80,7 @@ class RerankService:
         reranker = self._reader.reranker(request.reranker)
         info = reranker.info
         check_version(info, request.reranker_version)
-        choices = cache_choices(request.cache)
+        choices = cache_choices(self._requests.digests, request.cache)
         state = await self._generations.state(self._requests.namespace(request.namespace))
         response = search_pb2.RerankResponse(reranker=info.name, reranker_version=info.version)
         pairs = [(request.query, passage) for passage in request.passages]

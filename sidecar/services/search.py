@@ -158,7 +158,7 @@ class SearchService:
         ttl = self._settings.search_ttl if parsed.cache.ttl is None else parsed.cache.ttl
         want = Want(key, b"", plan, ttl, _check(parsed))
         account = self._account(parsed)
-        tags = (*parsed.cache.tags, collection_tag(parsed.collection.name))
+        tags = (*parsed.cache.tags, collection_tag(self._requests.digests, parsed.collection.name))
         policy = Policy(parsed.cache.mode, tags, account)
         (answer,) = await self._cache.fetch(state, [want], policy, self._loader)
         if isinstance(answer, Exception):
@@ -192,7 +192,8 @@ class SearchService:
             hits = [hit for hit in hits if hit.score >= parsed.threshold]
             exhausted |= len(hits) < parsed.count
             floor = max(floor, parsed.threshold)
-        tags = tag_digests(sorted({tag for hit in hits for tag in hit.tags}), len(hits) * MAX_TAGS)
+        names = sorted({tag for hit in hits for tag in hit.tags})
+        tags = tag_digests(self._requests.digests, names, len(hits) * MAX_TAGS)
         # Before the scores, which take long: an invalidation that comes meanwhile must count.
         await self._generations.resolve(plan.state, tags)
         facts = ListFacts(

@@ -136,7 +136,7 @@ class SearchReader:
             where=read_filter(request.filter) if request.HasField("filter") else None,
             threshold=_threshold(request),
             reranking=self._reranking(request, top_k),
-            cache=cache_choices(request.cache),
+            cache=cache_choices(self._reader.digests, request.cache),
             semantic=threshold if request.WhichOneof("query") == "text" else None,
         )
 

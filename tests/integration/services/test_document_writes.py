@@ -21,6 +21,7 @@ from sidecar.cache.generations import (
     InvalidationNotSharedError,
     StoreUnavailableError,
 )
+from sidecar.cache.keys import UNSALTED
 from sidecar.cache.local_generations import LocalGenerations
 from sidecar.index.memory import MemoryIndex
 from sidecar.index.types import Chunk, Collection, Document, IndexUnavailableError, Revision
@@ -170,7 +171,7 @@ async def test_who_closes_waits_for_what_callers_went_away_from(
     place = Collection("n", "c", "m", "1", 4)
     index, generations = MemoryIndex(), Generations(LocalGenerations(None))
     state = await generations.state("n")
-    writer = DocumentWriter(index, generations)
+    writer = DocumentWriter(index, generations, UNSALTED)
     held_index.holds = True
     call = asyncio.create_task(writer.upsert(place, [whole("a", 1)]))
     await eventually(held_index.waiting.is_set)
@@ -265,7 +266,7 @@ class Store(LocalGenerations):
 async def test_what_could_not_be_announced_is_made_up_for_by_whatever_comes_next(how: str) -> None:
     """The change that comes next says nothing of the one before."""
     index, store = MemoryIndex(), Store()
-    writer = DocumentWriter(index, Generations(store))
+    writer = DocumentWriter(index, Generations(store), UNSALTED)
     place = Collection("n", "c", "m", "1", 4)
     store.is_down = True
     with pytest.raises(InvalidationNotSharedError):
@@ -320,8 +321,9 @@ async def test_documents_that_are_moved_about_are_told_of_one_by_one() -> None:
     """So a list of another model lives on, however many vectors come to its collection."""
     index, generations = MemoryIndex(), Generations(LocalGenerations(None))
     unused: Any = None
-    store = CachedDocuments(unused, unused, generations, DocumentWriter(index, generations))
-    tag = collection_tag("c")
+    writer = DocumentWriter(index, generations, UNSALTED)
+    store = CachedDocuments(unused, unused, generations, writer)
+    tag = collection_tag(UNSALTED, "c")
     state = await generations.state("n")
     await generations.resolve(state, [tag])
     before = state.generation(tag)

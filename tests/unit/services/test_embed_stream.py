@@ -9,6 +9,7 @@ from embercache.v1 import embed_pb2
 
 from sidecar.access.quotas import Quotas
 from sidecar.cache.generations import Generations
+from sidecar.cache.keys import UNSALTED
 from sidecar.cache.local_generations import LocalGenerations
 from sidecar.config import ServerSettings
 from sidecar.services.embed import STREAM_WINDOW, EmbedService
@@ -22,7 +23,7 @@ async def test_a_request_is_read_only_when_fewer_than_a_window_are_unanswered() 
     unused: Any = None
     service = EmbedService(
         models=unused,
-        reader=RequestReader(unused, ServerSettings(), (), "default"),
+        reader=RequestReader(unused, ServerSettings(), (), "default", UNSALTED),
         vectors=unused,
         responses=unused,
         generations=Generations(LocalGenerations(None)),
