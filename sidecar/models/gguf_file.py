@@ -107,7 +107,7 @@ class _Reader:
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         self._data = data
-        self._bytes = memoryview(data)
+        self._bytes = data.data
         self._at = 0
         self.items = MAX_ITEMS
 
