@@ -309,6 +309,7 @@ def _open_admin(
         warm=tiers.warm,
         memory=memory,
         follower=tiers.follower,
+        seals=tiers.seals,
         prices=settings.prices,
     )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from embercache import (
         DiskState,
+        ForgedStats,
         GeneratorStats,
         ModelStats,
         PrefixStats,
@@ -59,6 +60,10 @@ def page(stats: Stats, address: str, before: Stats | None = None) -> Iterator[Re
     if stats.quotas:
         yield ""
         yield _quotas(stats.quotas)
+    forged = [each for each in stats.forged if each.count]
+    if forged:
+        yield ""
+        yield _forged(forged)
 
 
 def _lines(stats: Stats, address: str) -> Iterator[str]:
@@ -269,6 +274,13 @@ def _quotas(quotas: Sequence[QuotaStats]) -> Table:
     table = _table("namespace", "quota", "refused")
     for each in sorted(quotas, key=lambda each: -each.refusals)[:_MOST_ROWS]:
         table.add_row(Text(each.namespace), each.quota, _count(each.refusals))
+    return table
+
+
+def _forged(forged: Sequence[ForgedStats]) -> Table:
+    table = _table("not sealed here", "tier", "reason", "values")
+    for each in forged:
+        table.add_row(each.what, each.tier, each.reason, _count(each.count))
     return table
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sidecar.cache.hot import HotTier
     from sidecar.cache.read_through import ReadThrough
     from sidecar.cache.redis_memory import RedisMemory
+    from sidecar.cache.seals import Refusals, Seals
     from sidecar.cache.semantic_report import Band, SemanticReport
     from sidecar.cache.warm import WarmTier
     from sidecar.config import PriceSettings
@@ -60,6 +61,7 @@ class CacheAdmin:
         warm: WarmTier | None,
         memory: RedisMemory | None,
         follower: InvalidationFollower | None,
+        seals: Seals,
         prices: PriceSettings,
     ) -> None:
         self._started = time.monotonic()
@@ -76,6 +78,7 @@ class CacheAdmin:
         self._warm = warm
         self._memory = memory
         self._follower = follower
+        self._seals = seals
         self._prices = prices
 
     async def stats(self, raw: bytes) -> bytes:
@@ -104,6 +107,7 @@ class CacheAdmin:
             semantic=_semantic_stats(self._semantic.items()),
             generators=[generator_stats(each) for each in self._generators],
             quotas=_quota_stats(self._quotas.refused()),
+            forged=_forged_stats(self._seals.refusals()),
         )
 
     def _collect_for(self, who: Caller) -> cache_pb2.StatsResponse:
@@ -222,6 +226,19 @@ def _semantic_stats(
             ],
         )
         for namespace, bands in namespaces
+    ]
+
+
+def _forged_stats(refusals: Sequence[Refusals]) -> list[cache_pb2.ForgedStats]:
+    return [
+        cache_pb2.ForgedStats(
+            tier=TIER_NUMBER[Tier(each.place)],  # type: ignore[arg-type]
+            what=each.what,
+            reason=reason,
+            count=count,
+        )
+        for each in refusals
+        for reason, count in each.counts.items()
     ]
 
 

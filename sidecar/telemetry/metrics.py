@@ -120,6 +120,7 @@ class StatsCollector(Collector):
         if stats.HasField("disk"):
             yield from _disk(stats.disk)
         yield from _warm(stats.warm)
+        yield _forged(stats)
         yield from _models(stats)
         yield from usage_metrics.usage(stats)
         yield from usage_metrics.semantic(stats)
@@ -224,6 +225,19 @@ def _warm(warm: cache_pb2.WarmState) -> Iterator[Metric]:
         "Time since invalidations were last heard of; above a few seconds, Redis is not reached.",
         warm.invalidations_heard_seconds,
     )
+
+
+def _forged(stats: cache_pb2.StatsResponse) -> Metric:
+    family = CounterMetricFamily(
+        "embercache_forged_values",
+        "Values on disk or in Redis that were not taken, because no sidecar had sealed them, with a"
+        " key that is known here, for where they were: by tier, what they were, and why.",
+        labels=["tier", "what", "reason"],
+    )
+    for each in stats.forged:
+        tier = common_pb2.Tier.Name(each.tier).removeprefix("TIER_").lower()
+        family.add_metric([tier, each.what, each.reason], each.count)
+    return family
 
 
 def _models(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:

@@ -54,6 +54,7 @@ from embercache.search import (
 )
 from embercache.stats import (
     DiskState,
+    ForgedStats,
     GeneratorStats,
     ModelStats,
     PrefixStats,
@@ -98,6 +99,7 @@ __all__ = [
     "FailedPreconditionError",
     "Field",
     "Filter",
+    "ForgedStats",
     "GenerateOptions",
     "GenerateStream",
     "GenerateTimings",

@@ -10,6 +10,7 @@ from embercache.generate import GeneratorModel
 from embercache.results import tier
 from embercache.stats import (
     DiskState,
+    ForgedStats,
     GeneratorStats,
     ModelStats,
     PrefixStats,
@@ -92,6 +93,7 @@ def stats(response: cache_pb2.StatsResponse) -> Stats:
             for each in response.generators
         ],
         quotas=[_plain(QuotaStats, each) for each in response.quotas],
+        forged=[_plain(ForgedStats, each, tier=tier(each.tier)) for each in response.forged],
     )
 
 

@@ -180,6 +180,20 @@ class QuotaStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgedStats:
+    """How many values on disk or in Redis were not taken, because no sidecar had sealed them so.
+
+    ``what`` they were: entries, prompts, semantic, popular, changes or moves. ``reason`` is
+    unsealed, unknown_key or, if they were changed, cut short or put elsewhere, forged.
+    """
+
+    tier: Tier
+    what: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Counters of one sidecar since it started.
 
@@ -187,6 +201,7 @@ class Stats:
     counts inputs by what answered them. ``disk`` is ``None`` without a disk tier. ``usage`` has
     one entry for each kind of entries, namespace and model; ``semantic`` one for each namespace
     in which semantic answers were looked for; ``quotas`` one for each quota that refused calls.
+    ``forged`` is empty without encryption.
     """
 
     version: str
@@ -201,3 +216,4 @@ class Stats:
     semantic: Sequence[SemanticStats]
     generators: Sequence[GeneratorStats]
     quotas: Sequence[QuotaStats]
+    forged: Sequence[ForgedStats]

@@ -12,6 +12,7 @@ from embercache import (
     DiskState,
     Event,
     FailedPreconditionError,
+    ForgedStats,
     GeneratorModel,
     GeneratorStats,
     InvalidArgumentError,
@@ -96,6 +97,14 @@ def test_refusals_are_told_by_quota():
     message = cache_pb2.QuotaStats(namespace="n", quota="computations", refusals=3)
     stats = _admin.stats(cache_pb2.StatsResponse(quotas=[message]))
     assert stats.quotas == [QuotaStats("n", "computations", 3)]
+
+
+def test_values_that_no_sidecar_sealed_are_told_by_tier_and_reason():
+    message = cache_pb2.ForgedStats(
+        tier=common_pb2.TIER_WARM, what="entries", reason="forged", count=2
+    )
+    stats = _admin.stats(cache_pb2.StatsResponse(forged=[message]))
+    assert stats.forged == [ForgedStats("warm", "entries", "forged", 2)]
 
 
 def test_generators_are_told_with_what_they_keep_of_prompts():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from embercache import (
+    ForgedStats,
     GeneratorStats,
     PrefixStats,
     QuotaStats,
@@ -39,6 +40,7 @@ def stats(uptime: float = 10, **answered: int) -> Stats:
         semantic=[],
         generators=[],
         quotas=[],
+        forged=[],
     )
 
 
@@ -148,6 +150,19 @@ def test_what_quotas_refused_is_shown_the_most_first() -> None:
         ["[shop]", "computations", "3"],
     ]
     assert "quota" not in "\n".join(shown(stats(), "a:1"))
+
+
+def test_values_that_no_sidecar_sealed_are_shown_if_there_were_any() -> None:
+    forged = [
+        ForgedStats("disk", "entries", "unsealed", 0),
+        ForgedStats("warm", "entries", "unknown_key", 1200),
+    ]
+    lines = shown(replace(stats(), forged=forged), "a:1")
+    assert [line.split() for line in lines[-2:]] == [
+        ["not", "sealed", "here", "tier", "reason", "values"],
+        ["entries", "warm", "unknown_key", "1,200"],
+    ]
+    assert "sealed" not in "\n".join(shown(replace(stats(), forged=forged[:1]), "a:1"))
 
 
 PREFIX = PrefixStats(

@@ -54,6 +54,7 @@ class StatsResponse(_message.Message):
     SEMANTIC_FIELD_NUMBER: _builtins.int
     GENERATORS_FIELD_NUMBER: _builtins.int
     QUOTAS_FIELD_NUMBER: _builtins.int
+    FORGED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     uptime_seconds: _builtins.float
     response_hits: _builtins.int
@@ -89,6 +90,10 @@ class StatsResponse(_message.Message):
         "(others)" for what came later.
         """
 
+    @_builtins.property
+    def forged(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForgedStats]:
+        """Absent without encryption."""
+
     def __init__(
         self,
         *,
@@ -104,14 +109,52 @@ class StatsResponse(_message.Message):
         semantic: _abc.Iterable[Global___SemanticStats] | None = ...,
         generators: _abc.Iterable[Global___GeneratorStats] | None = ...,
         quotas: _abc.Iterable[Global___QuotaStats] | None = ...,
+        forged: _abc.Iterable[Global___ForgedStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "warm", b"warm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "generators", b"generators", "items_failed", b"items_failed", "models", b"models", "quotas", b"quotas", "response_hits", b"response_hits", "semantic", b"semantic", "tiers", b"tiers", "uptime_seconds", b"uptime_seconds", "usage", b"usage", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "forged", b"forged", "generators", b"generators", "items_failed", b"items_failed", "models", b"models", "quotas", b"quotas", "response_hits", b"response_hits", "semantic", b"semantic", "tiers", b"tiers", "uptime_seconds", b"uptime_seconds", "usage", b"usage", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatsResponse: _TypeAlias = StatsResponse  # noqa: Y015
+
+@_typing.final
+class ForgedStats(_message.Message):
+    """Values on disk or in Redis that were not taken, because no sidecar had sealed
+    them with a key that is known here for the place where they were.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    tier: _common_pb2.Tier.ValueType
+    """TIER_DISK or TIER_WARM."""
+    what: _builtins.str
+    """"entries", "prompts", "semantic", "popular", "changes", "moves"."""
+    reason: _builtins.str
+    """"unsealed", "unknown_key" or, if it was changed, cut short or put elsewhere,
+    "forged".
+    """
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        tier: _common_pb2.Tier.ValueType = ...,
+        what: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "reason", b"reason", "tier", b"tier", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgedStats: _TypeAlias = ForgedStats  # noqa: Y015
 
 @_typing.final
 class QuotaStats(_message.Message):
