@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from sidecar.cache.accounts import Account
 from sidecar.cache.hot import ENTRY_OVERHEAD_BYTES, HotEntry, HotTier
+from sidecar.cache.rooms import SLOT_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Policy = Literal["s3fifo", "lru"]
 
@@ -57,6 +61,13 @@ class CheckedTier(HotTier[str]):
         super().remove(key)
         self._check_queues()
 
+    def limit(self, limit_of: Callable[[str], int] | None) -> None:
+        super().limit(limit_of)
+        self.check()
+        for entry in self._entries.values():
+            name = entry.account.namespace
+            assert (name in self._rooms) == bool(limit_of and limit_of(name))
+
     def clear(self) -> int:
         count = super().clear()
         assert len(self) == self.bytes == 0
@@ -67,9 +78,11 @@ class CheckedTier(HotTier[str]):
     def check(self) -> None:
         entries = self._entries
         assert len(self) == len(entries)
-        assert self.bytes == sum(entry.size for entry in entries.values()) <= self.capacity_bytes
+        sizes = sum(entry.size for entry in entries.values())
+        assert self.bytes == sizes + self._slots() <= self.capacity_bytes
         self._check_queues()
         self._check_accounts()
+        self._check_rooms()
 
     def _check_queues(self) -> None:
         entries = self._entries
@@ -84,6 +97,20 @@ class CheckedTier(HotTier[str]):
         if self._is_lru:
             assert not self._small
             assert not ghosts
+
+    def _slots(self) -> int:
+        return SLOT_BYTES * sum(len(room) for room in self._rooms.values())
+
+    def _check_rooms(self) -> None:
+        for namespace, room in self._rooms.items():
+            mine = {
+                key: entry
+                for key, entry in self._entries.items()
+                if entry.account.namespace == namespace
+            }
+            assert dict(room._entries) == mine
+            assert room.bytes == sum(entry.size + SLOT_BYTES for entry in mine.values())
+            assert room.bytes <= room.limit_bytes
 
     def _check_accounts(self) -> None:
         counts: Counter[Account] = Counter()
