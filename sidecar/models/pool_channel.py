@@ -51,6 +51,8 @@ KEEPALIVE: Sequence[tuple[str, int]] = (
     # seconds, and its calls are repeated on another. Without it, TCP takes minutes.
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 3000),
+    # What counts with grpcio 1.85, which waits a minute otherwise, whatever the one above says.
+    ("grpc.http2.ping_timeout_ms", 3000),
     ("grpc.http2.max_pings_without_data", 0),
 )
 
