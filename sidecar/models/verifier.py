@@ -11,6 +11,7 @@ import structlog
 from embercache.v1 import verifier_pb2, verifier_pb2_grpc
 
 from sidecar.cache.breaker import Breaker
+from sidecar.models.pool_channel import KEEPALIVE
 from sidecar.spans import current
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    *KEEPALIVE,
 )
 
 _log = structlog.get_logger()
