@@ -25,18 +25,25 @@ class Priority(enum.IntEnum):
     BACKGROUND = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Demand:
-    """Of whom a computation is. ``deadline`` is on the clock of `time.monotonic`, in seconds."""
+    """Of whom a computation is. ``deadline`` is on the clock of `time.monotonic`, in seconds.
+
+    That of a call stays as it is. Computations that several calls may come to wait for have one of
+    their own, which the others `join`. It changes on the event loop, and is read by all threads.
+    """
 
     namespace: str = ""
     priority: Priority = Priority.INTERACTIVE
     deadline: float = math.inf
 
+    def join(self, other: Demand) -> None:
+        """Takes note of another call that waits: all are served who may still be."""
+        self.priority = min(self.priority, other.priority)
+        self.deadline = max(self.deadline, other.deadline)
 
-NOBODY = Demand()
 
-_current: ContextVar[Demand] = ContextVar("demand", default=NOBODY)
+_current: ContextVar[Demand] = ContextVar("demand", default=Demand())  # noqa: B039 - not changed
 
 
 def demand() -> Demand:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sidecar.models.batcher import TEXT_LIMITS
 from sidecar.models.errors import SetupError
+from sidecar.models.fair_shares import equal_shares
 from sidecar.models.feed import tokens_feed
 from sidecar.models.input_queue import Job
 from sidecar.models.pair_pack import PairPack, read_pair_pack
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sidecar.models.encoder import Encodable
+    from sidecar.models.fair_shares import Share
 
 
 class CrossEncoder:
     """One ONNX Runtime session for one pack, for one run at a time.
 
-    ``device`` is "cpu" or "cuda".
+    ``device`` is "cpu" or "cuda"; ``max_tokens`` of a pair are read.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class CrossEncoder:
     ) -> None:
         """Loads the model and runs it once; raises `SetupError` if that fails."""
         self._pack = pack
+        self.max_tokens = pack.text.max_tokens
         self._session, self.device = open_session(pack.path, provider, threads)
         self._width = self._warm_up()
 
@@ -88,6 +91,7 @@ class CrossEncoderReranker:
         info: RerankerInfo,
         prompts: Mapping[str, str],
         queue_pairs: int = QUEUE_INPUTS,
+        share: Share = equal_shares,
     ) -> None:
         self.info = info
         self._encoder = encoder
@@ -98,8 +102,10 @@ class CrossEncoderReranker:
             tokenise=tokeniser,
             run=self._run,
             result="score for this pair",
+            max_tokens=encoder.max_tokens,
             limits=TEXT_LIMITS[encoder.device],
             queue_inputs=queue_pairs,
+            share=share,
         )
         self.counters = self._worker.counters
 
@@ -111,17 +117,18 @@ class CrossEncoderReranker:
         provider: Provider = "auto",
         threads: int | None = None,
         queue_pairs: int = QUEUE_INPUTS,
+        share: Share = equal_shares,
     ) -> CrossEncoderReranker:
         """Loads the pack in ``folder`` and runs it once. Takes about a second: not for the loop.
 
         ``threads`` compute one run (all usable CPUs if None). ``queue_pairs`` bounds the pairs
-        that wait. Raises `SetupError`.
+        that wait; ``share`` is the weight of a namespace then. Raises `SetupError`.
         """
         pack = read_pair_pack(folder)
         encoder = CrossEncoder(pack, provider, threads)
         tokeniser = PairTokeniser(pack.text.tokenizer, pack.text.max_tokens)
         info = RerankerInfo(name, pack.version, encoder.device)
-        return cls(encoder, tokeniser, info, pack.text.prompts, queue_pairs)
+        return cls(encoder, tokeniser, info, pack.text.prompts, queue_pairs, share)
 
     def submit(self, pairs: Sequence[Pair]) -> list[asyncio.Future[float]]:
         """Queues pairs and returns at once; see `Reranker.submit`."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from sidecar.models.batcher import TEXT_LIMITS, BatchLimits
 from sidecar.models.encoder import Encodable, Encoder
+from sidecar.models.fair_shares import equal_shares
 from sidecar.models.input_queue import Job
 from sidecar.models.pack import read_pack
 from sidecar.models.tokenise import TextTokeniser, Tokens
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
     from pathlib import Path
 
+    from sidecar.models.fair_shares import Share
     from sidecar.models.session import Provider
 
 _TENSOR_ROWS = 32
@@ -42,6 +44,7 @@ class LocalEmbedder:
         info: ModelInfo,
         limits: BatchLimits,
         queue_inputs: int = QUEUE_INPUTS,
+        share: Share = equal_shares,
     ) -> None:
         self.info = info
         self._encoder = encoder
@@ -52,8 +55,10 @@ class LocalEmbedder:
             tokenise=self._tokenise,
             run=self._run,
             result="vector for this input",
+            max_tokens=info.max_tokens,
             limits=limits,
             queue_inputs=queue_inputs,
+            share=share,
         )
         self.counters = self._worker.counters
 
@@ -67,12 +72,13 @@ class LocalEmbedder:
         threads: int | None = None,
         batch_tokens: int | None = None,
         queue_inputs: int = QUEUE_INPUTS,
+        share: Share = equal_shares,
     ) -> LocalEmbedder:
         """Loads the pack in ``folder`` and runs it once. Takes about a second: not for the loop.
 
         ``threads`` compute one run (all usable CPUs if None). ``batch_tokens`` bounds a run,
         padding included (if None: 512 on a CPU, 16384 on a GPU). ``queue_inputs`` bounds the
-        inputs that wait. Raises `SetupError`.
+        inputs that wait; ``share`` is the weight of a namespace then. Raises `SetupError`.
         """
         pack = read_pack(folder)
         encoder = Encoder(pack, provider, threads)
@@ -94,12 +100,17 @@ class LocalEmbedder:
             rows=default.rows if text else _TENSOR_ROWS,
             run_cost=default.run_cost,
         )
-        return cls(encoder, tokeniser, info, limits, queue_inputs)
+        return cls(encoder, tokeniser, info, limits, queue_inputs, share)
 
     @property
     def queued(self) -> int:
         """Inputs accepted and not yet handed to a run."""
         return self._worker.queued
+
+    @property
+    def queue_seconds(self) -> float:
+        """How long the model will take for them; 0 as long as its speed is not known."""
+        return self._worker.queue_seconds
 
     @property
     def gives_token_vectors(self) -> bool:

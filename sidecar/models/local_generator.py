@@ -17,6 +17,7 @@ from sidecar.models.decoding import Decoding
 from sidecar.models.engine import Engine, closing_error
 from sidecar.models.errors import SetupError
 from sidecar.models.generation import Completion, GeneratorCounters, GeneratorInfo
+from sidecar.models.niceness import give_way
 from sidecar.models.places import Left, Place, Places
 from sidecar.models.prefix_store import BlockLayout
 from sidecar.models.prompt_reader import PromptReader
@@ -107,7 +108,7 @@ class LocalGenerator:
         self._reused_in_place = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._takes: set[asyncio.Task[Lease]] = set()
-        self._reading = ThreadPoolExecutor(1, f"read-{name}")
+        self._reading = ThreadPoolExecutor(1, f"read-{name}", initializer=give_way)
         self._closed = False
 
     @classmethod
@@ -173,6 +174,11 @@ class LocalGenerator:
                 f"{self.queued} generations wait already and at most {self._queue} may; try again"
                 " later"
             )
+        try:
+            self._places.refuse_if_late(self.queued)
+        except QueueFullError:
+            self.counters.shed += 1
+            raise
         self._accepted += 1
         task = asyncio.create_task(self._serve(request, generation, perf_counter()))
         self._tasks.add(task)

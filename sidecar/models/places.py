@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sidecar.demand import Demand, demand
 from sidecar.models.engine import closing_error
+from sidecar.models.speed import Departures
+from sidecar.models.types import LEAST_RETRY_SECONDS, QueueFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sidecar.models.decoder_state import DecoderState
     from sidecar.models.prefixes import Prefixes
@@ -62,6 +66,7 @@ class _Waiting:
     n_bytes: int
     entered: asyncio.Future[Place | None]
     unwanted: asyncio.Future[Any]
+    demand: Demand
     overtaken: int = 0
 
 
@@ -71,9 +76,14 @@ class Places:
     The first who waits for a place is the next. Who waits for memory only, with a place free, may
     be overtaken by those behind him who need less of it: a short answer does not wait for a long
     one to end. After ``MAX_OVERTAKEN`` of them he is the next, so that he does not wait for ever.
+
+    Who would come too late for his deadline is refused, and who does is sent away. ``clock`` is
+    that of `Demand`.
     """
 
-    def __init__(self, parallel: int, prefixes: Prefixes) -> None:
+    def __init__(
+        self, parallel: int, prefixes: Prefixes, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.taken = 0
         self._parallel = parallel
         self._prefixes = prefixes
@@ -82,18 +92,37 @@ class Places:
         self._spare: Place | None = None
         self._waiting: deque[_Waiting] = deque()
         self._closed = False
+        self._clock = clock
+        self._departures = Departures(clock)
         prefixes.on_room(self._admit_soon)
+
+    def refuse_if_late(self, waiting: int) -> None:
+        """Raises `QueueFullError` if it would not be a caller's turn before his deadline.
+
+        ``waiting`` are before him, here or on their way.
+        """
+        speed = self._departures.per_second
+        if speed is None or self.taken + waiting < self._parallel:
+            return
+        seconds, left = (waiting + 1) / speed, demand().deadline - self._clock()
+        if seconds > left:
+            raise QueueFullError(
+                f"the generation would begin in {seconds:.2g} s, and the call's deadline is in"
+                f" {max(0.0, left):.2g} s: try again later, or give the call more time",
+                retry_after=max(seconds - left, LEAST_RETRY_SECONDS),
+            )
 
     async def enter(self, n_bytes: int, unwanted: asyncio.Future[Any]) -> Place | None:
         """Waits for a place with so much memory or more, to be given back with `leave`.
 
-        Returns None if ``unwanted`` is done before. Raises `ModelUnavailableError`
-        after `close`. The memory must be less than all there is.
+        Returns None if ``unwanted`` is done before. Raises `QueueFullError` if it is his turn after
+        his deadline, `ModelUnavailableError` after `close`. The memory must be less than all there
+        is.
         """
         if self._closed:
             raise closing_error()
         entered: asyncio.Future[Place | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(n_bytes, entered, unwanted))
+        self._waiting.append(_Waiting(n_bytes, entered, unwanted, demand()))
 
         def give_up(_: object) -> None:
             if not entered.done():
@@ -107,6 +136,7 @@ class Places:
     def leave(self, place: Place) -> None:
         """Gives back a place and its memory."""
         self.taken -= 1
+        self._departures.left(others_wait=bool(self._waiting))
         self.clear()
         if place.left is None or place.n_bytes * _SPARE_SHARE > self._prefixes.capacity_bytes:
             self._prefixes.free(place.n_bytes)
@@ -136,6 +166,8 @@ class Places:
     def _admit(self) -> None:
         overtaken: list[_Waiting] = []
         for waiting in list(self._waiting):
+            if waiting.demand.deadline <= self._clock() and not waiting.entered.done():
+                waiting.entered.set_exception(_too_late())
             if not waiting.entered.done() and not waiting.unwanted.done():
                 if self.taken == self._parallel:
                     return
@@ -160,6 +192,13 @@ class Places:
         if spare is not None and room < n_bytes <= room + spare.n_bytes:
             self.clear()
         return Place(n_bytes) if self._prefixes.reserve(n_bytes) else None
+
+
+def _too_late() -> QueueFullError:
+    return QueueFullError(
+        "the deadline passed while the generation waited: try again later",
+        retry_after=LEAST_RETRY_SECONDS,
+    )
 
 
 def _common(one: Sequence[Any], other: Sequence[Any]) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sidecar.models.cpus import usable_cpus
 from sidecar.models.errors import SetupError
+from sidecar.models.niceness import call_giving_way
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,6 +92,6 @@ def _open(path: Path, threads: int | None, providers: list[Any]) -> ort.Inferenc
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
     try:
-        return ort.InferenceSession(path, options, providers=providers)
+        return call_giving_way(ort.InferenceSession, path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise SetupError(f"{path}: ONNX Runtime cannot load it ({error})") from error

@@ -25,6 +25,10 @@ class InputRejectedError(ModelError):
     """The input is not one that this model takes; trying again is of no use."""
 
 
+LEAST_RETRY_SECONDS = 0.1
+"""Sooner, a caller who was refused is not told to come again."""
+
+
 class QueueFullError(ModelError):
     """There is no room for the input, or no time: try again in ``retry_after`` seconds."""
 
@@ -74,13 +78,19 @@ class Embedded:
 
 @dataclass(slots=True)
 class ModelCounters:
-    """Counters since start-up. One run of a model computes one batch."""
+    """Counters since start-up. One run of a model computes one batch.
+
+    ``shed`` inputs were refused for want of room, ``refused_late`` because they would have been
+    done after their deadlines; the deadlines of ``dropped_late`` passed while they waited.
+    """
 
     computed: int = 0
     batches: int = 0
     tokens: int = 0
     padding_tokens: int = 0
     shed: int = 0
+    refused_late: int = 0
+    dropped_late: int = 0
     abandoned: int = 0
 
 

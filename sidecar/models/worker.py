@@ -8,13 +8,17 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Generic, TypeAlias
 
+from sidecar.models.fair_shares import equal_shares
 from sidecar.models.input_queue import In, InputQueue, Job, Out
+from sidecar.models.niceness import give_way
 from sidecar.models.tokenise import Tokens
 from sidecar.models.types import (
+    LEAST_RETRY_SECONDS,
     InputRejectedError,
     ModelCounters,
     ModelError,
     ModelUnavailableError,
+    QueueFullError,
 )
 
 if TYPE_CHECKING:
@@ -22,11 +26,14 @@ if TYPE_CHECKING:
 
     from sidecar.models.batcher import BatchLimits
     from sidecar.models.encoder import Encodable
+    from sidecar.models.fair_shares import Share
 
 QUEUE_INPUTS = 4096
 """How many inputs wait for a model at most, unless told otherwise."""
 
 _TOKENISE_TOGETHER = 64
+# Of English. A wrong guess is put right when the text is tokenised, some milliseconds later.
+_CHARACTERS_A_TOKEN = 4
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +45,12 @@ class ModelWorker(Generic[In, Out]):
 
     A batch forms while the previous one runs; nothing waits for a batch to fill. One thread
     tokenises, one runs the model, and the event loop only queues and delivers. What fails for a
-    batch is repeated input by input, so that a bad input fails alone.
+    batch is repeated input by input, so that a bad input fails alone. The threads give way to that
+    of the event loop, so that what is in the cache is answered while the model is busy.
 
-    ``tokenise`` makes tokens of inputs. ``run`` computes a batch of one kind, and gives None for
-    each input that has no finite result, which ``result`` names in messages.
+    ``tokenise`` makes tokens of inputs, at most ``max_tokens`` of each. ``run`` computes a batch of
+    one kind, and gives None for each input that has no finite result, which ``result`` names in
+    messages. ``share`` is the weight of a namespace where several wait.
     """
 
     def __init__(
@@ -51,15 +60,18 @@ class ModelWorker(Generic[In, Out]):
         tokenise: Callable[[Sequence[In]], Sequence[Tokens]],
         run: Callable[[Sequence[Encodable], Hashable], Sequence[Out | None]],
         result: str,
+        max_tokens: int,
         limits: BatchLimits,
         queue_inputs: int,
+        share: Share = equal_shares,
     ) -> None:
         self.counters = ModelCounters()
         self._name = name
         self._tokenise_inputs = tokenise
         self._run_model = run
         self._result = result
-        self._queue: InputQueue[In, Out] = InputQueue(limits, queue_inputs, self.counters)
+        self._max_tokens = max_tokens
+        self._queue: InputQueue[In, Out] = InputQueue(limits, queue_inputs, self.counters, share)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
 
@@ -68,12 +80,22 @@ class ModelWorker(Generic[In, Out]):
         """Jobs accepted and not yet handed to a run."""
         return len(self._queue)
 
-    def submit(self, jobs: Sequence[Job[In, Out]]) -> None:
-        """Takes all of the jobs, or none.
+    @property
+    def queue_seconds(self) -> float:
+        """How long the model will take for them; 0 as long as its speed is not known."""
+        return self._queue.seconds
 
-        Raises `QueueFullError` if there is no room for them, `ModelUnavailableError` after `close`.
+    def submit(self, jobs: Sequence[Job[In, Out]]) -> None:
+        """Takes all of the jobs, or none. They are of this context's `demand`.
+
+        Raises `QueueFullError` if there is no room for them, or if they would be done after their
+        deadline; `ModelUnavailableError` after `close`.
         """
         self._loop = asyncio.get_running_loop()
+        for job in jobs:
+            if job.encodable is None:
+                guess = 1 + _characters(job.input) // _CHARACTERS_A_TOKEN
+                job.length = min(self._max_tokens, guess)
         self._queue.put(jobs)
         if not self._threads:
             self._start("tokenise", self._tokenise_forever)
@@ -92,6 +114,7 @@ class ModelWorker(Generic[In, Out]):
         self._threads.append(thread)
 
     def _tokenise_forever(self) -> None:
+        give_way()
         while (jobs := self._queue.take_arrived(_TOKENISE_TOGETHER)) is not None:
             failed = self._tokenise(jobs)
             self._queue.put_ready([job for job in jobs if job.encodable is not None])
@@ -113,8 +136,11 @@ class ModelWorker(Generic[In, Out]):
         return []
 
     def _run_forever(self) -> None:
-        while (batch := self._queue.take_batch()) is not None:
-            self._post(self._run(batch))
+        give_way()
+        while (taken := self._queue.take_batch()) is not None:
+            self._post([(job, self._too_late()) for job in taken.late])
+            if taken.batch:
+                self._post(self._run(taken.batch))
 
     def _run(self, batch: Sequence[Job[In, Out]]) -> list[_Outcome[In, Out]]:
         encodables = [job.encodable for job in batch if job.encodable is not None]
@@ -135,6 +161,12 @@ class ModelWorker(Generic[In, Out]):
             for job, result in zip(batch, results, strict=True)
         ]
 
+    def _too_late(self) -> ModelError:
+        return QueueFullError(
+            f"the deadline passed while the input waited for model {self._name}: try again later",
+            retry_after=max(self._queue.seconds, LEAST_RETRY_SECONDS),
+        )
+
     def _failure(self, reason: str) -> ModelError:
         return ModelError(f"model {self._name} gave no {self._result} ({reason})")
 
@@ -143,6 +175,12 @@ class ModelWorker(Generic[In, Out]):
         with contextlib.suppress(RuntimeError):
             if self._loop and outcomes:
                 self._loop.call_soon_threadsafe(_deliver, outcomes)
+
+
+def _characters(item: object) -> int:
+    """Of a text, or of both texts of a pair."""
+    texts = item if isinstance(item, tuple) else (item,)
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _deliver(outcomes: Sequence[_Outcome[In, Out]]) -> None:

@@ -1,0 +1,79 @@
+"""How much work waits for a model, and how much of it comes before a newcomer is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sidecar.demand import Priority
+from sidecar.models.fair_shares import equal_shares
+
+if TYPE_CHECKING:
+    from sidecar.models.fair_shares import Share
+
+
+@dataclass(slots=True)
+class _Waiting:
+    inputs: int = 0
+    work: float = 0.0
+
+
+class Backlog:
+    """The work that waits, by priority and namespace; ``inputs`` counts all of it.
+
+    Work is in full runs of the model.
+    """
+
+    def __init__(self, share: Share = equal_shares) -> None:
+        self.inputs = 0
+        self._share = share
+        self._waiting: dict[Priority, dict[str, _Waiting]] = {each: {} for each in Priority}
+
+    @property
+    def work(self) -> float:
+        """All of it."""
+        return sum(self._work_of(priority) for priority in Priority)
+
+    def add(self, priority: Priority, namespace: str, work: float) -> None:
+        """An input more."""
+        waiting = self._waiting[priority].setdefault(namespace, _Waiting())
+        waiting.inputs += 1
+        waiting.work += work
+        self.inputs += 1
+
+    def remove(self, priority: Priority, namespace: str, work: float) -> None:
+        """One of them less."""
+        waiting = self._waiting[priority][namespace]
+        waiting.inputs -= 1
+        waiting.work -= work
+        self.inputs -= 1
+        if not waiting.inputs:
+            del self._waiting[priority][namespace]
+
+    def stands_before(self, priority: Priority) -> bool:
+        """Whether anything waits that an input of this priority might wait for."""
+        return any(self._waiting[each] for each in Priority if each <= priority)
+
+    def work_until_done(self, priority: Priority, namespace: str, own: float) -> float:
+        """The work that is done when all of a namespace is, with ``own`` added to it.
+
+        As if all were served at once by their shares (generalised processor sharing: Parekh and
+        Gallager, 1993): until then the others get as much in proportion to their shares, or all
+        they want. Inputs go in runs, so one run more may be needed, if there is so much.
+        """
+        everything = self.work + own
+        same = self._waiting[priority]
+        if namespace in same:
+            own += same[namespace].work
+        turns = own / self._share(namespace)
+        done = own + sum(
+            min(waiting.work, turns * self._share(name))
+            for name, waiting in same.items()
+            if name != namespace
+        )
+        if priority is Priority.BACKGROUND:
+            done += self._work_of(Priority.INTERACTIVE)
+        return min(done + 1.0, everything)
+
+    def _work_of(self, priority: Priority) -> float:
+        return sum(waiting.work for waiting in self._waiting[priority].values())

@@ -1,0 +1,40 @@
+"""Has the threads of models give way to the event loop, which answers what is in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NICENESS = 5
+
+
+def give_way() -> None:
+    """Makes this thread, and those that it will start, nicer than the others of this process.
+
+    On Linux, where each thread has a niceness of its own; elsewhere it does nothing.
+    """
+    if sys.platform != "linux":
+        return
+    thread = threading.get_native_id()
+    nicer = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS
+    with contextlib.suppress(OSError):  # a sandbox may not allow it
+        os.setpriority(os.PRIO_PROCESS, thread, nicer)
+
+
+def call_giving_way(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Calls a function on a thread that gives way, as do the threads that it starts.
+
+    A thread of its own, because none may take back that it gives way.
+    """
+    with ThreadPoolExecutor(1, "give-way", initializer=give_way) as thread:
+        return thread.submit(function, *args, **kwargs).result()

@@ -1,0 +1,64 @@
+"""How fast a queue is worked off: measured, not configured."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# What was measured so many seconds of work ago counts for a third.
+_MEMORY_SECONDS = 2.0
+# Less than this is no measurement: the first runs are slow.
+_LEAST_SECONDS = 0.1
+
+
+class Speed:
+    """A running estimate of the work done in a second. Sums are kept: long runs count for more."""
+
+    def __init__(self) -> None:
+        self._work = 0.0
+        self._seconds = 0.0
+
+    @property
+    def per_second(self) -> float | None:
+        """The estimate; None as long as too little was measured."""
+        return self._work / self._seconds if self._seconds >= _LEAST_SECONDS else None
+
+    def measured(self, work: float, seconds: float, *, while_others_waited: bool) -> None:
+        """Takes note of work, and of how long it took.
+
+        With nothing else to do, a run may be small and dear: it tells no more than that the speed
+        is at least as much.
+        """
+        if not while_others_waited and work * self._seconds <= self._work * seconds:
+            return
+        kept = math.exp(-seconds / _MEMORY_SECONDS)
+        self._work = self._work * kept + work
+        self._seconds = self._seconds * kept + seconds
+
+
+class Departures:
+    """How fast those who wait for a place get one: told by those who leave theirs.
+
+    ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._speed = Speed()
+        self._waited_since: float | None = None
+
+    @property
+    def per_second(self) -> float | None:
+        """The estimate; None as long as too little was measured."""
+        return self._speed.per_second
+
+    def left(self, *, others_wait: bool) -> None:
+        """Takes note that somebody has left his place."""
+        now = self._clock()
+        if self._waited_since is not None:
+            self._speed.measured(1, now - self._waited_since, while_others_waited=True)
+        self._waited_since = now if others_wait else None
