@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.cache.generations import StoreUnavailableError
+from sidecar.cache.key_ring import KeyRing
 from sidecar.cache.model_moves import Copy, LocalMoves, Move, Moves, MoveStore, RedisMoves
+from sidecar.cache.sealed_moves import SealedMoves
+from sidecar.cache.sealing import Sealer
+from sidecar.cache.seals import Seals
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,12 +36,24 @@ COPY = Copy(("name", "1"), ("other", "1f"), ("other", "1f"))
 MOVE = Move("other", {"index": COPY})
 
 
-@pytest.fixture(params=["redis", "file", "memory"])
+class Keys:
+    """A key that does not change."""
+
+    ring = KeyRing("k1", {"k1": bytes(32)})
+
+
+@pytest.fixture(params=["redis", "sealed redis", "file", "sealed file", "memory"])
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, redis_server: DevRedis, open_warm: OpenWarm
 ) -> MoveStore:
     if request.param == "redis":
         return RedisMoves(await open_warm(redis_server.url), "test")
+    seals = Seals(Sealer(Keys()))
+    if request.param == "sealed redis":
+        warm = await open_warm(redis_server.url)
+        return SealedMoves(warm, "test", seals.of("warm", "moves"))
+    if request.param == "sealed file":
+        return LocalMoves(tmp_path / "models.json", seal=seals.of("disk", "moves"))
     return LocalMoves(tmp_path / "models.json" if request.param == "file" else None)
 
 
