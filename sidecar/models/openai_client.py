@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import openai
 
 from sidecar import __version__
+from sidecar.models.openai_repeats import Repeats, asked_pause
 from sidecar.models.types import (
     InputRejectedError,
     ModelError,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 5.0
+_PROBE_SECONDS = 5.0
 
 # Of the headers that the SDK and its HTTP client make up, those that are sent.
 _KEPT_HEADERS = frozenset({"accept-encoding", "connection", "content-length"})
@@ -51,9 +54,10 @@ class OpenAIClient:
     """Calls to one service; used from one event loop only.
 
     A call that may succeed later is repeated up to ``retries`` times, as the service asks for or
-    with growing pauses, but not once an answer has begun. ``timeout`` is the longest wait for the
-    next byte, in seconds. Of the environment, only ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` count: no
-    proxy, and nothing that begins with ``OPENAI_``.
+    with growing pauses, but not once an answer has begun. Repetitions are few beside the calls, and
+    a service that fails again and again is left alone for a while: see `Repeats`. ``timeout`` is
+    the longest wait for the next byte, in seconds. Of the environment, only ``SSL_CERT_FILE`` and
+    ``SSL_CERT_DIR`` count: no proxy, and nothing that begins with ``OPENAI_``.
     """
 
     def __init__(
@@ -62,13 +66,14 @@ class OpenAIClient:
         self.target = target
         self._key = key
         self._timeout = timeout
+        self._repeats = Repeats(target.host, retries, self._answers)
         limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS))
         self._sdk = openai.AsyncOpenAI(
             base_url=target.base_url,
             # Without one, the SDK looks for it; what is sent is set below.
             api_key="none",
             timeout=limits,
-            max_retries=retries,
+            max_retries=0,
             http_client=openai.DefaultAsyncHttpxClient(
                 # Texts and the key go to this service only, and by no proxy of the environment.
                 follow_redirects=False,
@@ -88,11 +93,13 @@ class OpenAIClient:
         """
         try:
             with current().call("http", f"POST {path}", self.target.base_url):
-                return await self._authorised(
+                answer = await self._authorised(
                     lambda: self._sdk.post(path, cast_to=object, body=dict(body))
                 )
         except (openai.OpenAIError, ValueError) as error:
             raise self._explain(error, str(body["model"])) from None
+        self._repeats.succeeded()
+        return answer
 
     async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
         """Makes a call and yields the JSON values of its events. Raises as `post` does.
@@ -110,25 +117,45 @@ class OpenAIClient:
                         stream_cls=openai.AsyncStream[object],
                     )
                 )
-                async with events:
-                    async for event in events:
-                        yield event
+                try:
+                    async with events:
+                        async for event in events:
+                            yield event
+                except openai.OpenAIError as error:
+                    self._repeats.failed(error)
+                    raise
         except (openai.OpenAIError, ValueError) as error:
             raise self._explain(error, str(body["model"])) from None
+        self._repeats.succeeded()
 
     async def close(self) -> None:
         """Closes the connections."""
+        await self._repeats.close()
         await self._sdk.close()
 
     async def _authorised(self, call: Callable[[], Awaitable[T]]) -> T:
         """Makes a call, and once more if the key was refused and there is another one by now."""
         sent = self._key.value
         try:
-            return await call()
+            return await self._repeats.run(call)
         except openai.AuthenticationError:
             if not await self._key.has_changed(since=sent):
                 raise
-            return await call()
+            return await self._repeats.run(call)
+
+    async def _answers(self) -> bool:
+        """Whether the service answers a call that costs it nothing; it need not know the path."""
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                await self._sdk.get("/models", cast_to=object)
+        except openai.APIStatusError as error:
+            return error.status_code < 500
+        except (TimeoutError, openai.OpenAIError):
+            return False
+        except ValueError:
+            # Whatever it is, it is an answer.
+            return True
+        return True
 
     async def _set_headers(self, request: Any) -> None:
         # The SDK would add what its environment variables say, and what the machine is.
@@ -188,7 +215,9 @@ class OpenAIClient:
             case 404:
                 return ModelError(f"{what}: check its path, and whether it has a model {model}")
             case 429:
-                return QueueFullError(f"{what}, too many calls: try again later")
+                return QueueFullError(
+                    f"{what}, too many calls: try again later", retry_after=asked_pause(error)
+                )
             case 408 | 409:
                 return ModelUnavailableError(f"{what}: try again later")
             case _ if status >= 500:

@@ -360,7 +360,7 @@ async def test_the_pause_before_a_repetition_is_the_one_that_the_service_asks_fo
     async def pause(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr("anyio.sleep", pause)
+    monkeypatch.setattr("sidecar.models.openai_repeats.sleep", pause)
     openai_server.failures.clear()
     openai_server.fail(429, headers={"Retry-After-Ms": "", "Retry-After": "37"})
     assert await lengths(embedder.submit(["text"])) == [4]
