@@ -17,6 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
+from sidecar.cache.breaker import open_breakers
 from sidecar.telemetry import generator_metrics, usage_metrics
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class CallMetrics(Collector):
 
 
 class StatsCollector(Collector):
-    """The answer of CacheService.Stats as metrics.
+    """The answer of CacheService.Stats as metrics, and the states of breakers.
 
     ``read`` gives the answer, from counters that change meanwhile unless it is called on the thread
     of the event loop. The rest takes much longer and can be done on another thread: `take` there,
@@ -106,16 +107,17 @@ class StatsCollector(Collector):
 
     def __init__(self, read: Callable[[], cache_pb2.StatsResponse]) -> None:
         self._read = read
-        self._taken: cache_pb2.StatsResponse | None = None
+        self._taken: tuple[cache_pb2.StatsResponse, dict[str, bool]] | None = None
 
     def take(self) -> None:
         """Reads what the next `collect` shows."""
-        self._taken = self._read()
+        self._taken = self._read(), open_breakers()
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
-        stats = self._read() if self._taken is None else self._taken
+        stats, breakers = self._taken or (self._read(), open_breakers())
         self._taken = None
+        yield from _breakers(breakers)
         yield from _cache(stats)
         if stats.HasField("disk"):
             yield from _disk(stats.disk)
@@ -172,6 +174,17 @@ def _cache(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
             held.add_metric(name, tier.bytes)
             capacity.add_metric(name, tier.capacity_bytes)
     yield from (answered, corrupt, evictions, expirations, entries, held, capacity)
+
+
+def _breakers(breakers: dict[str, bool]) -> Iterator[Metric]:
+    family = GaugeMetricFamily(
+        "embercache_breaker_open",
+        "Whether something that calls depend on is left alone because it failed of late.",
+        labels=["upstream"],
+    )
+    for name, is_open in sorted(breakers.items()):
+        family.add_metric([name], int(is_open))
+    yield family
 
 
 def _disk(disk: cache_pb2.DiskState) -> Iterator[Metric]:
