@@ -3,6 +3,9 @@
 The seam between those who know of calls and the queues in front of models. It is noted once a call
 misses the cache, in a variable of the call's own context, so that nothing is passed through the
 layers between and a hit pays nothing.
+
+A caller who waits for what another has begun must not fail because the other leaves sooner: so it
+is not for the first of them alone that it is computed.
 """
 
 from __future__ import annotations
@@ -57,9 +60,14 @@ def within(seconds: float | None, clock: Callable[[], float] = time.monotonic) -
         _current.set(replace(_current.get(), deadline=clock() + seconds))
 
 
-def of_namespace(name: str) -> None:
-    """Notes the namespace of this context's call."""
-    _current.set(replace(_current.get(), namespace=name))
+def demand_in(namespace: str) -> Demand:
+    """For computations in a namespace that this context's call begins, and others may `join`."""
+    return replace(_current.get(), namespace=namespace)
+
+
+def act_for(who: Demand) -> None:
+    """What this context asks for from now on, it asks for on behalf of these."""
+    _current.set(who)
 
 
 def in_background() -> None:

@@ -10,6 +10,7 @@ import structlog
 
 from sidecar.models.cross_encoder import CrossEncoderReranker
 from sidecar.models.errors import SetupError
+from sidecar.models.fair_shares import equal_shares
 from sidecar.models.late_interaction import LateInteractionReranker
 from sidecar.models.local import LocalEmbedder
 from sidecar.models.openai_target import is_openai
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.config import Settings
+    from sidecar.models.fair_shares import Share
     from sidecar.models.types import Embedder, Reranker
 
 MAXSIM = "maxsim"
@@ -33,8 +35,10 @@ MAXSIM = "maxsim"
 _log = structlog.get_logger()
 
 
-async def open_models(settings: Settings, exits: contextlib.AsyncExitStack) -> ModelRouter:
-    """The models by their names. Raises `SetupError`."""
+async def open_models(
+    settings: Settings, exits: contextlib.AsyncExitStack, share: Share = equal_shares
+) -> ModelRouter:
+    """The models by their names. ``share`` is the weight of a namespace. Raises `SetupError`."""
     if is_openai(settings.encoder.target):
         return ModelRouter(await open_openai_models(settings, exits))
     models: dict[str, Embedder] = {}
@@ -42,7 +46,7 @@ async def open_models(settings: Settings, exits: contextlib.AsyncExitStack) -> M
         if settings.encoder.target == "local":
             folder = resolve(pack, settings.model.folder)
             check_name(folder.name, models, "model.packs")
-            local = await _load_local(settings, folder)
+            local = await _load_local(settings, folder, share)
             exits.push_async_callback(local.close)
             models[local.info.name] = local
         else:
@@ -74,7 +78,7 @@ def check_name(name: str, taken: Container[str], setting: str) -> None:
         )
 
 
-async def _load_local(settings: Settings, folder: Path) -> LocalEmbedder:
+async def _load_local(settings: Settings, folder: Path, share: Share) -> LocalEmbedder:
     embedder = await asyncio.to_thread(
         LocalEmbedder.load,
         folder,
@@ -83,6 +87,7 @@ async def _load_local(settings: Settings, folder: Path) -> LocalEmbedder:
         threads=settings.model.threads or None,
         batch_tokens=settings.encoder.batch_tokens or None,
         queue_inputs=settings.encoder.queue_inputs,
+        share=share,
     )
     info = embedder.info
     _log.info("model loaded", model=info.name, version=info.version, runs_on=info.runs_on)
@@ -90,13 +95,16 @@ async def _load_local(settings: Settings, folder: Path) -> LocalEmbedder:
 
 
 async def open_rerankers(
-    settings: Settings, models: ModelRouter, exits: contextlib.AsyncExitStack
+    settings: Settings,
+    models: ModelRouter,
+    exits: contextlib.AsyncExitStack,
+    share: Share = equal_shares,
 ) -> dict[str, Reranker]:
-    """The rerankers by their names. Raises `SetupError`."""
+    """The rerankers by their names. ``share`` is the weight of a namespace. Raises `SetupError`."""
     rerankers: dict[str, Reranker] = {}
     for name in settings.model.rerankers:
         if settings.encoder.target == "local" or is_openai(settings.encoder.target):
-            reranker = await _load_reranker(settings, name, models)
+            reranker = await _load_reranker(settings, name, models, share)
             if reranker is None:
                 continue
             rerankers[reranker.info.name] = reranker
@@ -114,7 +122,9 @@ async def open_rerankers(
     return rerankers
 
 
-async def _load_reranker(settings: Settings, name: str, models: ModelRouter) -> Reranker | None:
+async def _load_reranker(
+    settings: Settings, name: str, models: ModelRouter, share: Share
+) -> Reranker | None:
     if name != MAXSIM:
         folder = resolve(name, settings.model.folder)
         return await asyncio.to_thread(
@@ -124,6 +134,7 @@ async def _load_reranker(settings: Settings, name: str, models: ModelRouter) -> 
             provider=settings.model.provider,
             threads=settings.model.threads or None,
             queue_pairs=settings.encoder.queue_inputs,
+            share=share,
         )
     first = next(iter(models))
     if not isinstance(first, LocalEmbedder):

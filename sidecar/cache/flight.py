@@ -13,18 +13,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.cache.items import Answer, Want
+    from sidecar.demand import Demand
 
 
 class Flight:
-    """One item on its way. ``done`` holds its answer, or the error, as a plain result."""
+    """One item on its way. ``done`` holds its answer, or the error, as a plain result.
+
+    ``demand`` is of all who wait for it, and for what else was begun together with it.
+    """
 
     __slots__ = (
-        *("done", "name", "removed", "replace", "stores", "submitted", "ttl", "waiters"),
+        *("demand", "done", "name", "removed", "replace", "stores", "submitted", "ttl", "waiters"),
         *("began_ms", "span", "want", "watchers", "work"),
     )
 
-    def __init__(self, name: object, want: Want, mode: CacheMode) -> None:
+    def __init__(self, name: object, want: Want, mode: CacheMode, demand: Demand) -> None:
         self.name = name
+        self.demand = demand
         self.want = want
         self.stores = False
         self.ttl: float | None = None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.cache.codec import CorruptValueError, Entry, pack, unpack
 from sidecar.cache.flight import Flight
 from sidecar.cache.items import Answer, CacheMode, NotCachedError, Tier
-from sidecar.demand import of_namespace
+from sidecar.demand import act_for, demand_in
 from sidecar.spans import current
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class ReadThrough:
         kind = mode if mode in (CacheMode.REFRESH, CacheMode.ONLY_IF_CACHED) else None
         joined: list[tuple[Flight, bool]] = []
         started: list[Flight] = []
+        mine = demand_in(state.name)
         # Who asks after an invalidation must not get what was begun before it.
         since = state.stamp if policy.tags else 0
         for want in wants:
@@ -150,8 +151,10 @@ class ReadThrough:
             flight = flights.get(name)
             first = flight is None
             if flight is None:
-                flight = flights[name] = Flight(name, want, mode)
+                flight = flights[name] = Flight(name, want, mode, mine)
                 started.append(flight)
+            else:
+                flight.demand.join(mine)
             flight.waiters += 1
             if want.watch is not None:
                 flight.watch(want.watch)
@@ -195,7 +198,8 @@ class ReadThrough:
         self, state: NamespaceState, flights: list[Flight], policy: Policy, loader: Loader
     ) -> None:
         began = perf_counter()
-        of_namespace(state.name)
+        # Others may have joined, and may join yet.
+        act_for(flights[0].demand)
         try:
             # Before anything is computed: an invalidation that comes meanwhile must count.
             await self._generations.resolve(state, policy.tags)

@@ -67,7 +67,7 @@ class RemoteEmbedder(RemoteModel[ModelInput, Embedded, ModelInfo]):
         )
         with current().call("grpc", "embercache.v1.EmbedService/Embed", self._target) as span:
             response = await self._stub.Embed(
-                request, timeout=self._timeout, metadata=span.headers()
+                request, timeout=self._time_left(), metadata=span.headers()
             )
             span.answered("OK")
         return [self._result(embedding) for embedding in response.embeddings]

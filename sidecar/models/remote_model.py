@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
@@ -11,8 +12,11 @@ import grpc
 import structlog
 
 from sidecar.cache.breaker import Breaker
+from sidecar.demand import demand
 from sidecar.models.pool_channel import AWAY, call_error, open_channel
+from sidecar.models.speed import LeastLatency
 from sidecar.models.types import (
+    LEAST_RETRY_SECONDS,
     ModelCounters,
     ModelError,
     ModelInfo,
@@ -67,6 +71,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         )
         self._recovery: asyncio.Task[None] | None = None
         self._under_way = 0
+        self._latency = LeastLatency()
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel = open_channel(target)
 
@@ -126,6 +131,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
                 f"{self._under_way} inputs are under way to the encoder already: try again later,"
                 " add encoders, or raise encoder.queue_inputs"
             )
+        self._refuse_if_late(len(inputs))
         version = self.info.version
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Out]] = [loop.create_future() for _ in inputs]
@@ -162,7 +168,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         self, inputs: Sequence[In], futures: Sequence[asyncio.Future[Out]], version: str
     ) -> None:
         try:
-            results = await self._compute(inputs, version)
+            results = await self._compute_in_time(inputs, version)
             if len(results) != len(inputs):
                 raise ModelError("the encoder answered with the wrong number of results")
             self.counters.batches += 1
@@ -176,6 +182,31 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
             _fail(futures, reason)
         except ModelError as error:
             _fail(futures, error)
+
+    async def _compute_in_time(
+        self, inputs: Sequence[In], version: str
+    ) -> Sequence[Out | ModelError]:
+        """Computes inputs before the deadline of who waits for them.
+
+        Once more, if somebody who waits longer has come in between.
+        """
+        waiting = demand()
+        while True:
+            began, deadline = time.monotonic(), waiting.deadline
+            try:
+                results = await self._compute(inputs, version)
+            except grpc.aio.AioRpcError as error:
+                is_over = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                if not is_over or deadline - began >= self._timeout:
+                    raise
+                if waiting.deadline <= deadline:
+                    self.counters.dropped_late += len(inputs)
+                    raise QueueFullError(
+                        "the deadline passed before the encoder had answered: try again later"
+                    ) from error
+                continue
+            self._latency.measured(time.monotonic() - began)
+            return results
 
     def _end(self, futures: Sequence[asyncio.Future[Out]], call: asyncio.Task[None]) -> None:
         """Sees to it that futures end with their call, even one that was never begun."""
@@ -233,6 +264,22 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         if info != self._info:
             _log.info("the encoder serves", model=info.name, version=info.version)
             self._info = info
+
+    def _time_left(self) -> float:
+        """How long a call may take, in seconds; the encoder hears of it and judges by it, too."""
+        return max(0.0, min(self._timeout, demand().deadline - time.monotonic()))
+
+    def _refuse_if_late(self, inputs: int) -> None:
+        """Raises `QueueFullError` if no call was answered of late in as little time as there is."""
+        seconds, left = self._latency.seconds, demand().deadline - time.monotonic()
+        # Without others under way, nobody would find out that it has become faster.
+        if self._under_way and seconds > left:
+            self.counters.refused_late += inputs
+            raise QueueFullError(
+                f"the encoder takes {seconds:.2g} s at least, and the call's deadline is in"
+                f" {max(0.0, left):.2g} s: try again later, or give the call more time",
+                retry_after=max(seconds - left, LEAST_RETRY_SECONDS),
+            )
 
     def _refuse_if_away(self) -> None:
         """Raises `ModelUnavailableError` while no encoder answers."""

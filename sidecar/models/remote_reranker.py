@@ -59,7 +59,7 @@ class RemoteReranker(RemoteModel[Pair, float, RerankerInfo]):
         )
         with current().call("grpc", "embercache.v1.SearchService/Rerank", self._target) as span:
             response = await self._stub.Rerank(
-                request, timeout=self._timeout, metadata=span.headers()
+                request, timeout=self._time_left(), metadata=span.headers()
             )
             span.answered("OK")
         return [_result(score) for score in response.scores]
