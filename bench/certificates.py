@@ -20,9 +20,9 @@ _DAY = datetime.timedelta(days=1)
 class Authority:
     """Issues certificates with keys on the curve P-256, for 127.0.0.1 and localhost."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "Embercache tests") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Embercache tests")])
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         usage = x509.KeyUsage(
             **dict.fromkeys(("digital_signature", "key_cert_sign", "crl_sign"), True),
             **dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment"), False),

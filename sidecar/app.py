@@ -18,6 +18,7 @@ from sidecar.open_models import open_models, open_rerankers
 from sidecar.open_quotas import limit_tiers, open_quotas
 from sidecar.open_services import handlers, open_services, openai_methods
 from sidecar.open_tiers import open_tiers
+from sidecar.open_tls import open_tls
 from sidecar.open_watch import open_watch
 from sidecar.telemetry.metrics import StatsCollector
 from sidecar.transport.openai.front import OpenAIFront
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sidecar.config import Settings
     from sidecar.open_services import Services
     from sidecar.open_watch import Watch
+    from sidecar.transport.certificate import ServerCertificate
 
 _log = structlog.get_logger()
 
@@ -55,13 +57,14 @@ class App:
         async with contextlib.AsyncExitStack() as exits:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
-            status = await _open_status(self._settings, registry, exits)
+            certificate = open_tls(self._settings.tls, registry, exits)
+            status = await _open_status(self._settings, registry, certificate, exits)
             access = open_access(self._settings.access, exits)
             watch = guarded(open_watch(self._settings.tracing, registry, exits), access)
             quotas = open_quotas(access)
             # Then models: they take longest, and fail most often.
-            models = await open_models(self._settings, exits)
-            rerankers = await open_rerankers(self._settings, models, exits)
+            models = await open_models(self._settings, exits, quotas.share)
+            rerankers = await open_rerankers(self._settings, models, exits, quotas.share)
             tiers = await open_tiers(self._settings, exits)
             limit_tiers(tiers, access)
             generators = await open_generators(self._settings, tiers, exits)
@@ -72,7 +75,9 @@ class App:
             registry.register(stats)
             status.before_metrics = stats.take
             self._before_calls()
-            self.addresses = await _listen(self._settings, services, watch, status, exits)
+            self.addresses = await _listen(
+                self._settings, services, watch, status, certificate, exits
+            )
             self._exits = exits.pop_all()
         _log.info(
             "serving",
@@ -110,9 +115,12 @@ async def serve(settings: Settings) -> None:
 
 
 async def _open_status(
-    settings: Settings, registry: CollectorRegistry, exits: contextlib.AsyncExitStack
+    settings: Settings,
+    registry: CollectorRegistry,
+    certificate: ServerCertificate | None,
+    exits: contextlib.AsyncExitStack,
 ) -> StatusListener:
-    status = StatusListener(settings.server.metrics_address, registry)
+    status = StatusListener(settings.server.metrics_address, registry, certificate)
     if settings.server.metrics_address:
         await status.start()
         exits.push_async_callback(status.close)
@@ -124,15 +132,16 @@ async def _listen(
     services: Services,
     watch: Watch,
     status: StatusListener,
+    certificate: ServerCertificate | None,
     exits: contextlib.AsyncExitStack,
 ) -> list[str]:
-    server = GrpcServer(settings.server, handlers(services, watch.grpc))
+    server = GrpcServer(settings.server, handlers(services, watch.grpc), certificate)
     status.is_ready = lambda: server.is_serving
     if not settings.server.openai_address:
         exits.push_async_callback(server.drain)
         await server.start()
         return server.addresses
-    front = OpenAIFront(settings.server, openai_methods(services), watch.openai)
+    front = OpenAIFront(settings.server, openai_methods(services), watch.openai, certificate)
 
     async def drain() -> None:
         await asyncio.gather(front.drain(at_once=not server.is_serving), server.drain())

@@ -62,9 +62,10 @@ class FilesInUse(Generic[T]):
         renewed: Callable[[], None],
         failed: Callable[[FilesError], None],
         *,
-        seconds: float = LOOK_SECONDS,
+        seconds: float | None = None,
     ) -> None:
         """Looks at the files every so many seconds, and tells what came of it; without an end."""
+        seconds = LOOK_SECONDS if seconds is None else seconds
 
         def look() -> None:
             try:

@@ -16,7 +16,7 @@ from sidecar.files_in_use import FilesError
 from sidecar.injector.run import Address, Options, run
 from sidecar.injector.settings import InjectorSettings, load_settings
 from sidecar.telemetry.logging import configure_logging
-from sidecar.transport.server import ListenError
+from sidecar.transport.listening import ListenError
 
 
 class AddressType(click.ParamType[Address]):

@@ -18,7 +18,7 @@ from sidecar.index.types import IndexSetupError
 from sidecar.models.errors import SetupError
 from sidecar.models.packs import list_packs
 from sidecar.telemetry.logging import configure_logging
-from sidecar.transport.server import ListenError
+from sidecar.transport.listening import ListenError
 
 if TYPE_CHECKING:
     from sidecar.config import Settings

@@ -17,7 +17,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sidecar.files_in_use import FilesError, FilesInUse
 from sidecar.transport.certificate_end import end_of
 from sidecar.transport.handshakes import Handshakes
-from sidecar.watched_files import LOOK_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,7 +108,7 @@ class ServerCertificate:
         outer.sni_callback = choose
         return outer
 
-    async def follow(self, *, seconds: float = LOOK_SECONDS) -> None:
+    async def follow(self, *, seconds: float | None = None) -> None:
         """Takes what the files hold into use whenever they change, until cancelled."""
         await self._files.follow(self._renewed, self._failed, seconds=seconds)
 

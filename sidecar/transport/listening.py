@@ -1,4 +1,4 @@
-"""Sockets that take calls of both families of addresses."""
+"""What the listeners have in common: errors, and sockets of both families of addresses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Container
 
     from aiohttp.web_runner import BaseRunner
+
+
+class ListenError(Exception):
+    """An address cannot be listened on. The message says which and what to do."""
 
 
 def socket_of_every_address(host: str, port: int) -> socket.socket | None:
@@ -27,12 +32,16 @@ def socket_of_every_address(host: str, port: int) -> socket.socket | None:
     return socket.create_server(("", port))
 
 
-async def serve_http(runner: BaseRunner, host: str, port: int) -> None:
+async def serve_http(
+    runner: BaseRunner, host: str, port: int, context: ssl.SSLContext | None = None
+) -> None:
     """Serves an application; the host may be in brackets. Raises `OSError`."""
     host = host.strip("[]")
     every = socket_of_every_address(host, port)
-    site = web.SockSite(runner, every) if every else web.TCPSite(runner, host, port)
-    await site.start()
+    if every:
+        await web.SockSite(runner, every, ssl_context=context).start()
+    else:
+        await web.TCPSite(runner, host, port, ssl_context=context).start()
 
 
 def make_room(server: web.Server, most: int, busy: Container[web.RequestHandler]) -> None:

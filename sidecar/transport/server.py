@@ -11,19 +11,20 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from sidecar.transport.listening import ListenError
+from sidecar.transport.socket_access import give_access
+from sidecar.transport.tls import grpc_credentials
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sidecar.config import ServerSettings
+    from sidecar.transport.certificate import ServerCertificate
 
 HEALTH = "grpc.health.v1.Health"
 _LAST_WORD_SECONDS = 0.1
 _MAX_PENDING = 100_000
 _NEVER = 2**31 - 1
-
-
-class ListenError(Exception):
-    """An address cannot be listened on. The message says which and what to do."""
 
 
 class _Health(health.aio.HealthServicer):
@@ -53,12 +54,19 @@ class _Health(health.aio.HealthServicer):
 
 
 class GrpcServer:
-    """Serves generic handlers on a TCP address, a Unix socket or both."""
+    """Serves generic handlers on a TCP address, a Unix socket or both.
+
+    With a ``certificate``, TCP is encrypted; the socket never is.
+    """
 
     def __init__(
-        self, settings: ServerSettings, handlers: Iterable[grpc.GenericRpcHandler]
+        self,
+        settings: ServerSettings,
+        handlers: Iterable[grpc.GenericRpcHandler],
+        certificate: ServerCertificate | None = None,
     ) -> None:
         self._settings = settings
+        self._certificate = certificate
         self._handlers = list(handlers)
         self._names = [handler.service_name() for handler in self._handlers]  # type: ignore[attr-defined]
         self._health = _Health()
@@ -114,7 +122,10 @@ class GrpcServer:
 
     def _listen_tcp(self, server: grpc.aio.Server, address: str) -> None:
         try:
-            port = server.add_insecure_port(address)
+            if self._certificate is None:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, grpc_credentials(self._certificate))
         except RuntimeError:
             raise ListenError(
                 f"cannot listen on {address}: is another process using it? Set server.address"
@@ -126,7 +137,7 @@ class GrpcServer:
         if _is_listened_on(path):
             # gRPC would take the path from the other one, which would go on without callers.
             raise ListenError(f"another process listens on the socket {path}: set server.socket")
-        previous = os.umask(0o117)
+        previous = os.umask(0o177)  # Until it has its group, it is for this user alone.
         try:
             server.add_insecure_port(f"unix:{path}")
         except RuntimeError:
@@ -136,6 +147,7 @@ class GrpcServer:
             ) from None
         finally:
             os.umask(previous)
+        give_access(path, self._settings.socket_mode, self._settings.socket_group)
         self.addresses.append(f"unix:{path}")
 
 

@@ -14,11 +14,10 @@ from aiohttp.log import server_logger
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 from sidecar.shared_task import create_shared_task
-from sidecar.transport.listening import make_room, socket_of_every_address
+from sidecar.transport.listening import ListenError, make_room, socket_of_every_address
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 from sidecar.transport.openai.errors import ApiError
 from sidecar.transport.openai.guard import refuse_pages
-from sidecar.transport.server import ListenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +25,12 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
     from prometheus_client import CollectorRegistry
 
+    from sidecar.transport.certificate import ServerCertificate
+
 MOST_CONNECTIONS = 64
 # Then a connection is ended on which no whole request has come. Who scrapes connects anew.
 IDLE_SECONDS = 10.0
+_HANDSHAKE_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 1.0
 _FRESH = {"Cache-Control": "no-store"}
 _UNWANTED = re.compile(r";\s*q=0(\.0*)?\s*(;|$)")
@@ -44,13 +46,22 @@ class StatusListener:
     before each page of metrics; the page itself is written on another thread.
 
     Whoever reaches the port may connect, so connections are few, and idle ones make room for new.
+
+    With a ``certificate``, they are encrypted. If that asks callers for one of their own, metrics
+    are for those who show one; probes, which the kubelet makes, show none.
     """
 
-    def __init__(self, address: str, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        address: str,
+        registry: CollectorRegistry,
+        certificate: ServerCertificate | None = None,
+    ) -> None:
         self.is_ready: Callable[[], bool] = lambda: False
         self.before_metrics: Callable[[], None] = lambda: None
         self.address = address
         self._registry = registry
+        self._certificate = certificate
         self._host, _, port = address.rpartition(":")
         self._port = int(port or 0)
         self._page_at_work = asyncio.Lock()
@@ -92,6 +103,9 @@ class StatusListener:
 
     async def _listen(self) -> asyncio.Server:
         listen = partial(asyncio.get_running_loop().create_server, self._connection)
+        if self._certificate is not None:
+            context = self._certificate.context("server.metrics_address", optional=True)
+            listen = partial(listen, ssl=context, ssl_handshake_timeout=_HANDSHAKE_SECONDS)
         host = self._host.strip("[]")
         every = socket_of_every_address(host, self._port)
         return await (listen(sock=every) if every else listen(host, self._port))
@@ -124,6 +138,11 @@ class StatusListener:
         return web.Response(text="starting, or draining\n", status=503, headers=_FRESH)
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        asks = self._certificate is not None and self._certificate.asks_callers
+        if asks and not request.get_extra_info("peercert"):
+            return web.Response(
+                text="metrics are for callers with a certificate: show one\n", status=403
+            )
         encode, kind = _encoder(_wanted(request.headers.get("Accept", "")))
         compress = gzip_accepted(_wanted(request.headers.get("Accept-Encoding", "")))
         # Who comes while a page is being made gets that one: to make it takes from calls.

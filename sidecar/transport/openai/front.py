@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from aiohttp.log import server_logger
 
-from sidecar.transport.listening import serve_http
+from sidecar.transport.listening import ListenError, serve_http
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 from sidecar.transport.openai.completions import Completions
 from sidecar.transport.openai.embeddings import Embeddings
@@ -18,14 +18,15 @@ from sidecar.transport.openai.forms import ChatForm, CompletionForm
 from sidecar.transport.openai.guard import guard
 from sidecar.transport.openai.models import Models
 from sidecar.transport.openai.prompts import read_chat, read_completion
-from sidecar.transport.server import ListenError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable
 
     from aiohttp.typedefs import Handler
 
     from sidecar.config import ServerSettings
+    from sidecar.transport.certificate import ServerCertificate
     from sidecar.transport.openai.counted import CountedCalls
     from sidecar.transport.openai.methods import Methods
 
@@ -35,10 +36,17 @@ _LEAST_SECONDS = 0.001
 
 
 class OpenAIFront:
-    """Serves the API on ``server.openai_address``."""
+    """Serves the API on ``server.openai_address``, encrypted if there is a ``certificate``."""
 
-    def __init__(self, settings: ServerSettings, methods: Methods, calls: CountedCalls) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        methods: Methods,
+        calls: CountedCalls,
+        certificate: ServerCertificate | None = None,
+    ) -> None:
         self._settings = settings
+        self._certificate = certificate
         self._methods = calls.methods(methods)
         self._calls = calls
         self._host, _, port = settings.openai_address.rpartition(":")
@@ -62,7 +70,7 @@ class OpenAIFront:
         )
         await runner.setup()
         try:
-            await serve_http(runner, self._host, self._port)
+            await serve_http(runner, self._host, self._port, self._context())
         except (OSError, UnicodeError):
             # The latter is of a host that can be no name.
             await runner.cleanup()
@@ -71,7 +79,8 @@ class OpenAIFront:
                 " another process using it? Set server.openai_address"
             ) from None
         self._runner = runner
-        self.url = f"http://{self._host}:{runner.addresses[0][1]}/v1"
+        scheme = "http" if self._certificate is None else "https"
+        self.url = f"{scheme}://{self._host}:{runner.addresses[0][1]}/v1"
 
     async def drain(self, *, at_once: bool = False) -> None:
         """Ends so that no call fails: waits, takes no more calls, lets those in progress end.
@@ -84,6 +93,10 @@ class OpenAIFront:
         if not at_once:
             await asyncio.sleep(self._settings.drain_delay)
         await runner.cleanup()
+
+    def _context(self) -> ssl.SSLContext | None:
+        certificate = self._certificate
+        return certificate.context("server.openai_address") if certificate else None
 
     def _application(self) -> web.Application:
         limit = self._settings.max_message_bytes

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.cache.disk import DiskLockedError
-from sidecar.transport.server import ListenError
+from sidecar.transport.listening import ListenError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,8 +9,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sidecar.transport.listening import socket_of_every_address
-from sidecar.transport.server import ListenError
+from sidecar.transport.listening import ListenError, socket_of_every_address
 from sidecar.transport.status import StatusListener
 
 if TYPE_CHECKING:

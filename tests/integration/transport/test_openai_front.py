@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from sidecar.transport.server import ListenError
+from sidecar.transport.listening import ListenError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

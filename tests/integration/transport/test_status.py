@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 
 from sidecar.transport import status as status_module
-from sidecar.transport.server import ListenError
+from sidecar.transport.listening import ListenError
 from sidecar.transport.status import StatusListener
 
 if TYPE_CHECKING:
