@@ -216,8 +216,8 @@ class Quotas:
     def share(self, namespace: str) -> float:
         """The weight of a namespace where several wait for a model, as it is now; 1 by default.
 
-        For queues: one with twice the share of another has twice as many inputs computed while
-        both wait. To be asked when an input is queued or taken, since the policy may change.
+        For queues: one with twice the share of another gets twice as much computed while both wait.
+        To be asked each time, since the policy may change; on any thread.
         """
         return self._policy.quota(namespace).share
 
