@@ -1,12 +1,17 @@
-"""Calls of the front for callers whom the policy names: see `sidecar.transport.openai.counted`."""
+"""Calls of the front for callers whom the policy names: see `sidecar.transport.openai.counted`.
+
+As in `sidecar.transport.guarded_handlers`, what is refused is counted but begins no span.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from sidecar.access.caller import Right
+from sidecar.services.errors import CallError
 from sidecar.transport.admission import admit
 from sidecar.transport.openai.counted import CountedCalls
+from sidecar.transport.openai.errors import as_api_error
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class GuardedCalls(CountedCalls):
-    """Puts the policy before the handlers that ``inner`` makes; what it refuses is counted."""
+    """Puts the policy before the handlers that ``inner`` makes."""
 
     def __init__(self, inner: CountedCalls, access: Access) -> None:
         super().__init__(inner.metrics)
@@ -30,13 +35,19 @@ class GuardedCalls(CountedCalls):
 
     def of(self, name: str, route: str, handle: Handler) -> Handler:
         """See `CountedCalls.of`."""
-        access = self._access
+        access, metrics = self._access, self.metrics
+        answer = self._inner.of(name, route, handle)
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            admit(access, _HttpCall(request), Right.READ, route)
-            return await handle(request)
+            try:
+                admit(access, _HttpCall(request), Right.READ, route)
+            except CallError as error:
+                failure = as_api_error(error)
+                metrics.failed(name, failure.reason)
+                return failure.response()
+            return await answer(request)
 
-        return self._inner.of(name, route, guarded)
+        return guarded
 
 
 class _HttpCall:
