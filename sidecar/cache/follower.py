@@ -26,7 +26,7 @@ from sidecar.cache.generations import (
     StoreUnavailableError,
 )
 from sidecar.cache.namespace_state import WHOLE_NAMESPACE
-from sidecar.cache.redis_generations import SCOPE_FIELD, TAG_FIELD, change_name
+from sidecar.cache.redis_generations import SCOPE_FIELD, TAG_FIELD, change_name, parse_number
 from sidecar.cache.seals import PLAIN
 from sidecar.cache.warm import WarmUnavailableError
 
@@ -205,7 +205,7 @@ class InvalidationFollower:
             self._tell(state, event)
 
     def _tell(self, state: NamespaceState, event: dict[bytes, bytes]) -> None:
-        field, number = event[b"f"], int(event[b"g"])
+        field, number = event[b"f"], parse_number(event[b"g"])
         if field == b"epoch":
             state.raise_scope(WHOLE_NAMESPACE, number)
         elif field == b"base":
@@ -215,7 +215,7 @@ class InvalidationFollower:
             state.raise_scope(field.removeprefix(SCOPE_FIELD), number)
         elif field.startswith(TAG_FIELD):
             tag = bytes.fromhex(field.removeprefix(TAG_FIELD).decode())
-            previous = int(event[b"p"]) if b"p" in event else None
+            previous = parse_number(event[b"p"]) if b"p" in event else None
             state.hear(tag, number, previous, self._change(state.name, tag, event.get(b"c", b"")))
 
     def _change(self, namespace: str, tag: bytes, data: bytes) -> bytes:

@@ -161,8 +161,8 @@ class RedisGenerations:
         """See `GenerationStore.load`."""
         known = max(epoch, *scopes.values(), 0)
         reply = await self._eval(_LOAD, namespace, known, epoch, *chain(*scopes.items()))
-        found = {scope: int(number) for scope, number in zip(reply[2::2], reply[3::2], strict=True)}
-        return Stored(int(reply[0]), int(reply[1]), found)
+        epoch, base, *numbers = map(_number, [*reply[:2], *reply[3::2]])
+        return Stored(epoch, base, dict(zip(reply[2::2], numbers, strict=True)))
 
     async def generations(
         self, namespace: str, tags: Sequence[bytes]
@@ -173,8 +173,8 @@ class RedisGenerations:
         epoch, scoped, base, *values = reply
         if epoch is None or base is None:
             return None
-        generations = zip(tags, (int(value or base) for value in values), strict=True)
-        return max(int(epoch), int(scoped or 0)), dict(generations)
+        generations = zip(tags, (_number(value or base) for value in values), strict=True)
+        return max(_number(epoch), _number(scoped or b"0")), dict(generations)
 
     async def bump_tags(self, namespace: str, tags: Sequence[bytes], change: bytes) -> Bumped:
         """See `GenerationStore.bump_tags`."""
@@ -186,13 +186,13 @@ class RedisGenerations:
         reply = await self._eval(
             _BUMP_TAGS, namespace, 0, MAX_STORED_TAGS, change, *fields, length=length
         )
-        base, *numbers = map(int, reply)
+        base, *numbers = map(_number, reply)
         steps = zip(numbers[::2], numbers[1::2], strict=True)
         return Bumped(base, dict(zip(tags, steps, strict=True)))
 
     async def bump_scope(self, namespace: str, scope: bytes, known: int) -> int:
         """See `GenerationStore.bump_scope`."""
-        return int(await self._eval(_BUMP_SCOPE, namespace, known, scope))
+        return _number(await self._eval(_BUMP_SCOPE, namespace, known, scope))
 
     async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
         """See `GenerationStore.remove`."""
@@ -224,6 +224,21 @@ class RedisGenerations:
             return await self._warm.run(command)
         except WarmUnavailableError as error:
             raise StoreUnavailableError(str(error)) from error
+
+
+def parse_number(data: bytes) -> int:
+    """A number as Redis keeps it. Raises `ValueError` for one that no script has made."""
+    number = int(data)
+    if not 0 <= number < 2**63:
+        raise ValueError("not a number of microseconds")
+    return number
+
+
+def _number(data: bytes) -> int:
+    try:
+        return parse_number(data)
+    except ValueError as error:
+        raise StoreUnavailableError("Redis has something else under a namespace") from error
 
 
 def change_name(stream: bytes, namespace: str, *tags: bytes) -> bytes:
