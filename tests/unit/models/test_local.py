@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sidecar.demand import Demand, act_for
 from sidecar.models.batcher import BatchLimits
 from sidecar.models.local import LocalEmbedder
 from sidecar.models.pack import read_pack
@@ -227,6 +229,27 @@ async def test_cancelling_during_the_run_leaves_batch_mates_alone(
     (outcome,) = await outcomes([kept])
     assert isinstance(outcome, Embedded)
     assert held.embedder.counters.abandoned == 0
+
+
+async def test_an_input_that_waited_longer_than_its_caller_does_ends_with_an_error(
+    make_pack: Any, hold: Any
+) -> None:
+    held = hold(make_pack.text())
+    first = await held.occupied()
+    who = Demand()
+    act_for(who)
+    late = held.submit(["one", "two"])
+    who.deadline = time.monotonic()
+    held.go()
+    for error in await outcomes(late):
+        assert isinstance(error, QueueFullError)
+        assert str(error) == (
+            "the deadline passed while the input waited for model test: try again later"
+        )
+        assert error.retry_after is not None
+    assert isinstance(await first, Embedded)
+    assert held.embedder.counters.dropped_late == 2
+    assert held.batches == [1]
 
 
 # Failures

@@ -1,0 +1,91 @@
+"""Which threads give way to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sidecar.models.local import LocalEmbedder
+from sidecar.models.niceness import NICENESS, call_giving_way, give_way
+from sidecar.models.session import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there have threads their own")
+
+
+def niceness() -> dict[int, int]:
+    """How nice each thread of this process is."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        found[int(task.name)] = int(fields[16])
+    return found
+
+
+@pytest.fixture
+def own() -> int:
+    """How nice this thread is."""
+    return niceness()[threading.get_native_id()]
+
+
+def run_in_thread(function: Callable[[], object]) -> None:
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def test_a_thread_that_gives_way_is_nicer_than_the_others(own: int) -> None:
+    found: list[int] = []
+
+    def work() -> None:
+        give_way()
+        found.append(niceness()[threading.get_native_id()])
+
+    run_in_thread(work)
+    assert found == [min(19, own + NICENESS)]
+    assert niceness()[threading.get_native_id()] == own
+
+
+def test_a_call_that_gives_way_returns_and_raises_as_others_do(own: int) -> None:
+    assert call_giving_way(max, 1, 2) == 2
+    with pytest.raises(ZeroDivisionError):
+        call_giving_way(divmod, 1, 0)
+    assert niceness()[threading.get_native_id()] == own
+
+
+def test_where_it_is_not_allowed_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    assert call_giving_way(max, 1, 2) == 2
+
+
+def test_the_threads_of_a_session_give_way(make_pack: Any, own: int) -> None:
+    before = niceness()
+    session, _ = open_session(make_pack.text() / "model.onnx", "cpu", 4)
+    new = [nice for thread, nice in niceness().items() if thread not in before]
+    # A run has one thread more: that which asks for it.
+    assert new.count(min(19, own + NICENESS)) >= 3
+    del session
+
+
+async def test_the_threads_of_a_model_give_way_and_the_event_loop_does_not(
+    make_pack: Any, own: int
+) -> None:
+    model = LocalEmbedder.load(make_pack.text(), "mine", provider="cpu")
+    await asyncio.gather(*model.submit(["one"]))
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    found = {names[thread]: nice for thread, nice in niceness().items() if thread in names}
+    nicer = min(19, own + NICENESS)
+    assert (found["tokenise-mine"], found["encode-mine"]) == (nicer, nicer)
+    assert found["MainThread"] == own
+    await model.close()
