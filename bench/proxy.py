@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import socket
 import struct
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+Side: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+"""What comes from a client or a server, and what goes to it."""
 
 
 class Proxy:
@@ -71,11 +74,7 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         for writer in self._writers:
-            with contextlib.suppress(OSError):
-                raw: socket.socket = writer.get_extra_info("socket")
-                # Closed with data unsent or not, the other side sees a reset.
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
+            reset(writer)
         self._writers.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,14 +82,21 @@ class Proxy:
         assert task is not None  # noqa: S101 - a server runs this in a task
         self._tasks.add(task)
         self._writers.add(writer)
-        with contextlib.suppress(OSError, asyncio.CancelledError):
-            await self._passes.wait()
-            server_reader, server_writer = await asyncio.open_unix_connection(self._upstream)
-            self._writers.add(server_writer)
-            await asyncio.gather(
-                self._pump(reader, server_writer), self._pump(server_reader, writer)
-            )
-        self._tasks.discard(task)
+        try:
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await self._passes.wait()
+                server = await asyncio.open_unix_connection(self._upstream)
+                self._writers.add(server[1])
+                await self._relay((reader, writer), server)
+        finally:
+            # Also where the server was not there: the client is to hear of it.
+            writer.transport.abort()
+            self._writers.discard(writer)
+            self._tasks.discard(task)
+
+    async def _relay(self, client: Side, server: Side) -> None:
+        """Carries bytes both ways until the connection has ended."""
+        await asyncio.gather(self._pump(client[0], server[1]), self._pump(server[0], client[1]))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -101,3 +107,11 @@ class Proxy:
         finally:
             writer.transport.abort()
             self._writers.discard(writer)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Ends a connection; its other side sees a reset, whether data are unsent or not."""
+    with contextlib.suppress(OSError):
+        raw: socket.socket = writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
