@@ -5,11 +5,16 @@ from __future__ import annotations
 from functools import lru_cache
 
 _ENDINGS = ("ings", "ing", "ied", "ies", "ed", "es", "ly", "s")
+# What callers send without a blank may have thousands of characters, and be no word.
+_LONGEST_REMEMBERED = 64
 
 
-@lru_cache(maxsize=10_000)
 def stem(word: str) -> str:
     """What the forms of a word have in common; crude, but the same for each of them."""
+    return _remembered_stem(word) if len(word) <= _LONGEST_REMEMBERED else _stem(word)
+
+
+def _stem(word: str) -> str:
     for ending in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
             word = word[: -len(ending)] + ("y" if ending in ("ied", "ies") else "")
@@ -19,6 +24,9 @@ def stem(word: str) -> str:
     if len(word) > 2 and word[-1] == word[-2]:
         word = word[:-1]
     return word
+
+
+_remembered_stem = lru_cache(maxsize=10_000)(_stem)
 
 
 def word_set(text: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.cache.guard import MAX_CHARACTERS, contradiction
 from sidecar.cache.guard_text import read
+from sidecar.cache.guard_words import _remembered_stem, stem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -312,6 +313,13 @@ def test_blanks_and_punctuation_at_the_ends_make_no_difference(
     a: str, b: str, before: str, after: str
 ) -> None:
     assert contradiction(before + a + after, b) == contradiction(a, b)
+
+
+def test_what_is_too_long_to_be_a_word_is_not_remembered() -> None:
+    before = _remembered_stem.cache_info().currsize
+    for number in range(20):
+        assert stem(f"{number}{'a' * 4000}s") == f"{number}{'a' * 3999}"
+    assert _remembered_stem.cache_info().currsize == before
 
 
 @pytest.mark.timeout(20)
