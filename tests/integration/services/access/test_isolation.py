@@ -7,10 +7,13 @@ tenant himself would have been answered from that tier.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from embercache.v1 import cache_pb2, common_pb2, embed_pb2, generate_pb2, search_pb2
+
+from sidecar.cache import local_generations, redis_generations
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -88,6 +91,17 @@ KINDS = (
     *(generate, generate_in_a_stream),
 )
 EACH_KIND = pytest.mark.parametrize("ask", KINDS, ids=lambda ask: ask.__name__)
+
+
+@pytest.fixture(autouse=True)
+def epochs_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Namespaces begin in the same microsecond: their entries must not differ by that alone."""
+    now = 1_700_000_000_000_000
+    monkeypatch.setattr(local_generations, "_now_us", lambda: now)
+    for script in ("_LOAD", "_BUMP_TAGS", "_BUMP_SCOPE"):
+        text, count = re.subn(r"(?<=local now = ).*", str(now), getattr(redis_generations, script))
+        assert count == 1
+        monkeypatch.setattr(redis_generations, script, text)
 
 
 @pytest.fixture
