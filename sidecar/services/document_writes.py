@@ -15,6 +15,7 @@ from sidecar.services.changes import (
     model_digest,
     pack_changes,
 )
+from sidecar.services.doubts import Doubts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Iterable, Sequence
@@ -43,7 +44,7 @@ class DocumentWriter:
         self._generations = generations
         self._running: set[asyncio.Task[Any]] = set()
         # Namespaces and collections whose index has failed to confirm a change.
-        self._doubtful: set[tuple[str, str]] = set()
+        self._doubtful: Doubts[tuple[str, str]] = Doubts()
 
     async def upsert(
         self,
