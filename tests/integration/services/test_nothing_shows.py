@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import os
 import sqlite3
@@ -14,6 +15,7 @@ import redis
 from embercache.v1 import cache_pb2, common_pb2, embed_pb2, search_pb2
 
 from sidecar.cache.keys import UNSALTED
+from sidecar.cache.sealing import FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     Start = Callable[..., Awaitable[Any]]
 
 HANG_GUARD = 60.0
+ENTRIES = (b"embed", b"search", b"rerank", b"generate", b"prefix")
 MARK = "quartz"
 ON = common_pb2.SemanticOptions(mode=common_pb2.SemanticOptions.MODE_ON)
 # Long enough to have whole blocks.
@@ -179,6 +182,14 @@ def on_disk(folder: Path) -> bytes:
     return b"\n".join(str(file).encode() + file.read_bytes() for file in files)
 
 
+def values_on(folder: Path) -> list[bytes]:
+    """The values of a disk tier."""
+    with contextlib.closing(sqlite3.connect(folder / "entries.db")) as db:
+        values = [value for (value,) in db.execute("SELECT value FROM entries")]
+    assert values
+    return values
+
+
 async def test_nothing_in_redis_on_disk_or_in_logs_shows_what_users_said(
     begin: Start,
     redis_server: DevRedis,
@@ -196,9 +207,12 @@ async def test_nothing_in_redis_on_disk_or_in_logs_shows_what_users_said(
     await client.stop()
     held = everything_in(view)
     assert kinds_of(held) >= {
-        *(b"embed", b"search", b"rerank", b"generate", b"prefix"),
+        *ENTRIES,
         *(b"semantic", b"popular", b"popular-requests", b"invalidations", b"namespace"),
     }
+    values = [held[key] for key in held if key.split(b":")[1] in ENTRIES]
+    values += values_on(tmp_path / "disk") + values_on(tmp_path / "disk" / "prompts")
+    assert {value[0] for value in values} == {FORMAT}
     names = b"\n".join(held)
     assert shown(names + b"\n".join(held.values()), vectors) == []
     assert shown(on_disk(tmp_path / "disk"), vectors) == []
@@ -214,9 +228,8 @@ async def test_nothing_on_the_disk_of_a_sidecar_without_redis_shows_what_users_s
     client = await begin(encrypts=True)
     vectors = await make_calls_of_every_kind(client)
     await client.stop()
-    with sqlite3.connect(tmp_path / "disk" / "generations.db") as db:
+    with contextlib.closing(sqlite3.connect(tmp_path / "disk" / "generations.db")) as db:
         fields = [field for (field,) in db.execute("SELECT field FROM generations")]
-    db.close()
     assert any(len(field) == 16 for field in fields)
     assert shown(on_disk(tmp_path / "disk"), vectors) == []
 
