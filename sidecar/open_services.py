@@ -13,9 +13,11 @@ from sidecar.cache.redis_memory import RedisMemory
 from sidecar.cache.semantic import SemanticIndex
 from sidecar.cache.semantic_follower import SemanticFollower
 from sidecar.cache.semantic_report import SemanticReport
+from sidecar.models.upstream_channel import UpstreamAccess
 from sidecar.models.verifier import Verifier
 from sidecar.open_ahead import open_migration, schedule_warming
 from sidecar.open_documents import open_documents
+from sidecar.open_known import recall_models
 from sidecar.open_sealing import with_salt
 from sidecar.open_tiers import keep_running
 from sidecar.services.cache_admin import CacheAdmin
@@ -79,12 +81,14 @@ async def open_services(
     generators: Mapping[str, Generator],
     tiers: Tiers,
     quotas: Quotas,
+    upstream: UpstreamAccess,
     exits: contextlib.AsyncExitStack,
 ) -> Services:
     """The services, ready to answer.
 
     Raises `SetupError`, `IndexUrlError` or `IndexSetupError`.
     """
+    await recall_models(settings, [*models, *rerankers.values()], tiers, exits)
     settings = with_salt(settings)
     digests = Digests(settings.cache.salt.get_secret_value().encode())
     index = await open_documents(settings, tiers.generations, exits)
@@ -102,7 +106,7 @@ async def open_services(
         models, settings.server, settings.model.normalise, settings.cache.namespace, digests
     )
     reader = SearchReader(requests, rerankers, settings.semantic)
-    semantic = _open_semantic(settings, tiers, exits)
+    semantic = _open_semantic(settings, tiers, upstream, exits)
     embed = EmbedService(
         models=models,
         reader=requests,
@@ -262,7 +266,10 @@ def _open_popular(
 
 
 def _open_semantic(
-    settings: Settings, tiers: Tiers, exits: contextlib.AsyncExitStack
+    settings: Settings,
+    tiers: Tiers,
+    upstream: UpstreamAccess,
+    exits: contextlib.AsyncExitStack,
 ) -> SemanticAnswers:
     chosen = settings.semantic
     index = SemanticIndex(chosen.entries, time.time)
@@ -277,7 +284,12 @@ def _open_semantic(
         )
         keep_running(follower.run(), exits)
     if chosen.verifier:
-        verifier = Verifier(chosen.verifier, chosen.verifier_timeout)
+        verifier = Verifier(
+            chosen.verifier,
+            chosen.verifier_timeout,
+            # The token is that of the encoders.
+            access=UpstreamAccess(upstream.tls),
+        )
         exits.push_async_callback(verifier.close)
     return SemanticAnswers(index, SemanticReport(), follower=follower, verifier=verifier)
 

@@ -100,8 +100,8 @@ async def open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> Ti
     cache = ReadThrough(
         hot,
         generations,
-        disk=_sealed(disk, seals, "disk"),
-        warm=_sealed(warm, seals, "warm"),
+        disk=sealed(disk, seals, "disk"),
+        warm=sealed(warm, seals, "warm"),
         ttl_jitter=settings.cache.ttl_jitter,
     )
     exits.push_async_callback(cache.close)
@@ -125,7 +125,8 @@ def _open_seals(settings: Settings, exits: contextlib.AsyncExitStack) -> Seals:
     return Seals(Sealer(keys))
 
 
-def _sealed(tier: LowerTier | None, seals: Seals, place: Place) -> LowerTier | None:
+def sealed(tier: LowerTier | None, seals: Seals, place: Place) -> LowerTier | None:
+    """A tier of entries, which are sealed if values are."""
     if tier is None or not seals.are_on:
         return tier
     return SealedTier(tier, seals.of(place, "entries"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from sidecar.models.types import (
     ModelInput,
     ModelUnavailableError,
     QueueFullError,
+    RerankerInfo,
 )
 from sidecar.spans import current, enter
 
@@ -64,6 +65,7 @@ class OpenAIEmbedder:
         self._client = client
         self._capacity = queue_inputs
         self._info: ModelInfo | None = None
+        self._is_told = False
         self._unknown = "it has not answered yet"
         self._has_tried = asyncio.Event()
         self._waiting: deque[_Job] = deque()
@@ -80,6 +82,26 @@ class OpenAIEmbedder:
                 f" be asked for one vector first, and: {self._unknown}"
             )
         return self._info
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """See `Recallable.identity`."""
+        return "openai", self._client.target.base_url, self._theirs, self._name
+
+    @property
+    def told(self) -> ModelInfo | None:
+        """See `Recallable.told`."""
+        return self._info if self._is_told else None
+
+    def assume(self, info: ModelInfo | RerankerInfo) -> None:
+        """See `Recallable.assume`."""
+        if self._info is None and isinstance(info, ModelInfo) and info.name == self._name:
+            self._info = replace(info, runs_on=self._client.target.host)
+            _log.warning(
+                "the service has not answered: what is cached of its model is served",
+                model=info.name,
+                version=info.version,
+            )
 
     @property
     def queued(self) -> int:
@@ -100,6 +122,11 @@ class OpenAIEmbedder:
         if self._closed:
             raise ModelUnavailableError("the sidecar is shutting down; try another")
         _ = self.info  # unavailable without it
+        if not self._is_told:
+            raise ModelUnavailableError(
+                f"{self._client.target.host} has not answered yet, and is asked again in the"
+                f" background ({self._unknown}): try again later"
+            )
         if len(self._waiting) + len(inputs) > self._capacity:
             self._drop_unwanted()
         if len(self._waiting) + len(inputs) > self._capacity:
@@ -279,7 +306,7 @@ class OpenAIEmbedder:
         target = self._client.target
         # A service tells of no version; what it does tell is in here.
         parts = [target.base_url, self._theirs, str(vector.size)]
-        self._info = ModelInfo(
+        info = ModelInfo(
             name=self._name,
             version=digest([b"openai-embeddings", *(part.encode() for part in parts)]),
             dimensions=vector.size,
@@ -288,7 +315,11 @@ class OpenAIEmbedder:
             accepts_tensor=False,
             runs_on=target.host,
         )
-        _log.info("the service embeds", model=self._name, version=self._info.version)
+        # The same object while nothing changed: stored responses are checked by identity.
+        if info != self._info:
+            self._info = info
+        self._is_told = True
+        _log.info("the service embeds", model=self._name, version=info.version)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

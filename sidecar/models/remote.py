@@ -10,6 +10,7 @@ from embercache.v1 import embed_pb2, embed_pb2_grpc
 from sidecar.models.pool_channel import UNCACHED, item_error
 from sidecar.models.remote_model import RemoteModel
 from sidecar.models.types import Embedded, ModelError, ModelInfo, ModelInput
+from sidecar.models.upstream_channel import UpstreamAccess
 from sidecar.spans import current
 
 if TYPE_CHECKING:
@@ -29,10 +30,19 @@ class RemoteEmbedder(RemoteModel[ModelInput, Embedded, ModelInfo]):
     """An `Embedder` whose model runs in other sidecars."""
 
     setting = "model.packs"
+    kind = ModelInfo
 
-    def __init__(self, name: str, target: str, *, queue_inputs: int, timeout: float) -> None:
-        super().__init__(name, target, queue_inputs=queue_inputs, timeout=timeout)
-        self._stub = embed_pb2_grpc.EmbedServiceStub(self._channel)
+    def __init__(
+        self,
+        name: str,
+        target: str,
+        *,
+        queue_inputs: int,
+        timeout: float,
+        access: UpstreamAccess = UpstreamAccess(),  # noqa: B008 - it never changes
+    ) -> None:
+        super().__init__(name, target, queue_inputs=queue_inputs, timeout=timeout, access=access)
+        self._stub = embed_pb2_grpc.EmbedServiceStub(self._channel.for_stubs())
 
     async def _ask(self) -> ModelInfo | None:
         request = embed_pb2.ListModelsRequest()

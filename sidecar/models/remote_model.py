@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 import grpc
 import structlog
@@ -25,6 +27,8 @@ from sidecar.models.types import (
     RerankerInfo,
     VersionChangedError,
 )
+from sidecar.models.upstream_channel import UpstreamAccess
+from sidecar.models.upstream_faults import fault
 from sidecar.shared_task import create_shared_task
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ INPUTS_A_CALL = 256
 BYTES_A_CALL = 4 * 2**20
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.1, 5.0
 _ASK_SECONDS = 5.0
+_LEAST_WAIT_SECONDS = 1.0
 
 _log = structlog.get_logger()
 
@@ -56,7 +61,18 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
     setting: ClassVar[str]
     """Where the other sidecars have to name the model."""
 
-    def __init__(self, name: str, target: str, *, queue_inputs: int, timeout: float) -> None:
+    kind: ClassVar[type[ModelInfo] | type[RerankerInfo]]
+    """What describes it."""
+
+    def __init__(
+        self,
+        name: str,
+        target: str,
+        *,
+        queue_inputs: int,
+        timeout: float,
+        access: UpstreamAccess = UpstreamAccess(),  # noqa: B008 - it never changes
+    ) -> None:
         self.counters = ModelCounters()
         self._name = name
         self._target = target
@@ -64,6 +80,8 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         self._timeout = timeout
         self._ask_seconds = min(timeout, _ASK_SECONDS)
         self._info: Info | None = None
+        self._is_told = False
+        self._answered_at = -math.inf
         self._breaker = Breaker(
             f"encoder {name}",
             first_seconds=_FIRST_RETRY_SECONDS,
@@ -73,7 +91,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         self._under_way = 0
         self._latency = LeastLatency()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._channel = open_channel(target)
+        self._channel = open_channel(target, access)
 
     @abstractmethod
     async def _ask(self) -> Info | None:
@@ -108,6 +126,26 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
                 f" serve {self._name}? Try again later"
             )
         return self._info
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """See `Recallable.identity`."""
+        return self.setting, self._target, self._name
+
+    @property
+    def told(self) -> Info | None:
+        """See `Recallable.told`."""
+        return self._info if self._is_told else None
+
+    def assume(self, info: ModelInfo | RerankerInfo) -> None:
+        """See `Recallable.assume`. While nothing was told the breaker is open."""
+        if self._info is None and isinstance(info, self.kind) and info.name == self._name:
+            self._info = cast("Info", replace(info, runs_on=self._target))
+            _log.warning(
+                "the encoder has not answered: what is cached of its last version is served",
+                model=info.name,
+                version=info.version,
+            )
 
     @property
     def queued(self) -> int:
@@ -172,7 +210,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
             if len(results) != len(inputs):
                 raise ModelError("the encoder answered with the wrong number of results")
             self.counters.batches += 1
-            self._breaker.succeeded()
+            self._answered()
             self._deliver(futures, results)
         except grpc.aio.AioRpcError as error:
             self._note(error)
@@ -201,6 +239,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
                     raise
                 if waiting.deadline <= deadline:
                     self.counters.dropped_late += len(inputs)
+                    self._note_late(time.monotonic() - began)
                     raise QueueFullError(
                         "the deadline passed before the encoder had answered: try again later"
                     ) from error
@@ -251,9 +290,10 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         try:
             info = await self._ask()
         except grpc.aio.AioRpcError as error:
+            why = fault(error.code(), error.details() or "") or error.code().name
             raise ModelUnavailableError(
-                f"the encoder at {self._target} cannot be asked for its models"
-                f" ({error.code().name}): try again later"
+                f"the encoder at {self._target} cannot be asked for its models ({why}): try again"
+                " later"
             ) from error
         if info is None:
             raise ModelUnavailableError(
@@ -264,6 +304,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         if info != self._info:
             _log.info("the encoder serves", model=info.name, version=info.version)
             self._info = info
+        self._is_told = True
 
     def _time_left(self) -> float:
         """How long a call may take, in seconds; the encoder hears of it and judges by it, too."""
@@ -291,11 +332,26 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
 
     def _note(self, error: grpc.aio.AioRpcError) -> None:
         """Tells the breaker of a call that did not end well."""
-        if error.code() not in AWAY:
-            self._breaker.succeeded()
-            return
-        self._breaker.failed(error.code().name)
-        self._recover()
+        if error.code() in AWAY:
+            self._breaker.failed(error.code().name)
+            self._recover()
+        else:
+            self._answered()
+
+    def _note_late(self, waited: float) -> None:
+        """Tells the breaker of a call whose caller did not wait for the answer.
+
+        That is a failure only if nobody got any for a while: else those who give little time
+        would close the way for the others.
+        """
+        silence = time.monotonic() - self._answered_at
+        if waited >= _LEAST_WAIT_SECONDS and silence >= _ASK_SECONDS:
+            self._breaker.failed("no answer in time")
+            self._recover()
+
+    def _answered(self) -> None:
+        self._answered_at = time.monotonic()
+        self._breaker.succeeded()
 
     def _recover(self) -> None:
         """Looks for an encoder in the background if none answers."""

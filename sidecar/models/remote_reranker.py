@@ -12,6 +12,7 @@ from embercache.v1 import search_pb2, search_pb2_grpc
 from sidecar.models.pool_channel import UNCACHED, item_error
 from sidecar.models.remote_model import RemoteModel
 from sidecar.models.types import ModelError, Pair, RerankerInfo
+from sidecar.models.upstream_channel import UpstreamAccess
 from sidecar.spans import current
 
 if TYPE_CHECKING:
@@ -22,10 +23,19 @@ class RemoteReranker(RemoteModel[Pair, float, RerankerInfo]):
     """A `Reranker` whose model runs in other sidecars."""
 
     setting = "model.rerankers"
+    kind = RerankerInfo
 
-    def __init__(self, name: str, target: str, *, queue_pairs: int, timeout: float) -> None:
-        super().__init__(name, target, queue_inputs=queue_pairs, timeout=timeout)
-        self._stub = search_pb2_grpc.SearchServiceStub(self._channel)
+    def __init__(
+        self,
+        name: str,
+        target: str,
+        *,
+        queue_pairs: int,
+        timeout: float,
+        access: UpstreamAccess = UpstreamAccess(),  # noqa: B008 - it never changes
+    ) -> None:
+        super().__init__(name, target, queue_inputs=queue_pairs, timeout=timeout, access=access)
+        self._stub = search_pb2_grpc.SearchServiceStub(self._channel.for_stubs())
 
     async def _ask(self) -> RerankerInfo | None:
         # Without passages, nothing is scored.
