@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_ROWS = 1_000_000
+"""Of all namespaces, their tags and scopes together, about 100 bytes each."""
+
 _EPOCH, _BASE = b"epoch", b"base"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS generations
@@ -39,13 +42,16 @@ class LocalGenerations:
     An invalidation is on disk before the call that asks for it returns. The file is opened, and its
     folder made, by the first call; where that fails, each call tries again. A corrupt file is moved
     aside and a new one begun: its epochs and bases are later ones, under which nothing is valid
-    that was on disk before.
+    that was on disk before. So it is with the namespaces that are the oldest here, when there would
+    be more than `MAX_ROWS`.
     """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
+        # At least as many as there are.
+        self._rows = 0
         self._closed = False
 
     async def load(self, namespace: str, epoch: int, scopes: Mapping[bytes, int]) -> Stored:
@@ -98,9 +104,16 @@ class LocalGenerations:
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            db = self._db = self._db or _open(self._file)
+            if self._db is None:
+                self._db = _open(self._file)
+                self._rows = _count(self._db)
+            db, before = self._db, self._db.total_changes
             with db:
-                return work(db)
+                result = work(db)
+                self._rows += db.total_changes - before
+                if self._rows > MAX_ROWS:
+                    self._rows = _make_room(db)
+            return result
         except sqlite3.Error:
             # A volume that comes back may be another one.
             self._disconnect()
@@ -231,6 +244,34 @@ def _open(file: Path | None) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _count(db: sqlite3.Connection) -> int:
+    (rows,) = db.execute(
+        "SELECT (SELECT count(*) FROM generations) + (SELECT count(*) FROM scopes)"
+    ).fetchone()
+    return int(rows)
+
+
+def _make_room(db: sqlite3.Connection) -> int:
+    """Removes the oldest namespaces if there are too many rows; returns how many are left."""
+    left = _count(db)
+    if left <= MAX_ROWS:
+        return left
+    oldest = db.execute(
+        "SELECT namespace, count(*) + (SELECT count(*) FROM scopes"
+        " WHERE scopes.namespace = generations.namespace)"
+        " FROM generations GROUP BY namespace ORDER BY max(CASE field WHEN ? THEN value END)",
+        (_BASE,),
+    ).fetchall()
+    for namespace, rows in oldest:
+        db.execute("DELETE FROM generations WHERE namespace = ?", (namespace,))
+        db.execute("DELETE FROM scopes WHERE namespace = ?", (namespace,))
+        left -= rows
+        # Not one by one: to look at all takes its time.
+        if left <= MAX_ROWS * 9 // 10:
+            break
+    return left
 
 
 def _now_us() -> int:

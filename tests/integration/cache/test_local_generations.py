@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import sidecar.cache.local_generations
 from sidecar.cache.generations import (
     Generations,
     InvalidationNotSharedError,
@@ -202,6 +203,48 @@ async def test_too_many_tags_are_forgotten_and_none_of_their_entries_is_valid_ag
     with contextlib.closing(sqlite3.connect(file)) as db:
         query = "SELECT count(*) FROM generations WHERE namespace = 'n'"
         assert db.execute(query).fetchone() == (3,)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_when_there_are_too_many_namespaces_the_oldest_go_and_nothing_of_them_is_valid_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch, *, in_memory: bool
+) -> None:
+    monkeypatch.setattr(sidecar.cache.local_generations, "MAX_ROWS", 100)
+    names = [f"n{number}" for number in range(60)]
+    with contextlib.closing(LocalGenerations(None if in_memory else file)) as store:
+        known = Generations(store)
+        first = await known.state("first")
+        await known.invalidate_tags("first", [TAG])
+        await known.invalidate_scope("first", kind_scope("search"))
+        await known.resolve(first, [TAG])
+        before = (first.epoch, first.generation(TAG), first.stamp)
+        states = {name: await loaded(store, name) for name in names}
+        assert store._db is not None
+        assert sidecar.cache.local_generations._count(store._db) <= 100
+        # The last ones are as they were, the first one began anew, later.
+        assert await loaded(store, "n59") == states["n59"]
+        assert (await loaded(store, "n0")).epoch > states["n0"].epoch
+        await known.synchronise()
+        assert first.epoch > before[0]
+        assert first.generation(TAG) is None
+        assert first.stamp != before[2]
+
+
+async def test_the_rows_of_a_file_count_after_a_restart(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(file) as store:
+        epochs = [(await loaded(store, f"n{number}")).epoch for number in range(10)]
+        for number in range(10):
+            await bump(store, tags(10), f"n{number}")
+    monkeypatch.setattr(sidecar.cache.local_generations, "MAX_ROWS", 100)
+    with opened(file) as store:
+        bumped = await bump(store, tags(10), "last")
+        assert store._db is not None
+        assert sidecar.cache.local_generations._count(store._db) <= 100
+        assert await generations(store, tags(10), "last") == bumped
+        assert (await loaded(store, "n9")).epoch == epochs[9]
+        assert (await loaded(store, "n0")).epoch > epochs[0]
 
 
 async def test_an_invalidation_is_one_even_if_the_clock_was_set_back(
