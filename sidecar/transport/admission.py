@@ -8,16 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import grpc
+import structlog
 
-from sidecar.access.caller import enter
+from sidecar.access.caller import Right, enter
 from sidecar.services.errors import CallError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sidecar.access.caller import Caller, Right
+    from sidecar.access.caller import Caller
     from sidecar.access.live import Access
     from sidecar.access.table import CallerTable
+
+_log = structlog.get_logger()
 
 
 class Shown(Protocol):
@@ -51,6 +54,8 @@ def admit(access: Access, shown: Shown, right: Right, method: str) -> None:
             f"{method} needs the right {right.value}, which the caller {who.name} has not: have it"
             " added to his rights in the policy of this sidecar",
         )
+    if right is Right.ADMINISTER:
+        _log.info("an administrator calls", caller=who.name, method=method)
     enter(who)
 
 
