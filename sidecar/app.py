@@ -19,6 +19,7 @@ from sidecar.open_quotas import limit_tiers, open_quotas
 from sidecar.open_services import handlers, open_services, openai_methods
 from sidecar.open_tiers import open_tiers
 from sidecar.open_tls import open_tls
+from sidecar.open_upstream import open_upstream
 from sidecar.open_watch import open_watch
 from sidecar.telemetry.metrics import StatsCollector
 from sidecar.transport.openai.front import OpenAIFront
@@ -62,14 +63,15 @@ class App:
             access = open_access(self._settings.access, exits)
             watch = guarded(open_watch(self._settings.tracing, registry, exits), access)
             quotas = open_quotas(access)
+            upstream = open_upstream(self._settings, exits)
             # Then models: they take longest, and fail most often.
-            models = await open_models(self._settings, exits, quotas.share)
-            rerankers = await open_rerankers(self._settings, models, exits, quotas.share)
+            models = await open_models(self._settings, upstream, exits, quotas.share)
+            rerankers = await open_rerankers(self._settings, models, upstream, exits, quotas.share)
             tiers = await open_tiers(self._settings, exits)
             limit_tiers(tiers, access)
             generators = await open_generators(self._settings, tiers, exits)
             services = await open_services(
-                self._settings, models, rerankers, generators, tiers, quotas, exits
+                self._settings, models, rerankers, generators, tiers, quotas, upstream, exits
             )
             stats = StatsCollector(services.admin.collect)
             registry.register(stats)

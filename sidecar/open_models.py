@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sidecar.config import Settings
     from sidecar.models.fair_shares import Share
     from sidecar.models.types import Embedder, Reranker
+    from sidecar.models.upstream_channel import UpstreamAccess
 
 MAXSIM = "maxsim"
 
@@ -36,7 +37,10 @@ _log = structlog.get_logger()
 
 
 async def open_models(
-    settings: Settings, exits: contextlib.AsyncExitStack, share: Share = equal_shares
+    settings: Settings,
+    upstream: UpstreamAccess,
+    exits: contextlib.AsyncExitStack,
+    share: Share = equal_shares,
 ) -> ModelRouter:
     """The models by their names. ``share`` is the weight of a namespace. Raises `SetupError`."""
     if is_openai(settings.encoder.target):
@@ -56,6 +60,7 @@ async def open_models(
                 settings.encoder.target,
                 queue_inputs=settings.encoder.queue_inputs,
                 timeout=settings.encoder.timeout,
+                access=upstream,
             )
             exits.push_async_callback(remote.close)
             await remote.start()
@@ -97,6 +102,7 @@ async def _load_local(settings: Settings, folder: Path, share: Share) -> LocalEm
 async def open_rerankers(
     settings: Settings,
     models: ModelRouter,
+    upstream: UpstreamAccess,
     exits: contextlib.AsyncExitStack,
     share: Share = equal_shares,
 ) -> dict[str, Reranker]:
@@ -115,6 +121,7 @@ async def open_rerankers(
                 settings.encoder.target,
                 queue_pairs=settings.encoder.queue_inputs,
                 timeout=settings.encoder.timeout,
+                access=upstream,
             )
             await remote.start()
             reranker = rerankers[theirs] = remote

@@ -1,4 +1,4 @@
-"""Opens what encrypts: of the listeners, and of the calls to other sidecars and the verifier."""
+"""Opens the certificate that the listeners show."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def open_tls(
             settings.cert_file, settings.key_file, metrics, settings.client_ca_file
         )
     except FilesError as error:
-        raise SetupError(f"tls: {error}") from None
+        raise SetupError(f"section tls: {error}") from None
     keep_running(certificate.follow(), exits)
     return certificate

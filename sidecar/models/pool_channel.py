@@ -14,9 +14,13 @@ from sidecar.models.types import (
     ModelUnavailableError,
     QueueFullError,
 )
+from sidecar.models.upstream_channel import UpstreamChannel
+from sidecar.models.upstream_faults import fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sidecar.models.upstream_channel import UpstreamAccess
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 
@@ -76,14 +80,15 @@ _ITEM_ERRORS: dict[int, type[ModelError]] = {
 }
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
+def open_channel(target: str, access: UpstreamAccess) -> UpstreamChannel:
     """Opens a channel whose calls go to the replicas in turn.
 
     ``target`` is a gRPC address (``dns:///encoders:50551`` for all replicas behind a name) or
     numeric addresses with commas between.
     """
-    return grpc.aio.insecure_channel(
+    return UpstreamChannel(
         _grpc_target(target),
+        access=access,
         options=[
             ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
@@ -115,9 +120,13 @@ def call_error(error: grpc.aio.AioRpcError, target: str, timeout: float) -> Mode
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return QueueFullError(details)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+            why = fault(error.code(), details)
             return ModelUnavailableError(
-                f"the encoder at {target} cannot be reached: try again later"
+                f"the encoder at {target} cannot be reached{f' ({why})' * bool(why)}: try again"
+                " later"
             )
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED as code:
+            return ModelError(f"the encoder at {target} refuses calls: {fault(code, details)}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return ModelUnavailableError(
                 f"the encoder took longer than encoder.timeout, {timeout:g} s"

@@ -12,6 +12,7 @@ from embercache.v1 import verifier_pb2, verifier_pb2_grpc
 
 from sidecar.cache.breaker import Breaker
 from sidecar.models.pool_channel import KEEPALIVE
+from sidecar.models.upstream_channel import UpstreamAccess, UpstreamChannel
 from sidecar.spans import current
 
 if TYPE_CHECKING:
@@ -50,20 +51,27 @@ class Verifier:
     event loop.
 
     Args:
-        target: an address such as ``127.0.0.1:9090`` or ``unix:/run/verifier.sock``, spoken to
-            without encryption.
+        target: an address such as ``127.0.0.1:9090`` or ``unix:/run/verifier.sock``; the latter is
+            spoken to without encryption.
         timeout: seconds for all questions of one search together.
         breaker: decides when it is left alone.
+        access: how it is checked.
     """
 
-    def __init__(self, target: str, timeout: float, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        timeout: float,
+        breaker: Breaker | None = None,
+        access: UpstreamAccess = UpstreamAccess(),  # noqa: B008 - it never changes
+    ) -> None:
         self.counters = VerifierCounters()
         self._target = target
         self._timeout = timeout
         self._breaker = breaker or Breaker("verifier", first_seconds=1.0)
         self._is_failing = False
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-        self._stub = verifier_pb2_grpc.SemanticVerifierStub(self._channel)
+        self._channel = UpstreamChannel(target, _OPTIONS, access)
+        self._stub = verifier_pb2_grpc.SemanticVerifierStub(self._channel.for_stubs())
 
     def deadline(self) -> float:
         """When a search that asks its first question now must have all answers; monotonic."""

@@ -160,6 +160,12 @@ class Caller:
         assert not embedding.HasField("error"), embedding.error
         return np.frombuffer(embedding.vector, "<f4").tolist()
 
+    async def fault_of_item(self, number: int) -> tuple[int, str]:
+        """The code and the message of an item that could not be embedded, in a call that ends."""
+        answer = await self._stub.Embed(one_request(number), timeout=HANG_GUARD)
+        (embedding,) = answer.embeddings
+        return embedding.error.code, embedding.error.message
+
     async def failure(self, number: int = 1) -> tuple[grpc.StatusCode, str]:
         """How a call ends that must not succeed."""
         with pytest.raises(grpc.aio.AioRpcError) as error:
