@@ -30,6 +30,7 @@ __all__ = [
     "GenerationStore",
     "Generations",
     "InvalidationNotSharedError",
+    "InvalidationRefusedError",
     "NamespaceState",
     "StoreUnavailableError",
     "Stored",
@@ -40,6 +41,10 @@ __all__ = [
 MAX_NAMESPACES = 10_000
 MAX_STORED_TAGS = 100_000
 """Of one namespace."""
+MAX_UNSHARED_NAMESPACES = 5_000
+"""That may have something to tell the store when it is back, fewer than `MAX_NAMESPACES`."""
+MAX_ALL_UNSHARED_TAGS = 200_000
+"""Of all namespaces, while the store is down. With more, the one that has most is invalidated."""
 NAMESPACES_A_ROUND = 20
 SYNCHRONISE_SECONDS = 5.0
 """How often so many namespaces are compared with the store, unasked."""
@@ -49,6 +54,10 @@ _MAX_PROVISIONAL = 2**40
 
 class InvalidationNotSharedError(Exception):
     """An invalidation is in force here, but other sidecars could not be told."""
+
+
+class InvalidationRefusedError(InvalidationNotSharedError):
+    """An invalidation is in force nowhere: too many could not be shared already."""
 
 
 class StoreUnavailableError(Exception):
@@ -166,7 +175,7 @@ class Generations:
     def _forget_one(self) -> None:
         """Forgets the namespace that was not in use for longest and has nothing to share."""
         for name, state in self._states.items():
-            if not state.unshared and not state.unshared_scopes:
+            if not state.has_unshared:
                 del self._states[name]
                 # It hears of no invalidation any more, so nothing may be valid under it.
                 state.restamp()
@@ -203,7 +212,7 @@ class Generations:
         empty one, or one of more than `MAX_CHANGE_BYTES`, concerns everything.
 
         Raises `InvalidationNotSharedError` if it is in force on this sidecar alone; the change is
-        then forgotten.
+        then forgotten. Of the same kind is `InvalidationRefusedError`, as of the others here.
         """
         state = await self.state(namespace)
         if len(change) > MAX_CHANGE_BYTES or tag in state.unshared:
@@ -216,7 +225,11 @@ class Generations:
         try:
             await self._bump_tags(state, tags, change)
         except StoreUnavailableError as error:
+            self._refuse_if_too_many(state)
             state.invalidate_unshared(tags, self._now_us())
+            if sum(len(each.unshared) for each in self._states.values()) > MAX_ALL_UNSHARED_TAGS:
+                most = max(self._states.values(), key=lambda each: len(each.unshared))
+                most.invalidate_all_unshared(self._now_us())
             raise InvalidationNotSharedError(str(error)) from error
 
     async def invalidate_namespace(self, namespace: str) -> None:
@@ -235,8 +248,18 @@ class Generations:
         try:
             await self._bump_scope(state, scope)
         except StoreUnavailableError as error:
+            self._refuse_if_too_many(state)
             state.raise_unshared(scope, self._now_us())
             raise InvalidationNotSharedError(str(error)) from error
+
+    def _refuse_if_too_many(self, state: NamespaceState) -> None:
+        """Keeps room for what the store has to be told of: a namespace with such stays here."""
+        waiting = sum(each.has_unshared for each in self._states.values())
+        if not state.has_unshared and waiting >= MAX_UNSHARED_NAMESPACES:
+            raise InvalidationRefusedError(
+                f"nothing was invalidated: the invalidations of {waiting} namespaces wait to be"
+                " shared already; repeat the call when the store of invalidations is back"
+            )
 
     async def agree(self, namespace: str) -> tuple[NamespaceState, bool]:
         """The state of a namespace, and whether it is what the store has at this moment."""

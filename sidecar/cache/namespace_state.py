@@ -224,10 +224,19 @@ class NamespaceState:
             self._known.set(self._era, tag, later)
             self.unshared[tag] = next(_stamps)
         if len(self.unshared) > MAX_UNSHARED_TAGS:
-            self.unshared.clear()
-            self.forget_tags()
-            self.raise_unshared(WHOLE_NAMESPACE, now_us)
+            self.invalidate_all_unshared(now_us)
         self.restamp()
+
+    def invalidate_all_unshared(self, now_us: int) -> None:
+        """Invalidates the whole namespace on this sidecar alone, in place of single tags."""
+        self.unshared.clear()
+        self.forget_tags()
+        self.raise_unshared(WHOLE_NAMESPACE, now_us)
+
+    @property
+    def has_unshared(self) -> bool:
+        """Whether there is something that the store has to be told of."""
+        return bool(self.unshared or self.unshared_scopes)
 
     def tags_shared(self, told: Mapping[bytes, int]) -> None:
         """Takes note that the store was told of tags that had these marks when it was told.

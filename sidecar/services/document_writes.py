@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sidecar.cache.change_log import MAX_CHANGE_BYTES
+from sidecar.cache.generations import InvalidationRefusedError
 from sidecar.index.types import IndexUnavailableError
 from sidecar.services.changes import (
     Change,
@@ -131,8 +132,8 @@ class DocumentWriter:
             finally:
                 # Some of it may be done.
                 await self._announce(collection, changes, most)
-        except IndexUnavailableError:
-            # The rest may still come.
+        except (IndexUnavailableError, InvalidationRefusedError):
+            # The rest may still come, or nobody was told of it, not even this sidecar.
             self._doubtful.add((collection.namespace, collection.name))
             raise
 

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sidecar.cache.generations import Generations, InvalidationNotSharedError
+from sidecar.cache.generations import (
+    Generations,
+    InvalidationNotSharedError,
+    InvalidationRefusedError,
+)
 from sidecar.cache.local_generations import LocalGenerations
 from sidecar.cache.namespace_state import WHOLE_NAMESPACE
 
@@ -245,6 +249,55 @@ async def test_a_namespace_with_something_to_share_does_not_fall_out_of_memory(
         await generations.state(name)
     await generations.synchronise()
     assert (await Generations(store).state("a")).epoch > before
+
+
+async def test_an_invalidation_is_refused_when_too_many_namespaces_wait_to_be_shared(
+    store: Breakable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.cache.generations.MAX_UNSHARED_NAMESPACES", 2)
+    generations = Generations(store)
+    states = {name: await generations.state(name) for name in "abc"}
+    store.down = True
+    for name in "ab":
+        with pytest.raises(InvalidationNotSharedError):
+            await generations.invalidate_tags(name, [TAG])
+    stamp = states["c"].stamp
+    for refused in (
+        generations.invalidate_tags("c", [TAG]),
+        generations.invalidate_namespace("c"),
+        generations.announce("c", TAG, b"change"),
+    ):
+        with pytest.raises(InvalidationRefusedError, match=r"nothing was invalidated.* repeat"):
+            await refused
+    assert states["c"].stamp == stamp
+    # Those that wait already take more.
+    with pytest.raises(InvalidationNotSharedError) as error:
+        await generations.invalidate_namespace("a")
+    assert not isinstance(error.value, InvalidationRefusedError)
+    store.down = False
+    await generations.synchronise()
+    await generations.invalidate_tags("c", [TAG])
+
+
+async def test_when_too_many_tags_wait_to_be_shared_the_namespace_with_most_is_invalidated_whole(
+    store: Breakable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.cache.generations.MAX_ALL_UNSHARED_TAGS", 10)
+    generations = Generations(store)
+    many, few = await generations.state("many"), await generations.state("few")
+    epochs = many.epoch, few.epoch
+    store.down = True
+    for number in range(9):
+        with pytest.raises(InvalidationNotSharedError):
+            await generations.invalidate_tags("many", [b"%016d" % number])
+    for number in range(2):
+        with pytest.raises(InvalidationNotSharedError):
+            await generations.invalidate_tags("few", [b"%016d" % number])
+    assert (len(many.unshared), len(few.unshared)) == (0, 2)
+    assert (many.epoch > epochs[0], few.epoch) == (True, epochs[1])
+    store.down = False
+    await generations.synchronise()
+    assert (await Generations(store).state("many")).epoch == many.epoch
 
 
 async def test_a_change_does_not_hide_an_earlier_one_that_others_were_not_told_of(
