@@ -263,8 +263,15 @@ class Store(LocalGenerations):
 
 
 @pytest.mark.parametrize("how", ["upsert", "delete", "repeat"])
-async def test_what_could_not_be_announced_is_made_up_for_by_whatever_comes_next(how: str) -> None:
-    """The change that comes next says nothing of the one before."""
+@pytest.mark.parametrize("waiting", [0, 5000])
+async def test_what_could_not_be_announced_is_made_up_for_by_whatever_comes_next(
+    how: str, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change that comes next says nothing of the one before.
+
+    With no room for one that waits to be shared, it is not even in force here.
+    """
+    monkeypatch.setattr("sidecar.cache.generations.MAX_UNSHARED_NAMESPACES", waiting)
     index, store = MemoryIndex(), Store()
     writer = DocumentWriter(index, Generations(store), UNSALTED)
     place = Collection("n", "c", "m", "1", 4)
