@@ -12,13 +12,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _DAY = datetime.timedelta(days=1)
+_THIS_MACHINE = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
 
 
 class Authority:
-    """Issues certificates with keys on the curve P-256, for 127.0.0.1 and localhost."""
+    """Issues certificates with keys on the curve P-256, for 127.0.0.1 and localhost by default."""
 
     def __init__(self, name: str = "Embercache tests") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -38,22 +40,28 @@ class Authority:
         self._certificate = certificate
         self.pem = certificate.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, *, days: float = 1) -> tuple[bytes, bytes]:
-        """A certificate that ends in so many days, and its key, both in PEM."""
+    def issue(
+        self,
+        *,
+        days: float = 1,
+        common_name: str = "localhost",
+        names: Sequence[x509.GeneralName] = _THIS_MACHINE,
+    ) -> tuple[bytes, bytes]:
+        """A certificate that ends in so many days, and its key, both in PEM.
+
+        ``names`` are its alternative names; without any, it has only the common name.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [
-            x509.DNSName("localhost"),
-            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        ]
         authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-        certificate = (
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+        builder = (
             self._builder(subject, days)
             .public_key(key.public_key())
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(authority_key, critical=False)
-            .sign(self._key, hashes.SHA256())
         )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        certificate = builder.sign(self._key, hashes.SHA256())
         encoding, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
         return (
             certificate.public_bytes(encoding),

@@ -36,7 +36,9 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-async def by_grpc(access: Any, authority: Any, registry: CollectorRegistry) -> AsyncIterator[Known]:
+async def by_grpc(
+    access: Any, authority: Any, issue: Any, registry: CollectorRegistry
+) -> AsyncIterator[Known]:
     """As whom a gRPC server knows somebody with a certificate, and perhaps a token."""
 
     async def tell(_raw: bytes) -> bytes:
@@ -49,7 +51,7 @@ async def by_grpc(access: Any, authority: Any, registry: CollectorRegistry) -> A
         yield await tell(raw)
 
     guarded = GuardedHandlers(Handlers(CallMetrics(registry)), access)
-    own = authority.issue("localhost", hosts=["localhost"])
+    own = issue("localhost", hosts=["localhost"])
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(
         [
@@ -58,13 +60,13 @@ async def by_grpc(access: Any, authority: Any, registry: CollectorRegistry) -> A
         ]
     )
     pair = [(own.key, own.certificate)]
-    credentials = grpc.ssl_server_credentials(pair, authority.certificate, True)
+    credentials = grpc.ssl_server_credentials(pair, authority.pem, True)
     port = server.add_secure_port("localhost:0", credentials)
     await server.start()
 
     async def known(identity: Any, *tokens: str) -> str:
         credentials = grpc.ssl_channel_credentials(
-            authority.certificate, identity.key, identity.certificate
+            authority.pem, identity.key, identity.certificate
         )
         metadata = [("authorization", f"Bearer {token}") for token in tokens]
         options = {"metadata": metadata, "timeout": HANG_GUARD}
@@ -82,7 +84,9 @@ async def by_grpc(access: Any, authority: Any, registry: CollectorRegistry) -> A
 
 
 @pytest.fixture
-async def by_http(access: Any, authority: Any, registry: CollectorRegistry) -> AsyncIterator[Known]:
+async def by_http(
+    access: Any, authority: Any, issue: Any, registry: CollectorRegistry
+) -> AsyncIterator[Known]:
     """As whom the OpenAI front knows somebody with a certificate, and perhaps a token."""
 
     async def tell(_request: web.Request) -> web.Response:
@@ -91,10 +95,8 @@ async def by_http(access: Any, authority: Any, registry: CollectorRegistry) -> A
         return web.Response(text=who.name)
 
     guarded = GuardedCalls(CountedCalls(CallMetrics(registry)), access)
-    own = authority.issue("localhost", hosts=["localhost"])
-    context = ssl.create_default_context(
-        ssl.Purpose.CLIENT_AUTH, cadata=authority.certificate.decode()
-    )
+    own = issue("localhost", hosts=["localhost"])
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=authority.pem.decode())
     context.load_cert_chain(own.file)
     context.verify_mode = ssl.CERT_REQUIRED
     application = web.Application()
@@ -105,7 +107,7 @@ async def by_http(access: Any, authority: Any, registry: CollectorRegistry) -> A
     port = runner.addresses[0][1]
 
     async def known(identity: Any, *tokens: str) -> str:
-        context = ssl.create_default_context(cadata=authority.certificate.decode())
+        context = ssl.create_default_context(cadata=authority.pem.decode())
         context.load_cert_chain(identity.file)
         headers = [("Authorization", f"Bearer {token}") for token in tokens]
         async with (
