@@ -47,8 +47,10 @@ def page(stats: Stats, address: str, before: Stats | None = None) -> Iterator[Re
         yield _since_line(stats, before, since)
     yield ""
     yield _tiers(stats, before if since else None, since or 1.0)
-    yield ""
-    yield _models(stats.models)
+    if stats.models:
+        # Absent for who may see his own namespaces alone.
+        yield ""
+        yield _models(stats.models)
     if stats.generators:
         yield from _generators(stats.generators, before.generators if before and since else ())
     if stats.usage:

@@ -10,6 +10,7 @@ import pytest
 from embercache import (
     ForgedStats,
     GeneratorStats,
+    ModelStats,
     PrefixStats,
     QuotaStats,
     SemanticBand,
@@ -121,6 +122,12 @@ def test_without_usage_or_semantic_answers_their_tables_are_left_out() -> None:
     text = "\n".join(shown(stats(), "a:1"))
     assert "namespace" not in text
     assert "similarity" not in text
+
+
+def test_the_table_of_models_is_left_out_for_who_is_not_told_of_them() -> None:
+    assert "padding" not in "\n".join(shown(stats(), "a:1"))
+    model = ModelStats("tiny", "v1", 7, 1, 70, 0, 0, 0, 0)
+    assert row(shown(replace(stats(), models=[model]), "a:1"), "tiny")[1] == "7"
 
 
 def test_semantic_answers_are_shown_by_similarity() -> None:
