@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -17,6 +18,9 @@ from sidecar.access.table import CallerTable
 from sidecar.access.tokens import token_digest
 from sidecar.services.errors import CallError
 from sidecar.transport.admission import admit, identify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TOKEN = "the-token-of-somebody"  # noqa: S105
 BY_TOKEN, BY_NAME, ON_SOCKET = (
@@ -90,7 +94,9 @@ class _Fixed(Access):
 
 
 @pytest.fixture(autouse=True)
-def nobody() -> None:
+def nobody() -> Iterator[None]:
+    """These tests, and those that follow, have one context."""
+    yield
     enter_nobody()
 
 
