@@ -27,9 +27,18 @@ class Load:
 
 
 def drive(
-    address: str, method: str, request: bytes, *, calls: int, connections: int, streams: int
+    address: str,
+    method: str,
+    request: bytes,
+    *,
+    calls: int,
+    connections: int,
+    streams: int,
+    rate: float | None = None,
 ) -> Load:
     """Sends ``calls`` calls over ``connections``, ``streams`` at a time on each.
+
+    As fast as they are answered, or at a ``rate`` of so many a second.
 
     The client is h2load: it costs the machine far less than the server does, so it is the server
     that is measured. It looks at HTTP status only; check an answer before you measure.
@@ -40,6 +49,8 @@ def drive(
         folder = Path(name)
         (folder / "body").write_bytes(struct.pack(">BI", 0, len(request)) + request)
         command = ["h2load", f"--requests={calls}", f"--clients={connections}"]
+        if rate is not None:
+            command += [f"--rps={rate / connections}"]
         command += [f"--max-concurrent-streams={streams}", f"--data={folder / 'body'}"]
         command += ["--header=content-type: application/grpc", "--header=te: trailers"]
         command += [f"--log-file={folder / 'log'}", f"http://{address}{method}"]

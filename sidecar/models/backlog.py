@@ -59,21 +59,22 @@ class Backlog:
 
         As if all were served at once by their shares (generalised processor sharing: Parekh and
         Gallager, 1993): until then the others get as much in proportion to their shares, or all
-        they want. Inputs go in runs, so one run more may be needed, if there is so much.
+        they want. All sizes up to a run count alike, as that run: else short texts would take all
+        the room, and long ones be refused each time.
         """
-        everything = self.work + own
         same = self._waiting[priority]
-        if namespace in same:
-            own += same[namespace].work
-        turns = own / self._share(namespace)
-        done = own + sum(
+        last = min(1.0, self._work_of(priority) + own) if own < 1.0 else own
+        mine = same[namespace].work if namespace in same else 0.0
+        turns = (mine if own < 1.0 else mine + own) / self._share(namespace)
+        done = mine + last
+        done += sum(
             min(waiting.work, turns * self._share(name))
             for name, waiting in same.items()
             if name != namespace
         )
         if priority is Priority.BACKGROUND:
             done += self._work_of(Priority.INTERACTIVE)
-        return min(done + 1.0, everything)
+        return done
 
     def _work_of(self, priority: Priority) -> float:
         return sum(waiting.work for waiting in self._waiting[priority].values())

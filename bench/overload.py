@@ -1,0 +1,314 @@
+"""Hits and misses while twice as many misses are asked for as the model can compute.
+
+    python -m bench.overload
+
+A sidecar serves the pack minilm without lower tiers. First its *capacity* is measured: texts a
+second with 64 calls of one text always under way, and nothing else. Then, in each round, one after
+the other:
+
+- *hits alone*: the same call of Embed, answered from memory. Closed loop: 4 connections with 8
+  calls each, as fast as they are answered. And at a fixed rate, a third of that.
+- *misses alone*: calls of one text each, which no one has asked for before, at twice the capacity,
+  each with a deadline. Open loop: calls begin at random times (Poisson) whatever has become of
+  those before.
+- *both*, with hits in a closed loop and at the fixed rate.
+
+What is compared: the throughput of hits in a closed loop with that of the hits alone of the same
+round, as the median of the rounds; the goodput of misses, which is answers within the deadline,
+with the capacity. A miss counts as accepted unless it ends with RESOURCE_EXHAUSTED; whether an
+accepted one kept its deadline is judged by its caller, who sets it.
+
+The callers are on the machine of the server and take their part of its CPUs: that of hits is
+h2load, which takes little, that of misses a process in Python, which takes a tenth of a CPU or
+more. Hits alone are measured without the latter, so that what it takes counts against the server.
+Nobody is niced but the sidecar's own threads. Hits in a closed loop take all they can get, and
+the misses have the rest: on two CPUs their goodput beside such hits says little. So it is also
+measured beside hits at the fixed rate, and alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import multiprocessing
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+from embercache.v1 import embed_pb2, embed_pb2_grpc
+
+from bench.corpus import docstrings
+from bench.load import Load, drive
+from bench.processes import sidecar
+from bench.report import add_json_option, print_table, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from multiprocessing.connection import Connection
+
+ADDRESS = "127.0.0.1:50775"
+METHOD = "/embercache.v1.EmbedService/Embed"
+HIT = embed_pb2.EmbedRequest(inputs=[embed_pb2.Input(text="how warm is an ember?")])
+# So that texts are about as long as a chunk of a document, and alike on every Python.
+_MOST_CHARACTERS = 400
+_CAPACITY_CALLS = 64
+# Until the queue is as long as it gets.
+_SETTLE_SECONDS = 2.0
+
+
+@dataclass
+class Misses:
+    """What became of misses, by the names of statuses, and how long those took that ended well."""
+
+    seconds: float = 0.0
+    ends: Counter[str] = field(default_factory=Counter)
+    latencies_ms: list[float] = field(default_factory=list)
+
+    @property
+    def goodput(self) -> float:
+        """Answers in time a second."""
+        return self.ends["OK"] / self.seconds
+
+    @property
+    def offered(self) -> float:
+        """Calls a second."""
+        return self.ends.total() / self.seconds
+
+    @property
+    def refused(self) -> float:
+        """The share that was refused."""
+        return self.ends["RESOURCE_EXHAUSTED"] / self.ends.total()
+
+    @property
+    def kept(self) -> float:
+        """The share of the others that was answered in time."""
+        return self.ends["OK"] / (self.ends.total() - self.ends["RESOURCE_EXHAUSTED"])
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--deadline", type=float, default=1.0, help="of a miss, in seconds")
+    parser.add_argument("--overload", type=float, default=2.0, help="misses to capacity")
+    add_json_option(parser)
+    options = parser.parse_args()
+    with sidecar("--server-address", ADDRESS):
+        capacity = _run_misses(None, 0.0, lambda: time.sleep(options.seconds))[1].goodput
+        print(f"capacity: {capacity:.0f} texts/s", flush=True)
+        rounds = [
+            _round(options.seconds, options.overload * capacity, options.deadline)
+            for _ in range(options.rounds)
+        ]
+    figures = _summary(rounds, capacity)
+    _print(figures, rounds, capacity)
+    write_json(options.json, {"overload": figures})
+
+
+@dataclass(frozen=True)
+class Round:
+    """What was measured in turns. ``free`` is the closed loop, ``fixed`` the fixed rate."""
+
+    free: Load
+    fixed: Load
+    misses: Misses
+    free_beside: Load
+    misses_beside_free: Misses
+    fixed_beside: Load
+    misses_beside_fixed: Misses
+
+
+def _round(seconds: float, rate: float, deadline: float) -> Round:
+    free = _hits(seconds)
+    hits_rate = free.calls_per_second / 3
+    fixed = _hits(seconds, hits_rate)
+    misses = _run_misses(rate, deadline, lambda: time.sleep(seconds))[1]
+    free_beside, beside_free = _run_misses(rate, deadline, lambda: _hits(seconds))
+    fixed_beside, beside_fixed = _run_misses(rate, deadline, lambda: _hits(seconds, hits_rate))
+    return Round(free, fixed, misses, free_beside, beside_free, fixed_beside, beside_fixed)
+
+
+def _summary(rounds: list[Round], capacity: float) -> dict[str, float]:
+    def middle(value: Callable[[Round], float]) -> float:
+        return median(value(each) for each in rounds)
+
+    return {
+        "capacity": capacity,
+        "hits_ratio": middle(
+            lambda one: one.free_beside.calls_per_second / one.free.calls_per_second
+        ),
+        "kept": middle(lambda one: one.misses.kept),
+        "kept_beside_free_hits": middle(lambda one: one.misses_beside_free.kept),
+        "kept_beside_fixed_hits": middle(lambda one: one.misses_beside_fixed.kept),
+        "goodput_to_capacity": middle(lambda one: one.misses.goodput / capacity),
+        "goodput_to_capacity_beside_fixed_hits": middle(
+            lambda one: one.misses_beside_fixed.goodput / capacity
+        ),
+        "goodput_to_capacity_beside_free_hits": middle(
+            lambda one: one.misses_beside_free.goodput / capacity
+        ),
+    }
+
+
+def _print(figures: dict[str, float], rounds: list[Round], capacity: float) -> None:
+    hits: dict[str, Callable[[Round], Load]] = {
+        "closed loop, alone": lambda one: one.free,
+        "closed loop, beside misses": lambda one: one.free_beside,
+        "fixed rate, alone": lambda one: one.fixed,
+        "fixed rate, beside misses": lambda one: one.fixed_beside,
+    }
+    print_table(
+        "hits",
+        ("", "calls/s", "p50 ms", "p99 ms"),
+        [
+            (
+                name,
+                median(of(one).calls_per_second for one in rounds),
+                median(of(one).p50_ms for one in rounds),
+                median(of(one).p99_ms for one in rounds),
+            )
+            for name, of in hits.items()
+        ],
+    )
+    misses: dict[str, Callable[[Round], Misses]] = {
+        "alone": lambda one: one.misses,
+        "beside hits at the fixed rate": lambda one: one.misses_beside_fixed,
+        "beside hits in a closed loop": lambda one: one.misses_beside_free,
+    }
+    print_table(
+        f"misses, of which the model can compute {capacity:.0f} a second",
+        ("", "offered/s", "refused", "kept deadline", "goodput/s", "to capacity", "p50 ms"),
+        [
+            (
+                name,
+                median(of(one).offered for one in rounds),
+                f"{median(of(one).refused for one in rounds):.1%}",
+                f"{median(of(one).kept for one in rounds):.2%}",
+                median(of(one).goodput for one in rounds),
+                median(of(one).goodput for one in rounds) / capacity,
+                float(median(np.median(of(one).latencies_ms or [0.0]) for one in rounds)),
+            )
+            for name, of in misses.items()
+        ],
+    )
+    print(f"hits beside misses to hits alone: {figures['hits_ratio']:.3f}")
+    ends = sum((one.misses_beside_fixed.ends for one in rounds), Counter[str]())
+    print(f"how misses beside hits at the fixed rate ended: {dict(ends)}")
+
+
+def _hits(seconds: float, rate: float | None = None) -> Load:
+    raw = HIT.SerializeToString()
+    with grpc.insecure_channel(ADDRESS) as channel:
+        stub = embed_pb2_grpc.EmbedServiceStub(channel)
+        for _ in range(3):  # from the model, from memory item by item, whole
+            stub.Embed(HIT)
+    probe = drive(ADDRESS, METHOD, raw, calls=1000, connections=4, streams=8, rate=rate)
+    calls = round(seconds * probe.calls_per_second)
+    return drive(ADDRESS, METHOD, raw, calls=calls, connections=4, streams=8, rate=rate)
+
+
+def _run_misses(
+    rate: float | None, deadline: float, meanwhile: Callable[[], Any]
+) -> tuple[Any, Misses]:
+    """Does something while misses are asked for: with a rate in an open loop, else in a closed one.
+
+    They are counted from when it begins to when it ends.
+    """
+    processes = multiprocessing.get_context("spawn")
+    here, there = processes.Pipe()
+    process = processes.Process(target=_ask, args=(there, _texts(), rate, deadline))
+    process.start()
+    here.recv()
+    time.sleep(_SETTLE_SECONDS)
+    here.send("count")
+    result = meanwhile()
+    here.send("stop")
+    misses: Misses = here.recv()
+    process.join()
+    return result, misses
+
+
+@functools.cache
+def _texts() -> list[str]:
+    return [text[:_MOST_CHARACTERS] for text in docstrings(2000)]
+
+
+def _ask(pipe: Connection, texts: list[str], rate: float | None, deadline: float) -> None:
+    asyncio.run(_Caller(texts, deadline).run(pipe, rate))
+
+
+class _Caller:
+    """Asks for misses, in a process of its own."""
+
+    def __init__(self, texts: list[str], deadline: float) -> None:
+        self._deadline = deadline or None
+        self._misses = Misses()
+        self._counts = False
+        self._random = random.Random()
+        self._texts = texts
+        self._number = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, pipe: Connection, rate: float | None) -> None:
+        async with grpc.aio.insecure_channel(ADDRESS) as channel:
+            await channel.channel_ready()
+            stub = embed_pb2_grpc.EmbedServiceStub(channel)
+            asking = asyncio.create_task(self._open(stub, rate) if rate else self._closed(stub))
+            pipe.send("begun")
+            await asyncio.to_thread(pipe.recv)
+            self._counts, began = True, time.perf_counter()
+            await asyncio.to_thread(pipe.recv)
+            self._misses.seconds = time.perf_counter() - began
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            if rate:
+                # Those under way were asked for in time, too.
+                await asyncio.gather(*self._tasks)
+            self._counts = False
+        pipe.send(self._misses)
+
+    async def _open(self, stub: Any, rate: float) -> None:
+        due = time.perf_counter()
+        while True:
+            due += self._random.expovariate(rate)
+            await asyncio.sleep(due - time.perf_counter())
+            self._begin(self._call(stub, self._counts))
+
+    async def _closed(self, stub: Any) -> None:
+        async def again() -> None:
+            while True:
+                await self._call(stub, None)
+
+        await asyncio.gather(*(again() for _ in range(_CAPACITY_CALLS)))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _call(self, stub: Any, counts: bool | None) -> None:
+        """Makes a call; ``counts``: whether it is counted, None for as it is when it ends."""
+        self._number += 1
+        text = f"{self._random.getrandbits(64):x} {self._texts[self._number % len(self._texts)]}"
+        request = embed_pb2.EmbedRequest(inputs=[embed_pb2.Input(text=text)])
+        began = time.perf_counter()
+        try:
+            await stub.Embed(request, timeout=self._deadline)
+            end = "OK"
+        except grpc.aio.AioRpcError as error:
+            end = error.code().name
+        if self._counts if counts is None else counts:
+            self._misses.ends[end] += 1
+            if end == "OK":
+                self._misses.latencies_ms.append(1000 * (time.perf_counter() - began))
+
+
+if __name__ == "__main__":
+    main()
