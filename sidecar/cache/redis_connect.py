@@ -13,6 +13,9 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from sidecar.cache.redis_tls import RedisTls
+from sidecar.files_in_use import FilesError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -39,7 +42,8 @@ def connect(url: str, *, connect_timeout: float, password_file: Path | None = No
     password are for the servers; ``?sentinel_auth=true`` gives them to the Sentinels as well.
     ``redis+cluster://``, ``rediss+cluster://``: a cluster, found through any of the nodes.
 
-    Options of TLS are query parameters, such as ``?ssl_ca_certs=/etc/ca.pem``.
+    Options of TLS are query parameters, such as ``?ssl_ca_certs=/etc/ca.pem``. Their files are read
+    again when they change, for connections that are made from then on.
 
     The client never retries, and limits only how long connecting takes (seconds): redis-py's own
     defaults, ten retries and 5 s for each reply, would outlast any deadline of ours. Whoever uses
@@ -60,13 +64,16 @@ def connect(url: str, *, connect_timeout: float, password_file: Path | None = No
     if password_file is not None:
         options["password"] = password_file.read_text().rstrip("\r\n")
     try:
+        tls = RedisTls(options) if base == "rediss" else None
         if mode == "cluster":
-            return _cluster(parts, base, options)
-        pool = _sentinel(parts, base, options) if mode else ConnectionPool(**options)
+            return _cluster(parts, options, tls)
+        pool = _sentinel(parts, options, tls) if mode else _pool(options, tls)
         # Not connected, and let go again: it shows now whether the options are known.
         pool.make_connection()  # type: ignore[no-untyped-call]
     except TypeError:
         raise RedisUrlError(f"{redact(url)} has an option (?NAME=VALUE) that is unknown") from None
+    except FilesError as error:
+        raise RedisUrlError(f"TLS to {redact(url)} is not possible: {error}") from None
     return Redis.from_pool(pool)
 
 
@@ -113,7 +120,15 @@ def _options(parts: SplitResult, base: str) -> dict[str, Any]:
         raise RedisUrlError(f"cannot read the Redis URL; use one of {_FORMS}") from None
 
 
-def _sentinel(parts: SplitResult, base: str, options: dict[str, Any]) -> SentinelConnectionPool:
+def _pool(options: dict[str, Any], tls: RedisTls | None) -> ConnectionPool:
+    if tls is not None:
+        options["connection_class"] = tls.connection_class
+    return ConnectionPool(**options)
+
+
+def _sentinel(
+    parts: SplitResult, options: dict[str, Any], tls: RedisTls | None
+) -> SentinelConnectionPool:
     service = parts.path.strip("/").partition("/")[0]
     if not service:
         raise RedisUrlError(
@@ -125,13 +140,16 @@ def _sentinel(parts: SplitResult, base: str, options: dict[str, Any]) -> Sentine
         shared += ["username", "password"]
     options.pop("connection_class", None)
     options.pop("host", None)
-    options["ssl"] = base == "rediss"
+    options["ssl"] = tls is not None
     shared.append("ssl")
     for_sentinels = {name: options[name] for name in shared if name in options}
     # Sentinels are asked one after the other: one that hangs must leave time for the next.
     for_sentinels["socket_timeout"] = options["socket_connect_timeout"]
     hosts = _hosts(parts.netloc, _SENTINEL_PORT)
     manager = Sentinel(hosts, sentinel_kwargs=for_sentinels)  # type: ignore[no-untyped-call]
+    if tls is not None:
+        tls.use_in_sentinels(manager)
+        options["connection_class"] = tls.managed_connection_class
     return _OwningPool(service, manager, **options)  # type: ignore[no-untyped-call]
 
 
@@ -143,13 +161,16 @@ class _OwningPool(SentinelConnectionPool):
         await self.sentinel_manager.aclose()
 
 
-def _cluster(parts: SplitResult, base: str, options: dict[str, Any]) -> RedisCluster:
+def _cluster(parts: SplitResult, options: dict[str, Any], tls: RedisTls | None) -> RedisCluster:
     if options.pop("db", 0):
         raise RedisUrlError("a Redis cluster has no databases; leave the number out")
     options.pop("connection_class", None)
     options.pop("host", None)
     nodes = [ClusterNode(host, port) for host, port in _hosts(parts.netloc, _CLUSTER_PORT)]
-    return RedisCluster(startup_nodes=nodes, ssl=base == "rediss", **options)
+    cluster = RedisCluster(startup_nodes=nodes, ssl=tls is not None, **options)
+    if tls is not None:
+        tls.use_in_cluster(cluster)
+    return cluster
 
 
 def _hosts(netloc: str, default_port: int) -> Sequence[tuple[str, int]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import structlog
 from cryptography import x509
-from embercache.v1 import embed_pb2, embed_pb2_grpc
+from embercache.v1 import cache_pb2, cache_pb2_grpc, common_pb2, embed_pb2, embed_pb2_grpc
 from onnx import TensorProto, helper
 
 import sidecar.files_in_use
@@ -159,6 +159,16 @@ class Caller:
         (embedding,) = answer.embeddings
         assert not embedding.HasField("error"), embedding.error
         return np.frombuffer(embedding.vector, "<f4").tolist()
+
+    async def tier(self, number: int = 1) -> str:
+        """What answers for a number: "HOT", "COMPUTED" and so on."""
+        answer = await self._stub.Embed(one_request(number), timeout=HANG_GUARD)
+        return common_pb2.Tier.Name(answer.embeddings[0].tier).removeprefix("TIER_")
+
+    async def flush(self) -> None:
+        """Empties the memory of the sidecar."""
+        stub = cache_pb2_grpc.CacheServiceStub(self.channel)
+        await stub.Flush(cache_pb2.FlushRequest(), timeout=HANG_GUARD)
 
     async def fault_of_item(self, number: int) -> tuple[int, str]:
         """The code and the message of an item that could not be embedded, in a call that ends."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedSSLConnection
+from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection
 
+from bench.certificates import Authority
 from sidecar.cache.redis_connect import RedisUrlError, connect, redact
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def options(url: str, **more: Any) -> dict[str, Any]:
 )
 def test_the_scheme_decides_how_one_server_is_reached(url: str, connection: type) -> None:
     client = connect(url, connect_timeout=0.5)
-    assert client.connection_pool.connection_class is connection
+    assert issubclass(client.connection_pool.connection_class, connection)
     assert client.connection_pool.connection_kwargs["db"] == 3
 
 
@@ -62,14 +64,30 @@ def test_a_sentinel_that_hangs_leaves_time_for_the_next() -> None:
         assert sentinel.connection_pool.connection_kwargs["socket_timeout"] == 0.5
 
 
-def test_tls_reaches_sentinels_and_servers_alike() -> None:
-    url = "rediss+sentinel://one/main?ssl_ca_certs=/etc/ca.pem"
+def test_tls_reaches_sentinels_and_servers_alike(tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.write_bytes(Authority().pem)
+    url = f"rediss+sentinel://one/main?ssl_ca_certs={authority}"
     pool = connect(url, connect_timeout=0.5).connection_pool
     sentinel = pool.sentinel_manager.sentinels[0].connection_pool
-    assert pool.connection_class is SentinelManagedSSLConnection
-    assert sentinel.connection_class is SSLConnection
-    for each in (pool, sentinel):
-        assert each.connection_kwargs["ssl_ca_certs"] == "/etc/ca.pem"
+    assert issubclass(pool.connection_class, SentinelManagedConnection)
+    contexts = [each.make_connection()._connection_arguments()["ssl"] for each in (pool, sentinel)]
+    assert contexts[0] is contexts[1]
+    assert contexts[0].get_ca_certs()
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("ssl_ca_certs=/nowhere/ca.pem", "cannot read /nowhere/ca.pem: No such file or directory"),
+        ("ssl_cert_reqs=maybe", "maybe"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["rediss", "rediss+cluster", "rediss+sentinel"])
+def test_tls_that_cannot_work_is_refused(scheme: str, option: str, reason: str) -> None:
+    place = f"{scheme}://127.0.0.1/{'main' * scheme.endswith('sentinel')}"
+    with pytest.raises(RedisUrlError, match=f"TLS to {re.escape(place)} is not possible.*{reason}"):
+        connect(f"{place}?{option}", connect_timeout=0.5)
 
 
 def test_a_cluster_url_names_some_of_its_nodes() -> None:
