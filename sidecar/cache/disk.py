@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.cache.breaker import Breaker
-from sidecar.cache.disk_store import MIN_BYTES, DiskStore, is_corrupt
+from sidecar.cache.disk_store import MIN_BYTES, DiskStore, is_at, is_corrupt
 from sidecar.cache.write_queue import Delete, Put, Write, WriteQueue
-from sidecar.folder_lock import lock_folder
+from sidecar.folder_lock import LOCK_FILE, lock_folder
 from sidecar.shared_task import create_shared_task
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 # With more removals than that outstanding, all entries are removed instead.
 _MAX_REMOVED = 100_000
+# No entry has such a key.
+_TRIAL, _TRIAL_BYTES = b"(trial)", 64 * 1024
 
 
 class DiskLockedError(Exception):
@@ -48,7 +50,8 @@ class _Failure:
     """The disk's failure, as a value: an abandoned future must not complain of it."""
 
     def __init__(self, error: Exception) -> None:
-        self.reason = type(error).__name__
+        said = error.strerror if isinstance(error, OSError) else error
+        self.reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 class DiskTier:
@@ -296,6 +299,11 @@ class DiskTier:
 
     def _open(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # It may have been emptied, or be on another volume than before.
+        self._store.close_lost()
+        if self._lock is not None and not is_at(os.fstat(self._lock), self._folder / LOCK_FILE):
+            os.close(self._lock)
+            self._lock = None
         if self._lock is None:
             self._lock = _lock(self._folder)
         self._store.open()
@@ -325,15 +333,21 @@ class DiskTier:
             self._remove_again()
 
     async def _probe(self, work: Callable[[], object]) -> bool:
-        return not isinstance(await self._call(work), _Failure)
+        try:
+            return not isinstance(await self._call(work), _Failure)
+        except DiskLockedError:
+            # Another process has taken the folder while it was not there.
+            return False
 
     def _try_read(self) -> None:
         self._open()
         self._store.get_many([b""], self._clock())
 
     def _try_write(self) -> None:
+        # As much as an entry may be: where there is room for less, all else would fail again.
         self._open()
-        self._store.apply([], self._clock())
+        self._store.apply([Put(_TRIAL, bytes(_TRIAL_BYTES), 0, replace=True)], self._clock())
+        self._store.apply([Delete(_TRIAL)], self._clock())
 
 
 def _lock(folder: Path) -> int:

@@ -57,6 +57,9 @@ class DiskStore:
         self._path = folder / "entries.db"
         self._max_bytes = max_bytes
         self._connection: sqlite3.Connection | None = None
+        # Which file is open, and whether it went away.
+        self._file: os.stat_result | None = None
+        self._is_lost = False
         self._touched: set[int] = set()
         self.entries = 0
         self.bytes = 0
@@ -72,6 +75,10 @@ class DiskStore:
         """Opens the file if it is not open; makes it if it is missing or of another version."""
         if self._connection is not None:
             return
+        if self._is_lost:
+            # What is there now may have entries that were removed from the other.
+            self._remove_files()
+            self._is_lost = False
         connection = self._connect()
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -84,6 +91,9 @@ class DiskStore:
             if version == 0:
                 _create(connection)
             for pragma in (
+                # Nobody else may use the file, so its index need not be a shared mapping: a disk
+                # that goes away would end the process by a signal.
+                "locking_mode = EXCLUSIVE",
                 "journal_mode = WAL",
                 "synchronous = NORMAL",
                 f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
@@ -93,16 +103,27 @@ class DiskStore:
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             self.entries, self.bytes = connection.execute("SELECT * FROM totals").fetchone()
+            self._file = self._path.stat()
         except BaseException:
             connection.close()
             raise
         self._connection = connection
+
+    def close_lost(self) -> None:
+        """Closes the file if it is no longer the one in its place: somebody has removed it.
+
+        The next one starts empty.
+        """
+        if self._file is not None and not is_at(self._file, self._path):
+            self._is_lost = True
+            self.close()
 
     def close(self) -> None:
         """Closes the file."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self._file = None
         self._touched.clear()
 
     def get_many(self, keys: Sequence[bytes], now: float) -> dict[bytes, bytes]:
@@ -125,6 +146,8 @@ class DiskStore:
 
     def apply(self, batch: Iterable[Write], now: float) -> list[bool]:
         """Does the writes in one transaction, evicts, and says for each whether it was done."""
+        # SQLite would go on with a file that nobody finds any more.
+        self.close_lost()
         connection = self._opened()
         touched, self._touched = self._touched, set()
         before = (self.entries, self.bytes)
@@ -234,6 +257,14 @@ class DiskStore:
         self.entries -= len(removed)
         self.bytes -= sum(size for (size,) in removed)
         return len(removed)
+
+
+def is_at(file: os.stat_result, path: Path) -> bool:
+    """Whether a file is the one at that path. Raises `OSError` if that cannot be told."""
+    try:
+        return os.path.samestat(file, path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_corrupt(error: Exception) -> bool:

@@ -13,22 +13,28 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 HANG_GUARD = 60.0
 
 
 class Process:
-    """``embercache serve``, run by the name of its package."""
+    """``embercache serve``, run by the name of its package, behind the words of another command."""
 
-    def __init__(self, log: Path, flags: dict[str, object], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        log: Path,
+        flags: dict[str, object],
+        environment: dict[str, str],
+        behind: Sequence[str],
+    ) -> None:
         self._log = log
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
         clean = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
         with log.open("wb") as stderr:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "sidecar", "serve", *arguments],
+                [*behind, sys.executable, "-m", "sidecar", "serve", *arguments],
                 stderr=stderr,
                 stdin=subprocess.DEVNULL,
                 env=clean | environment,
@@ -69,7 +75,12 @@ def launch(tmp_path: Path, tiny_pack: Path) -> Iterator[Callable[..., Process]]:
     """Starts processes with flags of ``embercache serve``; kills those that the test leaves."""
     processes: list[Process] = []
 
-    def launch_process(*, environment: dict[str, str] | None = None, **flags: object) -> Process:
+    def launch_process(
+        *,
+        environment: dict[str, str] | None = None,
+        behind: Sequence[str] = (),
+        **flags: object,
+    ) -> Process:
         defaults = {
             "server_address": "127.0.0.1:0",
             "server_drain_delay": 0,
@@ -78,7 +89,7 @@ def launch(tmp_path: Path, tiny_pack: Path) -> Iterator[Callable[..., Process]]:
             "log_format": "json",
         }
         log = tmp_path / f"log-{len(processes)}"
-        processes.append(Process(log, defaults | flags, environment or {}))
+        processes.append(Process(log, defaults | flags, environment or {}, behind))
         return processes[-1]
 
     yield launch_process

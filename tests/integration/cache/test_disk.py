@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -241,9 +242,10 @@ async def test_reading_notes_an_entry_at_most_once_an_hour(
         clock.now += HOUR / 2
         await disk.get_many([b"k"])
         assert await disk.flush(10)
-        with sqlite3.connect(tmp_path / "cache" / "entries.db") as other:
+        await disk.close()
+        with contextlib.closing(sqlite3.connect(tmp_path / "cache" / "entries.db")) as other:
             noted.append(other.execute("SELECT used_s FROM entries").fetchone()[0])
-        other.close()
+        disk = await open_disk()
     start = int(clock.now - 2 * HOUR)
     assert [at - start for at in noted] == [0, HOUR, HOUR, 2 * HOUR]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from sidecar.cache.disk import DiskTier
+from sidecar.cache.disk import DiskLockedError, DiskTier
 from sidecar.cache.disk_store import MIN_BYTES
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from sidecar.cache.disk import DiskTier
+from sidecar.cache.disk import DiskLockedError, DiskTier
 
 async def main():
     disk = DiskTier(Path(sys.argv[1]), int(sys.argv[2]))
@@ -187,6 +188,65 @@ async def test_a_folder_that_cannot_be_made_is_no_error_and_is_tried_again(
     await until_it_works(disk)
 
 
+async def test_a_folder_that_is_removed_while_it_is_in_use_is_made_again(
+    folder: Path, open_disk: OpenDisk, eventually: Eventually
+) -> None:
+    disk = await open_disk()
+    await store(disk, 5)
+    shutil.rmtree(folder)
+    with structlog.testing.capture_logs() as logs:
+        await until_it_works(disk)
+    assert (folder / "entries.db").exists()
+    assert await get(disk, 5) == [None] * 5
+    assert {log["reason"] for log in logs if log["log_level"] == "warning"} == {
+        "FileNotFoundError: No such file or directory"
+    }
+    # It is locked as the one before was.
+    await eventually(lambda: (folder / "lock").exists())
+    with pytest.raises(DiskLockedError):
+        await open_disk()
+
+
+async def test_what_another_volume_holds_is_not_believed_when_it_takes_the_place_of_the_folder(
+    folder: Path, open_disk: OpenDisk
+) -> None:
+    disk = await open_disk()
+    await store(disk, 5)
+    await disk.close()
+    shutil.copytree(folder, folder.with_name("other"))
+    disk = await open_disk()
+    disk.delete([b"0"])
+    assert await disk.flush(10)
+    folder.rename(folder.with_name("before"))
+    folder.with_name("other").rename(folder)
+    await until_it_works(disk)
+    assert await get(disk, 5) == [None] * 5
+
+
+async def test_a_disk_with_room_for_little_is_left_alone_until_there_is_room_for_an_entry(
+    open_disk: OpenDisk,
+    eventually: Eventually,
+    no_space_beyond: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = await open_disk()
+    await store(disk, 5)
+    with no_space_beyond(200_000):
+        await fill(disk)
+        probes, apply = [], disk._store.apply
+
+        def count(batch: list[Any], now: float) -> list[bool]:
+            probes.append(batch)
+            return apply(batch, now)
+
+        monkeypatch.setattr(disk._store, "apply", count)
+        with structlog.testing.capture_logs() as logs:
+            await eventually(lambda: len(probes) == 2)
+        assert not disk._writes.closed
+        assert logs == []
+    await until_it_works(disk)
+
+
 async def test_a_folder_that_is_read_only_is_no_error(
     open_disk: OpenDisk, without_privileges: Any
 ) -> None:
@@ -221,6 +281,7 @@ async def test_a_full_disk_refuses_writes_and_can_still_be_read(
     assert {log["service"] for log in logs} == {"disk writes"}
     assert disk.corrupt_files == 0
     # What was given up has left no trace in the totals.
+    await disk.close()
     with contextlib.closing(sqlite3.connect(folder / "entries.db")) as other:
         rows = "SELECT count(*), sum(length(key) + length(value)) FROM entries"
         assert other.execute(rows).fetchone() == (disk.entries, disk.size_bytes)
