@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
 
-from sidecar.models.bounded_jinja import BoundedEnvironment, BoundError
+from sidecar.models.bounded_jinja import BoundedEnvironment
+from sidecar.models.bounded_values import BoundError
 from sidecar.models.errors import SetupError
 from sidecar.models.types import InputRejectedError
 
@@ -92,6 +93,8 @@ def _raise_exception(message: object) -> None:
 
 
 def _strftime_now(form: str) -> str:
+    if any(character.isdigit() for character in form):  # a width
+        raise BoundError("it tells the time with a width")
     return datetime.datetime.now().strftime(form)
 
 

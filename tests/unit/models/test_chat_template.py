@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -228,6 +229,79 @@ GROWING = "{%% set n = namespace(x=%s) %%}{%% for i in range(99) %%}%s{%% endfor
 def test_a_template_cannot_make_very_large_values(source: str, complaint: str) -> None:
     with pytest.raises(InputRejectedError, match=complaint):
         render(source)
+
+
+BIG = "{% set big = 'a, ' * 10**6 %}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ('a' * 10**6) | replace('a', 'b' * 10**6) }}",
+        "{{ ('a' * 10**6).replace('a', 'b' * 10**6) }}",
+        "{{ ('a' * 10**6) | join('b' * 10**6) }}",
+        "{{ ('b' * 10**6).join('a' * 10**6) }}",
+        "{{ 'a' | center(10**9) }}",
+        "{{ 'a'.center(10**9) }}",
+        "{{ 'a'.ljust(width) }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '%*d' % (10**9, 1) }}",
+        "{{ '%999999999d' | format(1) }}",
+        "{{ '{:>999999999}'.format(1) }}",
+        "{{ '{:>{}}'.format(1, 10**9) }}",
+        BIG + "{{ (big | replace('a', '{0}')).format(big) }}",
+        BIG + "{{ (big | replace('a', '%(x)s')) % {'x': big} }}",
+        "{{ ('\n' * 10**6) | indent(10**6) }}",
+        "{{ ('\t' * 10**6).expandtabs(10**6) }}",
+        "{{ ('a' * 10**6).translate({97: 'b' * 10**6}) }}",
+        "{{ (range(99999) | list) | tojson(indent=10**6) }}",
+        "{{ 1.5 | round(10**6) }}",
+        "{{ ([[1]] * 10**5) | sum(start=[]) }}",
+        "{{ strftime_now('%999999999Y') }}",
+        BIG + "{{ big.split(',') }}{% for i in range(99) %}{% set x = big.split() %}{% endfor %}",
+        BIG + "{% set a = [big, big] %}" + "{% set a = [a, a] %}" * 30 + "{{ a }}",
+        BIG + "{% set a = {'x': big} %}" + "{% set a = dict(x=a, y=a) %}" * 30 + "{{ a == a }}",
+        "{% set a = (1, 2) %}" + "{% set a = (a, a) %}" * 40 + "{{ a | string | length }}",
+    ],
+)
+def test_a_template_cannot_make_much_of_little_with_filters_and_methods(source: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputRejectedError, match="does not get through this conversation: it "):
+        ChatTemplate(source, {"width": 10**9}).render(HELLO)  # type: ignore[dict-item]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700 << 10
+
+
+@pytest.mark.parametrize("name", ["lipsum()", "'a' | pprint", "'a' | urlize", "{} | xmlattr"])
+def test_what_no_model_has_a_use_for_is_not_there(name: str) -> None:
+    with pytest.raises((InputRejectedError, SetupError)):
+        render("{{ " + name + " }}")
+
+
+def test_the_text_of_a_namespace_has_nothing_of_what_is_in_it() -> None:
+    assert render("{% set n = namespace(x='secret') %}{{ n }}{{ n.x }}") == "<Namespace>secret"
+
+
+def test_a_long_conversation_is_well_within_the_bounds() -> None:
+    messages: list[Message] = [("user", "word " * 200)] * 500
+    source = (
+        "{% set n = namespace(all=[], text='') %}"
+        "{% for m in messages %}{% set n.all = n.all + [m.content | trim] %}"
+        "{{ m.role ~ ': ' ~ m.content.split('</think>')[-1] | replace('word', 'w') + '\n' }}"
+        "{% endfor %}{{ n.all | join('\n') | length }}"
+    )
+    assert render(source, messages).endswith(str(500 * 1000 - 1))
+
+
+def test_filters_and_methods_do_what_they_do_without_bounds() -> None:
+    source = (
+        "{{ messages | map(attribute='content') | join(', ') }} {{ 'b'.join(['a', 'c']) }}"
+        " {{ 'x-y'.split('-') }} {{ '%s-%03d' | format('a', 7) }} {{ '{:>3}'.format('z') }}"
+        " {{ 'a'.replace('a', 'bb', 1) }} {{ 'l1\nl2' | indent(2) }} {{ [3, 1] | sort }}"
+        " {{ [1, 2] | sum }} {{ dict(a=1) }} {{ 'c'.center(3) }} {{ {'k': (1, 2)} | items | list }}"
+    )
+    assert render(source) == (
+        "Hello abc ['x', 'y'] a-007   z bb l1\n  l2 [1, 3] 3 {'a': 1}  c  [('k', (1, 2))]"
+    )
 
 
 # A block that is called with itself, twice in each call.
