@@ -170,6 +170,8 @@ def unpack(data: bytes, key: bytes) -> Entry:
         known = Codec(flags & _CODEC_BITS)
     except ValueError:
         raise CorruptValueError(f"unknown codec {flags & _CODEC_BITS}") from None
+    if tags_end > len(body):
+        raise CorruptValueError("it is cut short before its payload")
     if len(payload) != known.payload_bytes(dimensions):
         raise CorruptValueError("payload is not as long as its dimensions say")
     return Entry(

@@ -178,7 +178,8 @@ def _add_volume(changes: Changes, spec: dict[str, Any]) -> None:
 
 def _add_group(changes: Changes, spec: dict[str, Any], group: int) -> None:
     """Containers of any user may connect to the socket, which is the sidecar's group's."""
-    groups = mapping(spec, "securityContext").get("supplementalGroups") or []
+    groups = mapping(spec, "securityContext").get("supplementalGroups")
+    groups = [] if groups is None else groups
     if not isinstance(groups, list):
         raise InjectionError("spec.securityContext.supplementalGroups must be a list")
     if group not in groups:

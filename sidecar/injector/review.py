@@ -16,9 +16,10 @@ import structlog
 from sidecar.injector.annotations import INJECT_LABEL, asks_for_sidecar, is_addressed_to_us
 from sidecar.injector.errors import InjectionError
 from sidecar.injector.pod import inject
+from sidecar.injector.shape import mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from sidecar.injector.metrics import Outcome
     from sidecar.injector.settings import InjectorSettings
@@ -90,13 +91,16 @@ class Reviewer:
     def _judge(self, request: dict[str, Any], *, namespace_asks: bool) -> Verdict:
         if not _creates_pod(request):
             return Verdict("skipped")
-        pod, namespace = request["object"], request.get("namespace") or ""
-        labels = pod["metadata"].get("labels") or {}
-        if namespace == self._own_namespace or self._settings.excludes(namespace):
-            if labels.get(INJECT_LABEL) == "true":
-                return _without_sidecar("skipped", f"the namespace {namespace} is excluded")
-            return Verdict("skipped")
+        names: tuple[Collection[str], Collection[str]] = (), ()
         try:
+            pod = mapping(request, "object")
+            labels = mapping(pod, "metadata", "labels")
+            names = mapping(pod, "metadata", "annotations"), labels
+            namespace = _name_of(request.get("namespace"))
+            if namespace == self._own_namespace or self._settings.excludes(namespace):
+                if labels.get(INJECT_LABEL) == "true":
+                    return _without_sidecar("skipped", f"the namespace {namespace} is excluded")
+                return Verdict("skipped")
             asks = asks_for_sidecar(labels)
             if not (namespace_asks if asks is None else asks):
                 return Verdict("skipped")
@@ -106,7 +110,7 @@ class Reviewer:
                 pod, namespace=namespace, settings=self._settings, native=self._native()
             )
         except InjectionError as error:
-            if is_addressed_to_us(pod["metadata"].get("annotations") or (), labels):
+            if is_addressed_to_us(*names):
                 return Verdict("denied", denial=str(error))
             return _without_sidecar("failed", str(error))
         if result.left_alone:
@@ -123,8 +127,7 @@ class Reviewer:
 
 def _too_much(pod: dict[str, Any]) -> str | None:
     """Why a pod would keep others waiting for long. The API server checks sizes only after us."""
-    metadata = pod["metadata"]
-    named = [metadata.get(key) for key in ("labels", "annotations")]
+    named = [mapping(pod, "metadata", key) for key in ("labels", "annotations")]
     if len(json.dumps(named)) > _MOST_METADATA:
         return f"its labels and annotations have more than {_MOST_METADATA} characters"
     return None
@@ -168,6 +171,10 @@ def _request_of(body: bytes) -> dict[str, Any]:
     if not isinstance(request, dict) or not _is_name(request.get("uid")):
         raise BadRequestError("the review has no request with a uid")
     return request
+
+
+def _name_of(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _is_name(value: object) -> bool:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sidecar.models.errors import SetupError
-from sidecar.models.graph import read_graph
+from sidecar.models.graph import MAX_SIZE, read_graph
 from sidecar.models.pack_files import digest, find_first
 from sidecar.models.pack_folder import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, PackFolder
+from sidecar.models.tokenise import MAX_VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -185,7 +186,10 @@ class _Export:
                 f"{self.path}: needs an output 'logits' [batch, tokens, vocabulary]; export it for"
                 " text generation"
             )
-        return logits.shape[2] or self.number(("vocab_size",))
+        vocabulary = logits.shape[2] or self.number(("vocab_size",))
+        if vocabulary > MAX_VOCABULARY:
+            raise SetupError(f"{self.path}: has more than {MAX_VOCABULARY} tokens")
+        return vocabulary
 
     def end_tokens(self) -> frozenset[int]:
         generation = self.folder.json("generation_config.json", dict) or {}
@@ -209,9 +213,10 @@ class _Export:
             value = self.config.get(name)
             if value is None:
                 continue
-            if type(value) is not int or value < 1:
+            if type(value) is not int or not 1 <= value <= MAX_SIZE:
                 raise SetupError(
-                    f"{self.folder.path / 'config.json'}: {name!r} must be a whole number from 1 on"
+                    f"{self.folder.path / 'config.json'}: {name!r} must be a whole number from 1 to"
+                    f" {MAX_SIZE}"
                 )
             return value
         raise SetupError(

@@ -88,18 +88,25 @@ def read_graph(folder: PackFolder, path: Path) -> Graph:
 
 
 def _spec(path: Path, value: onnx.ValueInfoProto) -> TensorSpec:
-    tensor = value.type.tensor_type
+    tensor, name = value.type.tensor_type, _utf8(path, value.name)
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     except KeyError:
-        raise SetupError(f"{path}: {value.name!r} is not a tensor; export it again") from None
+        raise SetupError(f"{path}: {name!r} is not a tensor; export it again") from None
     shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
     if len(shape) > MAX_RANK or not all(size is None or 0 <= size <= MAX_SIZE for size in shape):
         raise SetupError(
-            f"{path}: {value.name!r} has a shape of more than {MAX_RANK} dimensions, or one that is"
+            f"{path}: {name!r} has a shape of more than {MAX_RANK} dimensions, or one that is"
             f" not from 0 to {MAX_SIZE}"
         )
-    return TensorSpec(value.name, dtype, shape)
+    return TensorSpec(name, dtype, shape)
+
+
+def _utf8(path: Path, text: str | bytes) -> str:
+    """A text of the file, which comes as bytes if it is not UTF-8. Raises `SetupError`."""
+    if isinstance(text, bytes):
+        raise SetupError(f"{path}: a name in it is not UTF-8; export it again")
+    return text
 
 
 def _check_nodes(path: Path, model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -149,7 +156,7 @@ def _external_files(
 
 
 def _external_file(folder: PackFolder, path: Path, written: str) -> Path:
-    location = PurePosixPath(written)
+    location = PurePosixPath(_utf8(path, written))
     if location.is_absolute() or ".." in location.parts or _ADDRESS_MARK in written:
         raise SetupError(f"{path}: weights in {written!r}, outside its folder")
     name = (path.relative_to(folder.path).parent / location).as_posix()

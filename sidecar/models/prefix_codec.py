@@ -91,7 +91,10 @@ def decode_block(data: bytes, name: bytes) -> tuple[Block, int]:
         raise CorruptBlockError(f"unknown elements {stored} of {kind}")
     if len(body) != _body_bytes(stored, shape):
         raise CorruptBlockError("elements are not as many as the header says")
-    block = _block(body, stored, shape).astype(_DTYPES[kind], copy=False)
+    try:
+        block = _block(body, stored, shape).astype(_DTYPES[kind], copy=False)
+    except ValueError as error:  # an axis has no elements, so that others can have any length
+        raise CorruptBlockError("axes are longer than arrays can be") from error
     block.flags.writeable = False
     return block, expires_ms
 

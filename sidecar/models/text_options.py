@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.models.errors import SetupError
 from sidecar.models.pack_folder import MAX_TOKENIZER_BYTES
+from sidecar.models.tokenise import MAX_VOCABULARY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,7 @@ def read_text_options(folder: PackFolder, path: Path, graph: Graph) -> TextOptio
         tokenizer=tokenizer,
         digest=folder.digest(tokenizer),
         max_tokens=_max_tokens(folder, config),
-        pad_id=config.get("pad_token_id") or 0,
+        pad_id=_pad_id(folder, config, 0),
         prompts=_prompts(folder),
     )
 
@@ -76,17 +77,26 @@ def _max_tokens(folder: PackFolder, config: dict[str, Any]) -> int:
     sentence = (folder.json("sentence_bert_config.json", dict) or {}).get("max_seq_length")
     tokenizer = (folder.json("tokenizer_config.json", dict) or {}).get("model_max_length")
     positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and config.get("model_type") in _SHIFTED_POSITIONS:
-        positions -= config.get("pad_token_id", 1) + 1
-    limits = [limit for limit in (tokenizer, positions) if limit is not None]
-    # A tokenizer without a limit has a huge number there.
+    if type(positions) is int and str(config.get("model_type")) in _SHIFTED_POSITIONS:
+        positions -= _pad_id(folder, config, 1) + 1
+    # A tokenizer without a limit has a huge number there, mostly a float.
+    limits = [limit for limit in (tokenizer, positions) if isinstance(limit, int | float)]
     length = sentence if sentence is not None else min(limits, default=None)
-    if not isinstance(length, int) or not 0 < length < 1_000_000:
+    if type(length) is not int or not 0 < length < 1_000_000:
         raise SetupError(
             f"{folder.path / 'sentence_bert_config.json'}: write"
             ' {"max_seq_length": N} there, the number of tokens that the model reads at most'
         )
     return length
+
+
+def _pad_id(folder: PackFolder, config: dict[str, Any], default: int) -> int:
+    number = config.get("pad_token_id")
+    if number is None:
+        return default
+    if type(number) is not int or not 0 <= number < MAX_VOCABULARY:
+        raise SetupError(f"{folder.path / 'config.json'}: pad_token_id must be the id of a token")
+    return number
 
 
 def _prompts(folder: PackFolder) -> dict[str, str]:

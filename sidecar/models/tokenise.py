@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from sidecar.models.types import Pair
 
+MAX_VOCABULARY = 2**20
+"""Tokens of a model; the largest published vocabularies have half as many."""
+
 # A text is cut before it is tokenised, at first to this many characters a token.
 _CHARS_A_TOKEN = 6
 # A cut may split a word, and the pieces of what is left of it are not those of the word: WordPiece
@@ -53,6 +56,8 @@ class _Tokeniser:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more specific
             raise SetupError(f"{path}: not a readable tokenizer ({error})") from error
+        if self._tokenizer.get_vocab_size() > MAX_VOCABULARY:
+            raise SetupError(f"{path}: has more than {MAX_VOCABULARY} tokens")
         if self._tokenizer.num_special_tokens_to_add(is_pair=pairs) >= max_tokens:
             raise SetupError(f"{path}: its special tokens alone fill {max_tokens} tokens")
         self._tokenizer.no_padding()

@@ -54,7 +54,7 @@ class Change:
     model: bytes
     document: bytes
     metadata: Mapping[str, Scalar]
-    vectors: tuple[NDArray[np.float32], ...]
+    vectors: Sequence[NDArray[np.float32]] | NDArray[np.float32]
 
 
 def collection_tag(digests: Digests, name: str) -> bytes:
@@ -105,13 +105,25 @@ def unpack_changes(data: bytes) -> tuple[Change, ...]:
     while start < len(data):
         model, document, metadata_bytes, count, size = _HEAD.unpack_from(data, start)
         start += _HEAD.size
-        metadata = json.loads(data[start : start + metadata_bytes])
+        metadata = _read_metadata(data[start : start + metadata_bytes])
         start += metadata_bytes
         rows = decode_vector(data[start : start + count * size], Codec.FLOAT16)
         start += count * size
-        vectors = tuple(rows.reshape(count, -1)) if count else ()
+        vectors = rows.reshape(count, -1) if count else ()
         changes.append(Change(model, document, metadata, vectors))
     return tuple(changes)
+
+
+def _read_metadata(data: bytes) -> dict[str, Scalar]:
+    try:
+        metadata = json.loads(data)
+    except RecursionError:
+        raise ValueError("metadata that nest too deeply") from None
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str | bool | int | float) for value in metadata.values()
+    ):
+        raise ValueError("metadata of another layout")
+    return metadata
 
 
 class ListCheck:
@@ -162,7 +174,7 @@ def touches(changes: Sequence[bytes], facts: ListFacts, where: Filter | None) ->
                 continue
             if change.document in facts.documents:
                 return True
-            if not change.vectors or (where and not matches(where, change.metadata)):
+            if not len(change.vectors) or (where and not matches(where, change.metadata)):
                 continue
             if query is None:
                 query = decode_vector(facts.vector, Codec.FLOAT16)

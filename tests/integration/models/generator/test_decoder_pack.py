@@ -193,7 +193,7 @@ def _drop(values: Any, name: str) -> None:
                 lambda f, context=context: (f / "config.json").write_text(
                     json.dumps(CONFIG | {"max_position_embeddings": context})
                 ),
-                r"config.json: 'max_position_embeddings' must be a whole number from 1 on",
+                r"config.json: 'max_position_embeddings' must be a whole number from 1 to 16777216",
             )
             for context in (True, 512.0, 0, -512, "512")
         ),
