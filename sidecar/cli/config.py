@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from sidecar.config import Settings
 
 # Read elsewhere: by the option --config, and by clients in the same environment.
-_OTHER_VARIABLES = {"EMBERCACHE_CONFIG", "EMBERCACHE_ADDRESS"}
+_OTHER_VARIABLES = {
+    f"EMBERCACHE_{name}"
+    for name in ("CONFIG", "ADDRESS", "TOKEN_FILE", "CA_FILE", "CERT_FILE", "KEY_FILE")
+}
 
 
 @click.group()

@@ -21,7 +21,8 @@ address_option: Callable[[click.decorators.FC], click.decorators.FC] = click.opt
     default=ServerSettings().address,
     show_default=True,
     show_envvar=True,
-    help="the sidecar: HOST:PORT or unix:PATH",
+    help="the sidecar: HOST:PORT, tls://HOST:PORT or unix:PATH; the token and certificates that are"
+    " shown to it are in files that EMBERCACHE_TOKEN_FILE, _CA_FILE, _CERT_FILE and _KEY_FILE name",
 )
 
 

@@ -5,6 +5,7 @@ imports little.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 import grpc
@@ -21,8 +22,8 @@ _DEFAULT_ADDRESS = "127.0.0.1:50551"
     "--address",
     envvar="EMBERCACHE_ADDRESS",
     show_envvar=True,
-    help="the sidecar: HOST:PORT or unix:PATH  [default: where a sidecar of this environment"
-    f" listens: EMBERCACHE_SERVER_SOCKET, EMBERCACHE_SERVER_ADDRESS, else {_DEFAULT_ADDRESS}]",
+    help="the sidecar: HOST:PORT, tls://HOST:PORT or unix:PATH  [default: where a sidecar of this"
+    f" environment listens: EMBERCACHE_SERVER_SOCKET, EMBERCACHE_SERVER_ADDRESS, else {_DEFAULT_ADDRESS}]",
 )
 @click.option("--service", default="", help="one gRPC service  [default: the whole sidecar]")
 @click.option(
@@ -55,13 +56,13 @@ def _own_address() -> str:
         except ValueError as error:
             name = "server.socket (EMBERCACHE_SERVER_SOCKET)"
             raise click.ClickException(f"{name}: {error}") from None
-    return os.environ.get("EMBERCACHE_SERVER_ADDRESS") or _DEFAULT_ADDRESS
+    scheme = "tls://" if os.environ.get("EMBERCACHE_TLS_CERT_FILE") else ""
+    return scheme + (os.environ.get("EMBERCACHE_SERVER_ADDRESS") or _DEFAULT_ADDRESS)
 
 
 def _status(address: str, service: str, timeout: float) -> str:
     """What the health service says. An error ends the command with one line."""
-    # A sidecar is next door: http_proxy in the environment is not meant for it.
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with _channel(address) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=HealthCheckRequest.SerializeToString,
@@ -72,6 +73,27 @@ def _status(address: str, service: str, timeout: float) -> str:
         except grpc.RpcError as error:
             raise click.ClickException(_reason(error, address, service, timeout)) from None
     return HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+def _channel(address: str) -> grpc.Channel:
+    """A channel as clients make it, from the same variables."""
+    # A sidecar is next door: http_proxy in the environment is not meant for it.
+    options = [("grpc.enable_http_proxy", 0)]
+    target = address.removeprefix("tls://")
+    if target == address:
+        return grpc.insecure_channel(target, options)
+    credentials = grpc.ssl_channel_credentials(
+        *(_contents(f"EMBERCACHE_{name}_FILE") for name in ("CA", "KEY", "CERT"))
+    )
+    return grpc.secure_channel(target, credentials, options)
+
+
+def _contents(variable: str) -> bytes | None:
+    file = os.environ.get(variable)
+    try:
+        return Path(file).read_bytes() if file else None
+    except OSError as error:
+        raise click.ClickException(f"{variable}: {file}: {error.strerror}") from None
 
 
 def _reason(error: grpc.RpcError, address: str, service: str, timeout: float) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from embercache._answers import Answer
     from embercache._batches import Bulk
+    from embercache._credentials import Credentials
     from embercache._embed_requests import EmbedBatch, EmbedBatcher
     from embercache.errors import Classes
     from embercache.results import EmbedResult
@@ -45,9 +46,10 @@ _Plain = TypeVar("_Plain")
 class Connection:
     """As `_blocking.Connection`. The channel is made when it is first needed."""
 
-    def __init__(self, target: str, timeout: float) -> None:
-        self._target = target
+    def __init__(self, place: _channel.Place, timeout: float, credentials: Credentials) -> None:
+        self._place = place
         self._timeout = timeout
+        self._credentials = credentials
         self._closed = False
         self._stubs: _Stubs | None = None
 
@@ -57,7 +59,7 @@ class Connection:
         if self._closed:
             raise closed_error()
         if self._stubs is None:
-            self._stubs = _Stubs(self._target)
+            self._stubs = _Stubs(self._place, self._credentials)
         if self._stubs.loop is not asyncio.get_running_loop():
             raise RuntimeError(
                 "this AsyncClient belongs to another event loop; make one for each loop"
@@ -79,7 +81,9 @@ class Connection:
     ) -> _Response:
         """One request and its answer."""
         try:
-            return await method(request, timeout=self._seconds(timeout))
+            return await method(
+                request, timeout=self._seconds(timeout), metadata=self._credentials.metadata()
+            )
         except grpc.RpcError as error:
             raise from_rpc(error, classes) from error
 
@@ -117,7 +121,7 @@ class Connection:
     ) -> AsyncGenerator[_Plain, None]:
         """As there."""
         for number, request in enumerate(requests):
-            call = method(self.stubs)(request)
+            call = method(self.stubs)(request, metadata=self._credentials.metadata())
             try:
                 while (message := await _receive(call, timeout, classes)) is not None:
                     yield read(number, message)
@@ -158,7 +162,7 @@ class Connection:
         return self._timeout if timeout is None else timeout
 
     def _open(self, window: StreamWindow) -> _EmbedStream:
-        stream = _EmbedStream(self.stubs.embed.EmbedStream)
+        stream = _EmbedStream(self.stubs.embed.EmbedStream, self._credentials)
         for request in window.unanswered():
             stream.send(request)
         return stream
@@ -167,9 +171,14 @@ class Connection:
 class _Stubs:
     """A channel and its stubs. gRPC ties a channel to the loop that runs when it is made."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, place: _channel.Place, credentials: Credentials) -> None:
         self.loop = asyncio.get_running_loop()
-        self.channel = grpc.aio.insecure_channel(target, options=_channel.OPTIONS)
+        if credentials.channel is None:
+            self.channel = grpc.aio.insecure_channel(place.target, _channel.OPTIONS)
+        else:
+            self.channel = grpc.aio.secure_channel(
+                place.target, credentials.channel, _channel.OPTIONS
+            )
         self.embed: EmbedServiceAsyncStub = EmbedServiceStub(self.channel)
         self.search: SearchServiceAsyncStub = SearchServiceStub(self.channel)
         self.generate: GenerateServiceAsyncStub = GenerateServiceStub(self.channel)
@@ -224,9 +233,10 @@ class _EmbedStream:
         method: grpc.aio.StreamStreamMultiCallable[
             embed_pb2.EmbedStreamRequest, embed_pb2.EmbedStreamResponse
         ],
+        credentials: Credentials,
     ) -> None:
         self._outbox: asyncio.Queue[embed_pb2.EmbedStreamRequest | None] = asyncio.Queue()
-        self._call = method(self._requests())
+        self._call = method(self._requests(), metadata=credentials.metadata())
 
     def send(self, request: embed_pb2.EmbedStreamRequest) -> None:
         self._outbox.put_nowait(request)

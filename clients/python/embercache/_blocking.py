@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from embercache._answers import Answer
     from embercache._batches import Bulk
+    from embercache._credentials import Credentials
     from embercache._embed_requests import EmbedBatch
     from embercache.errors import Classes
     from embercache.results import EmbedResult
@@ -42,10 +43,14 @@ _Plain = TypeVar("_Plain")
 class Connection:
     """A channel and its stubs. ``timeout`` is in seconds, and for calls that have none."""
 
-    def __init__(self, target: str, timeout: float) -> None:
+    def __init__(self, place: _channel.Place, timeout: float, credentials: Credentials) -> None:
         self._timeout = timeout
         self._closed = False
-        self._channel = grpc.insecure_channel(target, options=_channel.OPTIONS)
+        self._credentials = credentials
+        if credentials.channel is None:
+            self._channel = grpc.insecure_channel(place.target, _channel.OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(place.target, credentials.channel, _channel.OPTIONS)
         self._stubs = _Stubs(self._channel)
 
     @property
@@ -69,7 +74,9 @@ class Connection:
     ) -> _Response:
         """One request and its answer."""
         try:
-            return method(request, timeout=self._seconds(timeout))
+            return method(
+                request, timeout=self._seconds(timeout), metadata=self._credentials.metadata()
+            )
         except grpc.RpcError as error:
             raise from_rpc(error, classes) from error
 
@@ -110,7 +117,9 @@ class Connection:
         ``method`` chooses the stub, ``read`` takes the place of a request and a message.
         """
         for number, request in enumerate(requests):
-            messages = _Messages(method(self.stubs)(request), classes)
+            messages = _Messages(
+                method(self.stubs)(request, metadata=self._credentials.metadata()), classes
+            )
             try:
                 while (message := messages.receive(timeout)) is not None:
                     yield read(number, message)
@@ -147,7 +156,7 @@ class Connection:
         return self._timeout if timeout is None else timeout
 
     def _open(self, window: StreamWindow) -> _EmbedStream:
-        stream = _EmbedStream(self.stubs.embed.EmbedStream)
+        stream = _EmbedStream(self.stubs.embed.EmbedStream, self._credentials)
         for request in window.unanswered():
             stream.send(request)
         return stream
@@ -211,9 +220,11 @@ class _EmbedStream:
         method: grpc.StreamStreamMultiCallable[
             embed_pb2.EmbedStreamRequest, embed_pb2.EmbedStreamResponse
         ],
+        credentials: Credentials,
     ) -> None:
         self._outbox: queue.SimpleQueue[embed_pb2.EmbedStreamRequest | None] = queue.SimpleQueue()
-        self._messages = _Messages(method(iter(self._outbox.get, None)), CALL_CLASSES)
+        requests = iter(self._outbox.get, None)
+        self._messages = _Messages(method(requests, metadata=credentials.metadata()), CALL_CLASSES)
 
     def send(self, request: embed_pb2.EmbedStreamRequest) -> None:
         self._outbox.put(request)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
 import urllib.parse
+from dataclasses import dataclass
 
 from embercache import _backoff
 from embercache.errors import InvalidArgumentError
@@ -14,6 +16,7 @@ DEFAULT_ADDRESS = "127.0.0.1:50551"
 MAX_MESSAGE_BYTES = 64 << 20
 
 _HOST_AND_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/?#%@\[\]]+):([0-9]{1,5})")
+_TLS = "tls://"
 _SOCKET = re.compile(r"unix:(?://(?=/))?(/?[^/].*)")
 
 # All of these can be repeated without harm. EmbedStream is not here: it is resumed by
@@ -55,17 +58,42 @@ OPTIONS: tuple[tuple[str, str | int], ...] = (
 )
 
 
-def target(address: str | None) -> str:
-    """The gRPC target: the address given, else ``EMBERCACHE_ADDRESS``, else the default.
+@dataclass(frozen=True)
+class Place:
+    """Where a sidecar is: ``target`` as gRPC takes it."""
 
-    Raises `InvalidArgumentError` if it is neither ``host:port`` nor ``unix:PATH``.
+    target: str
+    is_encrypted: bool
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody else can read what is sent there."""
+        return self.is_encrypted or self.target.startswith("unix:") or _is_loopback(self.target)
+
+
+def place(address: str | None) -> Place:
+    """The address given, else ``EMBERCACHE_ADDRESS``, else the default.
+
+    Raises `InvalidArgumentError` if it is none of ``host:port``, ``tls://host:port`` and
+    ``unix:PATH``.
     """
     chosen = address or os.environ.get("EMBERCACHE_ADDRESS") or DEFAULT_ADDRESS
-    if (match := _HOST_AND_PORT.fullmatch(chosen)) and 0 < int(match[1]) < 65536:
-        return chosen
+    rest = chosen.removeprefix(_TLS)
+    if (match := _HOST_AND_PORT.fullmatch(rest)) and 0 < int(match[1]) < 65536:
+        return Place(rest, is_encrypted=rest != chosen)
     if match := _SOCKET.fullmatch(chosen):
-        return "unix:" + urllib.parse.quote(match[1])  # gRPC takes it for part of a URI
+        # gRPC takes it for part of a URI.
+        return Place("unix:" + urllib.parse.quote(match[1]), is_encrypted=False)
     source = "the address" if address else "EMBERCACHE_ADDRESS"
     raise InvalidArgumentError(
-        f"{source} is {chosen!r}; write host:port (1 to 65535), unix:///absolute/path or unix:path"
+        f"{source} is {chosen!r}; write host:port (1 to 65535), tls://host:port for TLS,"
+        " unix:///absolute/path or unix:path"
     )
+
+
+def _is_loopback(target: str) -> bool:
+    host = target.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

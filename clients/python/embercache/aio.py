@@ -17,6 +17,7 @@ from embercache import (
 )
 from embercache._asyncio import Connection, batches
 from embercache._cache_requests import WARM_EMBED, WARM_SEARCH
+from embercache._credentials import Credentials
 from embercache._embed_requests import EMBED
 from embercache._fields import error_classes, several
 from embercache._generate_answers import StreamedAnswer
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     )
     from embercache.stats import Stats
     from embercache.types import (
+        CredentialFiles,
         EmbedInput,
         EmbedOptions,
         Event,
@@ -63,8 +65,15 @@ class AsyncClient:
     It may be made where no loop runs yet.
     """
 
-    def __init__(self, address: str | None = None, *, timeout: float = 10.0) -> None:
-        self._connection = Connection(_channel.target(address), timeout)
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float = 10.0,
+        **files: Unpack[CredentialFiles],
+    ) -> None:
+        place = _channel.place(address)
+        self._connection = Connection(place, timeout, Credentials(place, **files))
 
     async def embed(
         self,

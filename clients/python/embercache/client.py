@@ -17,6 +17,7 @@ from embercache import (
 )
 from embercache._blocking import Connection
 from embercache._cache_requests import WARM_EMBED, WARM_SEARCH
+from embercache._credentials import Credentials
 from embercache._embed_requests import EMBED
 from embercache._fields import error_classes, several
 from embercache._generate_answers import StreamedAnswer
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     )
     from embercache.stats import Stats
     from embercache.types import (
+        CredentialFiles,
         EmbedInput,
         EmbedOptions,
         Event,
@@ -60,17 +62,25 @@ if TYPE_CHECKING:
 class Client:
     """Talks to one sidecar. Safe to share between threads; make it after a fork, not before.
 
-    ``address`` is ``host:port``, ``unix:///absolute/path`` or ``unix:path``; without it
-    ``EMBERCACHE_ADDRESS`` from the environment, else ``127.0.0.1:50551``. Nothing is connected
-    until the first call. ``timeout`` is the deadline of every call, in seconds, its retries
+    ``address`` is ``host:port``, ``tls://host:port``, ``unix:///absolute/path`` or ``unix:path``;
+    without it ``EMBERCACHE_ADDRESS`` from the environment, else ``127.0.0.1:50551``. A sidecar that
+    asks who calls is shown what is in `CredentialFiles`. Nothing is connected until the first call.
+    ``timeout`` is the deadline of every call, in seconds, its retries
     included; each call can be given its own.
 
     A call that fails with `UnavailableError` or `OverloadedError` has been tried five times, with
     exponential backoff, unless the deadline came first. Every method raises `EmbercacheError`.
     """
 
-    def __init__(self, address: str | None = None, *, timeout: float = 10.0) -> None:
-        self._connection = Connection(_channel.target(address), timeout)
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float = 10.0,
+        **files: Unpack[CredentialFiles],
+    ) -> None:
+        place = _channel.place(address)
+        self._connection = Connection(place, timeout, Credentials(place, **files))
 
     def embed(
         self,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import timedelta
+    from os import PathLike
 
     from embercache._generate_requests import Generation
     from embercache._search_requests import Search
@@ -39,6 +40,26 @@ class Entity:
     id: str
     text: str = ""
     chunk_id: str = ""
+
+
+class CredentialFiles(TypedDict, total=False):
+    """Files, in PEM, by which a client and a sidecar know each other. All may be left out.
+
+    One that is left out is that of the environment, which has the name in capitals behind
+    ``EMBERCACHE_``. Certificates are for addresses like ``tls://host:port``.
+
+    - ``token_file``: a token, which every call carries; read again when it is older than 10 s. It
+      is not sent to other machines without TLS.
+    - ``ca_file``: the authorities that the sidecar's certificate may be of, in place of the
+      system's.
+    - ``cert_file``, ``key_file``: the certificate that is shown to the sidecar, and its key. They
+      are read once: a client that lives longer than its certificate has to be made anew.
+    """
+
+    token_file: str | PathLike[str] | None
+    ca_file: str | PathLike[str] | None
+    cert_file: str | PathLike[str] | None
+    key_file: str | PathLike[str] | None
 
 
 EmbedInput: TypeAlias = str | Entity | NDArray[np.generic]

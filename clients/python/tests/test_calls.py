@@ -168,10 +168,10 @@ def test_without_an_address_that_of_the_environment_is_used(make_client, sidecar
 
 def test_the_address_given_goes_before_the_environment_and_the_default_comes_last(monkeypatch):
     monkeypatch.setenv("EMBERCACHE_ADDRESS", "from.environment:1")
-    assert _channel.target("given:1") == "given:1"
-    assert _channel.target(None) == "from.environment:1"
+    assert _channel.place("given:1").target == "given:1"
+    assert _channel.place(None).target == "from.environment:1"
     monkeypatch.setenv("EMBERCACHE_ADDRESS", "")
-    assert _channel.target(None) == "127.0.0.1:50551"
+    assert _channel.place(None).target == "127.0.0.1:50551"
 
 
 @pytest.mark.parametrize("address", ADDRESSES["accept"])
@@ -198,7 +198,7 @@ def test_what_is_no_address_is_refused_with_the_forms_that_are(make_client, addr
 def test_a_wrong_address_in_the_environment_is_named_so(monkeypatch):
     monkeypatch.setenv("EMBERCACHE_ADDRESS", "localhost")
     with pytest.raises(InvalidArgumentError, match="EMBERCACHE_ADDRESS is 'localhost'"):
-        _channel.target(None)
+        _channel.place(None)
 
 
 @pytest.mark.usefixtures("slow_retries")
