@@ -48,6 +48,7 @@ class MemoryIndex:
         self._file = None if folder is None else IndexFile(folder)
         self._identity = secrets.token_hex(16)
         self._started = False
+        self._is_failing = False
         # Those with documents. A table is complete before it is put here.
         self._tables: dict[Collection, Table] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="embercache-index")
@@ -190,8 +191,13 @@ class MemoryIndex:
         try:
             change()
         except (sqlite3.Error, OSError) as error:
-            _log.error("index cannot write", reason=str(error))
+            if not self._is_failing:
+                self._is_failing = True
+                _log.error("index cannot write", reason=str(error))
             raise IndexUnavailableError(
                 "the index cannot write to its disk, so nothing was changed; "
                 "its log says why: free some space or mend the disk, then retry"
             ) from error
+        if self._is_failing:
+            self._is_failing = False
+            _log.info("index can write again")

@@ -88,6 +88,9 @@ class IndexFile:
             [self.identity, of_file] = connection.execute("SELECT * FROM about").fetchone()
             # Only now, for this changes the file.
             for pragma in (
+                # Its index need not be a shared mapping then: a disk that goes away would end the
+                # process by a signal.
+                "locking_mode = EXCLUSIVE",
                 "journal_mode = WAL",
                 "synchronous = FULL",
                 f"journal_size_limit = {_LOG_BYTES}",
