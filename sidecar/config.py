@@ -22,6 +22,7 @@ from sidecar.config_security import (
     UpstreamTlsSettings,
 )
 from sidecar.config_server import ServerSettings
+from sidecar.config_telemetry import LogSettings, PriceSettings, TracingSettings
 from sidecar.models.openai_target import is_openai
 from sidecar.models.packs import default_folder
 from sidecar.units import NAME_PATTERN, Bytes, Lifetime, OptionalPath, Seconds, Words
@@ -186,9 +187,16 @@ class CacheSettings(Section):
     )
     salt: SecretStr = Field(
         SecretStr(""),
-        description="secret mixed into every key; the same for all sidecars that share a Redis",
+        description="secret mixed into every key and tag; the same for all sidecars that share a"
+        " Redis",
     )
     salt_file: OptionalPath = Field(None, description="file that holds the salt, in place of it")
+
+    @model_validator(mode="after")
+    def _has_one_salt(self) -> CacheSettings:
+        if self.salt_file is not None and self.salt.get_secret_value():
+            raise ValueError("cache.salt and cache.salt_file are both set: leave one of them out")
+        return self
 
 
 class HotSettings(Section):
@@ -279,52 +287,6 @@ class WarmingSettings(Section):
         return value
 
 
-class PriceSettings(Section):
-    """What computing costs, for statistics; in any currency."""
-
-    per_call: float = Field(0.0, ge=0, description="for each item computed")
-    per_1000_tokens: float = Field(
-        0.0, ge=0, description="for each 1,000 tokens that a model reads"
-    )
-    per_1000_generated: float = Field(
-        0.0, ge=0, description="for each 1,000 tokens of prompts and answers of a generator"
-    )
-
-
-class LogSettings(Section):
-    """Logs, on standard error."""
-
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level")
-    format: Literal["auto", "json", "text"] = Field(
-        "auto", description="'auto' is text on a terminal, else json"
-    )
-
-
-class TracingSettings(Section):
-    """OpenTelemetry traces of calls, which are sent to a collector by OTLP over gRPC."""
-
-    endpoint: str = Field(
-        "",
-        description="address of the collector: http://HOST:4317, or https:// for one that encrypts;"
-        " empty for no traces",
-    )
-    sample: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="share of calls traced of those whose callers do not say; a call of a caller"
-        " who is traced is always traced",
-    )
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_endpoint(cls, value: str) -> str:
-        match = re.fullmatch(r"https?://[^/?#@\s]+:(\d{1,5})/?", value)
-        if value and not (match and 0 < int(match[1]) < 65536):
-            raise ValueError("write http://HOST:PORT or https://HOST:PORT, or nothing")
-        return value.rstrip("/")
-
-
 class Settings(Section):
     """Everything that can be set."""
 
@@ -363,6 +325,17 @@ class Settings(Section):
     def _is_private(self) -> Settings:
         if not self.tls.cert_file:
             self.server.refuse_open_addresses()
+        return self
+
+    @model_validator(mode="after")
+    def _hides_texts(self) -> Settings:
+        has_salt = self.cache.salt_file is not None or bool(self.cache.salt.get_secret_value())
+        if self.encryption.keys_file is not None and not has_salt:
+            raise ValueError(
+                "encryption.keys_file needs a salt: without one, who can read Redis or the disk can"
+                " test guesses of texts against the keys of entries; put a long random secret into"
+                " cache.salt_file, the same for all sidecars that share a Redis"
+            )
         return self
 
     @model_validator(mode="after")

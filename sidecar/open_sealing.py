@@ -12,7 +12,7 @@ from sidecar.models.errors import SetupError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sidecar.config import CacheSettings, Settings
+    from sidecar.config import Settings
 
 
 def with_salt(settings: Settings) -> Settings:
@@ -24,8 +24,6 @@ def with_salt(settings: Settings) -> Settings:
     cache = settings.cache
     if cache.salt_file is None:
         return settings
-    if cache.salt.get_secret_value():
-        raise SetupError("cache.salt and cache.salt_file are both set: leave one of them out")
     salted = cache.model_copy(update={"salt": SecretStr(_read_salt(cache.salt_file))})
     return settings.model_copy(update={"cache": salted})
 
@@ -35,20 +33,10 @@ def open_keys(settings: Settings) -> KeyFile | None:
     path = settings.encryption.keys_file
     if path is None:
         return None
-    if not _has_salt(settings.cache):
-        raise SetupError(
-            "encryption.keys_file needs a salt: without one, who can read Redis or the disk can"
-            " test guesses of texts against the keys of entries; put a long random secret into"
-            " cache.salt_file, the same for all sidecars that share a Redis"
-        )
     try:
         return KeyFile(path)
     except KeyRingError as error:
         raise SetupError(f"encryption.keys_file: {error}") from None
-
-
-def _has_salt(cache: CacheSettings) -> bool:
-    return cache.salt_file is not None or bool(cache.salt.get_secret_value())
 
 
 def _read_salt(path: Path) -> str:

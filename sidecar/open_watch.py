@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from sidecar.config import TracingSettings
+    from sidecar.config_telemetry import TracingSettings
 
 _DISABLED = "OTEL_SDK_DISABLED"
 

@@ -23,7 +23,8 @@ _DEFAULT_ADDRESS = "127.0.0.1:50551"
     envvar="EMBERCACHE_ADDRESS",
     show_envvar=True,
     help="the sidecar: HOST:PORT, tls://HOST:PORT or unix:PATH  [default: where a sidecar of this"
-    f" environment listens: EMBERCACHE_SERVER_SOCKET, EMBERCACHE_SERVER_ADDRESS, else {_DEFAULT_ADDRESS}]",
+    " environment listens: EMBERCACHE_SERVER_SOCKET, EMBERCACHE_SERVER_ADDRESS, else"
+    f" {_DEFAULT_ADDRESS}]",
 )
 @click.option("--service", default="", help="one gRPC service  [default: the whole sidecar]")
 @click.option(

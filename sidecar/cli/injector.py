@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from sidecar.cli.duration import DurationType
-from sidecar.config import LogSettings
 from sidecar.config_sources import ConfigError
+from sidecar.config_telemetry import LogSettings
 from sidecar.files_in_use import FilesError
 from sidecar.injector.run import Address, Options, run
 from sidecar.injector.settings import InjectorSettings, load_settings

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sidecar.cache.seals import Refusals, Seals
     from sidecar.cache.semantic_report import Band, SemanticReport
     from sidecar.cache.warm import WarmTier
-    from sidecar.config import PriceSettings
+    from sidecar.config_telemetry import PriceSettings
     from sidecar.models.generation import Generator
     from sidecar.models.router import ModelRouter
     from sidecar.models.types import Embedder

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from sidecar.cache.accounts import Account
-    from sidecar.config import PriceSettings
+    from sidecar.config_telemetry import PriceSettings
 
 
 def usage(

@@ -14,7 +14,7 @@ from sidecar.spans import current
 if TYPE_CHECKING:
     from structlog.typing import EventDict
 
-    from sidecar.config import LogSettings
+    from sidecar.config_telemetry import LogSettings
 
 
 def configure_logging(settings: LogSettings) -> None:

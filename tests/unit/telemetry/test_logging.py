@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from sidecar.config import LogSettings
+from sidecar.config_telemetry import LogSettings
 from sidecar.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import structlog
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from prometheus_client import CollectorRegistry
 
-from sidecar.config import TracingSettings
+from sidecar.config_telemetry import TracingSettings
 from sidecar.models.errors import SetupError
 from sidecar.open_watch import open_watch
 from sidecar.telemetry import trace_export

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from sidecar.config import TracingSettings
+from sidecar.config_telemetry import TracingSettings
 
 
 @pytest.mark.parametrize(
