@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from sidecar.models.errors import SetupError
 from sidecar.models.openai_key import OpenAIKey
 from sidecar.models.openai_target import is_openai, parse_names, parse_target
+from sidecar.models.openai_tls import OpenAITls
+from sidecar.open_tiers import keep_running
 
 if TYPE_CHECKING:
     import contextlib
@@ -76,10 +78,13 @@ def _open_client(
         raise SetupError(
             f"{setting}: the package openai is missing; install embercache-sidecar[openai]"
         ) from None
+    files = settings.openai
+    tls = OpenAITls(files.ca_file, files.cert_file, files.cert_key_file)
     client = OpenAIClient(
-        parsed, key, timeout=settings.openai.timeout, retries=settings.openai.retries
+        parsed, key, timeout=settings.openai.timeout, retries=settings.openai.retries, tls=tls
     )
     exits.push_async_callback(client.close)
+    keep_running(tls.follow(client.renew), exits)
     return client
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
-import ssl
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import openai
+import structlog
 
 from sidecar import __version__
 from sidecar.models.openai_repeats import Repeats, asked_pause
+from sidecar.models.openai_tls import OpenAITls, tls_fault
+from sidecar.models.replaceable import Replaceable
 from sidecar.models.types import (
     InputRejectedError,
     ModelError,
@@ -40,6 +41,8 @@ _LOGGERS = ("openai", "httpx", "httpcore", "httpx2", "httpcore2")
 # What may be shown of a service's error: its message may quote the input.
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
+_log = structlog.get_logger()
+
 
 class RefusedError(InputRejectedError):
     """The service refuses a request. ``code`` and ``param`` are what it says of that, or empty."""
@@ -57,32 +60,25 @@ class OpenAIClient:
     with growing pauses, but not once an answer has begun. Repetitions are few beside the calls, and
     a service that fails again and again is left alone for a while: see `Repeats`. ``timeout`` is
     the longest wait for the next byte, in seconds. Of the environment, only ``SSL_CERT_FILE`` and
-    ``SSL_CERT_DIR`` count: no proxy, and nothing that begins with ``OPENAI_``.
+    ``SSL_CERT_DIR`` count, if ``tls`` is None: no proxy, nothing that begins with ``OPENAI_``.
     """
 
     def __init__(
-        self, target: OpenAITarget, key: OpenAIKey, *, timeout: float, retries: int
+        self,
+        target: OpenAITarget,
+        key: OpenAIKey,
+        *,
+        timeout: float,
+        retries: int,
+        tls: OpenAITls | None = None,
     ) -> None:
         self.target = target
         self._key = key
         self._timeout = timeout
+        self._tls = tls or OpenAITls()
+        self._fault = ""
         self._repeats = Repeats(target.host, retries, self._answers)
-        limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS))
-        self._sdk = openai.AsyncOpenAI(
-            base_url=target.base_url,
-            # Without one, the SDK looks for it; what is sent is set below.
-            api_key="none",
-            timeout=limits,
-            max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(
-                # Texts and the key go to this service only, and by no proxy of the environment.
-                follow_redirects=False,
-                trust_env=False,
-                verify=_authorities(),
-                timeout=limits,
-                event_hooks={"request": [self._set_headers], "response": [_note_status]},
-            ),
-        )
+        self._sdks = Replaceable(self._open(), openai.AsyncOpenAI.close)
         for name in _LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
@@ -92,9 +88,12 @@ class OpenAIClient:
         Raises `RefusedError` if the service does not take what is in ``body``, else `ModelError`.
         """
         try:
-            with current().call("http", f"POST {path}", self.target.base_url):
+            with (
+                current().call("http", f"POST {path}", self.target.base_url),
+                self._sdks.use() as sdk,
+            ):
                 answer = await self._authorised(
-                    lambda: self._sdk.post(path, cast_to=object, body=dict(body))
+                    lambda: sdk.post(path, cast_to=object, body=dict(body))
                 )
         except (openai.OpenAIError, ValueError) as error:
             raise self._explain(error, str(body["model"])) from None
@@ -107,9 +106,12 @@ class OpenAIClient:
         To be closed: that ends the call.
         """
         try:
-            with current().call("http", f"POST {path}", self.target.base_url):
+            with (
+                current().call("http", f"POST {path}", self.target.base_url),
+                self._sdks.use() as sdk,
+            ):
                 events = await self._authorised(
-                    lambda: self._sdk.post(
+                    lambda: sdk.post(
                         path,
                         cast_to=object,
                         body=dict(body),
@@ -131,7 +133,30 @@ class OpenAIClient:
     async def close(self) -> None:
         """Closes the connections."""
         await self._repeats.close()
-        await self._sdk.close()
+        await self._sdks.close()
+
+    def renew(self) -> None:
+        """Makes connections with other certificates from now on; calls under way go on."""
+        self._sdks.replace(self._open())
+        _log.info("new certificates are in use", target=self.target.host)
+
+    def _open(self) -> openai.AsyncOpenAI:
+        limits = openai.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_SECONDS))
+        return openai.AsyncOpenAI(
+            base_url=self.target.base_url,
+            # Without one, the SDK looks for it; what is sent is set below.
+            api_key="none",
+            timeout=limits,
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(
+                # Texts and the key go to this service only, and by no proxy of the environment.
+                follow_redirects=False,
+                trust_env=False,
+                verify=self._tls.value,
+                timeout=limits,
+                event_hooks={"request": [self._set_headers], "response": [self._note_answer]},
+            ),
+        )
 
     async def _authorised(self, call: Callable[[], Awaitable[T]]) -> T:
         """Makes a call, and once more if the key was refused and there is another one by now."""
@@ -147,7 +172,8 @@ class OpenAIClient:
         """Whether the service answers a call that costs it nothing; it need not know the path."""
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                await self._sdk.get("/models", cast_to=object)
+                with self._sdks.use() as sdk:
+                    await sdk.get("/models", cast_to=object)
         except openai.APIStatusError as error:
             return error.status_code < 500
         except (TimeoutError, openai.OpenAIError):
@@ -156,6 +182,10 @@ class OpenAIClient:
             # Whatever it is, it is an answer.
             return True
         return True
+
+    async def _note_answer(self, response: Any) -> None:
+        self._fault = ""
+        current().answered(response.status_code)
 
     async def _set_headers(self, request: Any) -> None:
         # The SDK would add what its environment variables say, and what the machine is.
@@ -185,7 +215,8 @@ class OpenAIClient:
                 )
             case openai.APIConnectionError():
                 return ModelUnavailableError(
-                    f"{host} cannot be reached, or broke off: try again later"
+                    f"{host} cannot be reached, or broke off{self._tls_fault(error)}: try again"
+                    " later"
                 )
             case openai.APIStatusError():
                 return self._explain_status(error, model)
@@ -196,6 +227,14 @@ class OpenAIClient:
                 )
             case _:
                 return ModelError(f"{host} answered with what is not JSON: is its path right?")
+
+    def _tls_fault(self, error: Exception) -> str:
+        """What TLS has against the connection, in brackets; logged once, until it is answered."""
+        found = tls_fault(error)
+        if found and found != self._fault:
+            self._fault = found
+            _log.warning("calls to an upstream fail", target=self.target.host, reason=found)
+        return f" ({found})" if found else ""
 
     def _explain_status(self, error: openai.APIStatusError, model: str) -> ModelError:
         status, said = error.status_code, _shown(error.code or error.type, error.param)
@@ -226,17 +265,6 @@ class OpenAIClient:
                 return ModelError(f"{what}: it is elsewhere; set its address to where it leads")
             case _:
                 return ModelError(what)
-
-
-async def _note_status(response: Any) -> None:
-    current().answered(response.status_code)
-
-
-def _authorities() -> ssl.SSLContext | bool:
-    """Who vouches for services: what OpenSSL's variables name, else the system."""
-    if any(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")):
-        return ssl.create_default_context()
-    return True
 
 
 def _identifier(value: object) -> str:

@@ -160,6 +160,12 @@ class Caller:
         assert not embedding.HasField("error"), embedding.error
         return np.frombuffer(embedding.vector, "<f4").tolist()
 
+    async def embed_text(self, text: str) -> embed_pb2.Embedding:
+        """Embeds a text; the answer may hold an error."""
+        request = embed_pb2.EmbedRequest(inputs=[embed_pb2.Input(text=text)])
+        (embedding,) = (await self._stub.Embed(request, timeout=HANG_GUARD)).embeddings
+        return embedding
+
     async def tier(self, number: int = 1) -> str:
         """What answers for a number: "HOT", "COMPUTED" and so on."""
         answer = await self._stub.Embed(one_request(number), timeout=HANG_GUARD)
