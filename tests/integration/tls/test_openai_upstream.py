@@ -44,7 +44,10 @@ async def service(openai_server: Service, server: Party) -> AsyncIterator[Servic
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    openai_server.target = f"openai://localhost:{runner.addresses[0][1]}/v1"
+    port = runner.addresses[0][1]
+    # An address that is not in the certificate.
+    await web.TCPSite(runner, "127.0.0.2", port, ssl_context=context).start()
+    openai_server.target = f"openai://localhost:{port}/v1"
     yield openai_server
     await runner.cleanup()
 
