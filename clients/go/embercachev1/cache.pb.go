@@ -72,7 +72,7 @@ func (x WarmState_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WarmState_State.Descriptor instead.
 func (WarmState_State) EnumDescriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{5, 0}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{7, 0}
 }
 
 type Event_Type int32
@@ -126,7 +126,7 @@ func (x Event_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Type.Descriptor instead.
 func (Event_Type) EnumDescriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{13, 0}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type MigrateModelProgress_Stage int32
@@ -179,7 +179,7 @@ func (x MigrateModelProgress_Stage) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MigrateModelProgress_Stage.Descriptor instead.
 func (MigrateModelProgress_Stage) EnumDescriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{18, 0}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type StatsRequest struct {
@@ -235,8 +235,13 @@ type StatsResponse struct {
 	// the namespace "(others)" for what came later.
 	Usage []*UsageStats `protobuf:"bytes,9,rep,name=usage,proto3" json:"usage,omitempty"`
 	// By namespace; only where semantic answers were asked for.
-	Semantic      []*SemanticStats  `protobuf:"bytes,10,rep,name=semantic,proto3" json:"semantic,omitempty"`
-	Generators    []*GeneratorStats `protobuf:"bytes,11,rep,name=generators,proto3" json:"generators,omitempty"`
+	Semantic   []*SemanticStats  `protobuf:"bytes,10,rep,name=semantic,proto3" json:"semantic,omitempty"`
+	Generators []*GeneratorStats `protobuf:"bytes,11,rep,name=generators,proto3" json:"generators,omitempty"`
+	// Only where calls were refused; the first 500 namespaces, and the namespace
+	// "(others)" for what came later.
+	Quotas []*QuotaStats `protobuf:"bytes,12,rep,name=quotas,proto3" json:"quotas,omitempty"`
+	// Absent without encryption.
+	Forged        []*ForgedStats `protobuf:"bytes,13,rep,name=forged,proto3" json:"forged,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -348,6 +353,156 @@ func (x *StatsResponse) GetGenerators() []*GeneratorStats {
 	return nil
 }
 
+func (x *StatsResponse) GetQuotas() []*QuotaStats {
+	if x != nil {
+		return x.Quotas
+	}
+	return nil
+}
+
+func (x *StatsResponse) GetForged() []*ForgedStats {
+	if x != nil {
+		return x.Forged
+	}
+	return nil
+}
+
+// Values on disk or in Redis that were not taken, because no sidecar had sealed
+// them with a key that is known here for the place where they were.
+type ForgedStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// TIER_DISK or TIER_WARM.
+	Tier Tier `protobuf:"varint,1,opt,name=tier,proto3,enum=embercache.v1.Tier" json:"tier,omitempty"`
+	// "entries", "prompts", "semantic", "popular", "changes", "moves".
+	What string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	// "unsealed", "unknown_key" or, if it was changed, cut short or put elsewhere,
+	// "forged".
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Count         uint64 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgedStats) Reset() {
+	*x = ForgedStats{}
+	mi := &file_embercache_v1_cache_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgedStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgedStats) ProtoMessage() {}
+
+func (x *ForgedStats) ProtoReflect() protoreflect.Message {
+	mi := &file_embercache_v1_cache_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgedStats.ProtoReflect.Descriptor instead.
+func (*ForgedStats) Descriptor() ([]byte, []int) {
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ForgedStats) GetTier() Tier {
+	if x != nil {
+		return x.Tier
+	}
+	return Tier_TIER_UNSPECIFIED
+}
+
+func (x *ForgedStats) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *ForgedStats) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ForgedStats) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// Calls of one namespace that were refused because of one of its quotas.
+type QuotaStats struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// "items_per_second" or "computations".
+	Quota         string `protobuf:"bytes,2,opt,name=quota,proto3" json:"quota,omitempty"`
+	Refusals      uint64 `protobuf:"varint,3,opt,name=refusals,proto3" json:"refusals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuotaStats) Reset() {
+	*x = QuotaStats{}
+	mi := &file_embercache_v1_cache_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuotaStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuotaStats) ProtoMessage() {}
+
+func (x *QuotaStats) ProtoReflect() protoreflect.Message {
+	mi := &file_embercache_v1_cache_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuotaStats.ProtoReflect.Descriptor instead.
+func (*QuotaStats) Descriptor() ([]byte, []int) {
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *QuotaStats) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *QuotaStats) GetQuota() string {
+	if x != nil {
+		return x.Quota
+	}
+	return ""
+}
+
+func (x *QuotaStats) GetRefusals() uint64 {
+	if x != nil {
+		return x.Refusals
+	}
+	return 0
+}
+
 // What the cache was worth to one kind of entries, in one namespace, of one model.
 type UsageStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -381,7 +536,7 @@ type UsageStats struct {
 
 func (x *UsageStats) Reset() {
 	*x = UsageStats{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[2]
+	mi := &file_embercache_v1_cache_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +548,7 @@ func (x *UsageStats) String() string {
 func (*UsageStats) ProtoMessage() {}
 
 func (x *UsageStats) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[2]
+	mi := &file_embercache_v1_cache_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +561,7 @@ func (x *UsageStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageStats.ProtoReflect.Descriptor instead.
 func (*UsageStats) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{2}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *UsageStats) GetKind() string {
@@ -525,7 +680,7 @@ type SemanticStats struct {
 
 func (x *SemanticStats) Reset() {
 	*x = SemanticStats{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[3]
+	mi := &file_embercache_v1_cache_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +692,7 @@ func (x *SemanticStats) String() string {
 func (*SemanticStats) ProtoMessage() {}
 
 func (x *SemanticStats) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[3]
+	mi := &file_embercache_v1_cache_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +705,7 @@ func (x *SemanticStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SemanticStats.ProtoReflect.Descriptor instead.
 func (*SemanticStats) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{3}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SemanticStats) GetNamespace() string {
@@ -587,7 +742,7 @@ type TierStats struct {
 
 func (x *TierStats) Reset() {
 	*x = TierStats{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[4]
+	mi := &file_embercache_v1_cache_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +754,7 @@ func (x *TierStats) String() string {
 func (*TierStats) ProtoMessage() {}
 
 func (x *TierStats) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[4]
+	mi := &file_embercache_v1_cache_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +767,7 @@ func (x *TierStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TierStats.ProtoReflect.Descriptor instead.
 func (*TierStats) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{4}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TierStats) GetTier() Tier {
@@ -690,7 +845,7 @@ type WarmState struct {
 
 func (x *WarmState) Reset() {
 	*x = WarmState{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[5]
+	mi := &file_embercache_v1_cache_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +857,7 @@ func (x *WarmState) String() string {
 func (*WarmState) ProtoMessage() {}
 
 func (x *WarmState) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[5]
+	mi := &file_embercache_v1_cache_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +870,7 @@ func (x *WarmState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmState.ProtoReflect.Descriptor instead.
 func (*WarmState) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{5}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WarmState) GetState() WarmState_State {
@@ -783,7 +938,7 @@ type DiskState struct {
 
 func (x *DiskState) Reset() {
 	*x = DiskState{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[6]
+	mi := &file_embercache_v1_cache_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +950,7 @@ func (x *DiskState) String() string {
 func (*DiskState) ProtoMessage() {}
 
 func (x *DiskState) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[6]
+	mi := &file_embercache_v1_cache_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +963,7 @@ func (x *DiskState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskState.ProtoReflect.Descriptor instead.
 func (*DiskState) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{6}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DiskState) GetErrors() uint64 {
@@ -862,7 +1017,7 @@ type ModelStats struct {
 
 func (x *ModelStats) Reset() {
 	*x = ModelStats{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[7]
+	mi := &file_embercache_v1_cache_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +1029,7 @@ func (x *ModelStats) String() string {
 func (*ModelStats) ProtoMessage() {}
 
 func (x *ModelStats) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[7]
+	mi := &file_embercache_v1_cache_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +1042,7 @@ func (x *ModelStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelStats.ProtoReflect.Descriptor instead.
 func (*ModelStats) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{7}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ModelStats) GetName() string {
@@ -979,7 +1134,7 @@ type GeneratorStats struct {
 
 func (x *GeneratorStats) Reset() {
 	*x = GeneratorStats{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[8]
+	mi := &file_embercache_v1_cache_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1146,7 @@ func (x *GeneratorStats) String() string {
 func (*GeneratorStats) ProtoMessage() {}
 
 func (x *GeneratorStats) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[8]
+	mi := &file_embercache_v1_cache_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1159,7 @@ func (x *GeneratorStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GeneratorStats.ProtoReflect.Descriptor instead.
 func (*GeneratorStats) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{8}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GeneratorStats) GetName() string {
@@ -1115,7 +1270,7 @@ type PrefixStats struct {
 
 func (x *PrefixStats) Reset() {
 	*x = PrefixStats{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[9]
+	mi := &file_embercache_v1_cache_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1127,7 +1282,7 @@ func (x *PrefixStats) String() string {
 func (*PrefixStats) ProtoMessage() {}
 
 func (x *PrefixStats) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[9]
+	mi := &file_embercache_v1_cache_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1140,7 +1295,7 @@ func (x *PrefixStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrefixStats.ProtoReflect.Descriptor instead.
 func (*PrefixStats) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{9}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PrefixStats) GetReusedTokens() []*TierCount {
@@ -1220,7 +1375,7 @@ type InvalidateRequest struct {
 
 func (x *InvalidateRequest) Reset() {
 	*x = InvalidateRequest{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[10]
+	mi := &file_embercache_v1_cache_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1387,7 @@ func (x *InvalidateRequest) String() string {
 func (*InvalidateRequest) ProtoMessage() {}
 
 func (x *InvalidateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[10]
+	mi := &file_embercache_v1_cache_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1400,7 @@ func (x *InvalidateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateRequest.ProtoReflect.Descriptor instead.
 func (*InvalidateRequest) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{10}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *InvalidateRequest) GetNamespace() string {
@@ -1396,7 +1551,7 @@ type InvalidateResponse struct {
 
 func (x *InvalidateResponse) Reset() {
 	*x = InvalidateResponse{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[11]
+	mi := &file_embercache_v1_cache_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1408,7 +1563,7 @@ func (x *InvalidateResponse) String() string {
 func (*InvalidateResponse) ProtoMessage() {}
 
 func (x *InvalidateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[11]
+	mi := &file_embercache_v1_cache_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1421,7 +1576,7 @@ func (x *InvalidateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateResponse.ProtoReflect.Descriptor instead.
 func (*InvalidateResponse) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{11}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{13}
 }
 
 type PublishEventsRequest struct {
@@ -1434,7 +1589,7 @@ type PublishEventsRequest struct {
 
 func (x *PublishEventsRequest) Reset() {
 	*x = PublishEventsRequest{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[12]
+	mi := &file_embercache_v1_cache_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1601,7 @@ func (x *PublishEventsRequest) String() string {
 func (*PublishEventsRequest) ProtoMessage() {}
 
 func (x *PublishEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[12]
+	mi := &file_embercache_v1_cache_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1614,7 @@ func (x *PublishEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishEventsRequest.ProtoReflect.Descriptor instead.
 func (*PublishEventsRequest) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{12}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PublishEventsRequest) GetEvents() []*Event {
@@ -1485,7 +1640,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[13]
+	mi := &file_embercache_v1_cache_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1652,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[13]
+	mi := &file_embercache_v1_cache_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1665,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{13}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Event) GetType() Event_Type {
@@ -1556,7 +1711,7 @@ type PublishEventsResponse struct {
 
 func (x *PublishEventsResponse) Reset() {
 	*x = PublishEventsResponse{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[14]
+	mi := &file_embercache_v1_cache_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1723,7 @@ func (x *PublishEventsResponse) String() string {
 func (*PublishEventsResponse) ProtoMessage() {}
 
 func (x *PublishEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[14]
+	mi := &file_embercache_v1_cache_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1736,7 @@ func (x *PublishEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishEventsResponse.ProtoReflect.Descriptor instead.
 func (*PublishEventsResponse) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{14}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{16}
 }
 
 type WarmRequest struct {
@@ -1600,7 +1755,7 @@ type WarmRequest struct {
 
 func (x *WarmRequest) Reset() {
 	*x = WarmRequest{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[15]
+	mi := &file_embercache_v1_cache_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1767,7 @@ func (x *WarmRequest) String() string {
 func (*WarmRequest) ProtoMessage() {}
 
 func (x *WarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[15]
+	mi := &file_embercache_v1_cache_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1780,7 @@ func (x *WarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmRequest.ProtoReflect.Descriptor instead.
 func (*WarmRequest) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{15}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WarmRequest) GetWhat() isWarmRequest_What {
@@ -1704,7 +1859,7 @@ type WarmProgress struct {
 
 func (x *WarmProgress) Reset() {
 	*x = WarmProgress{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[16]
+	mi := &file_embercache_v1_cache_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +1871,7 @@ func (x *WarmProgress) String() string {
 func (*WarmProgress) ProtoMessage() {}
 
 func (x *WarmProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[16]
+	mi := &file_embercache_v1_cache_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +1884,7 @@ func (x *WarmProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmProgress.ProtoReflect.Descriptor instead.
 func (*WarmProgress) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{16}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WarmProgress) GetTotal() uint64 {
@@ -1776,7 +1931,7 @@ type MigrateModelRequest struct {
 
 func (x *MigrateModelRequest) Reset() {
 	*x = MigrateModelRequest{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[17]
+	mi := &file_embercache_v1_cache_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +1943,7 @@ func (x *MigrateModelRequest) String() string {
 func (*MigrateModelRequest) ProtoMessage() {}
 
 func (x *MigrateModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[17]
+	mi := &file_embercache_v1_cache_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +1956,7 @@ func (x *MigrateModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateModelRequest.ProtoReflect.Descriptor instead.
 func (*MigrateModelRequest) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{17}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MigrateModelRequest) GetModel() string {
@@ -1847,7 +2002,7 @@ type MigrateModelProgress struct {
 
 func (x *MigrateModelProgress) Reset() {
 	*x = MigrateModelProgress{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[18]
+	mi := &file_embercache_v1_cache_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +2014,7 @@ func (x *MigrateModelProgress) String() string {
 func (*MigrateModelProgress) ProtoMessage() {}
 
 func (x *MigrateModelProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[18]
+	mi := &file_embercache_v1_cache_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +2027,7 @@ func (x *MigrateModelProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateModelProgress.ProtoReflect.Descriptor instead.
 func (*MigrateModelProgress) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{18}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MigrateModelProgress) GetStage() MigrateModelProgress_Stage {
@@ -1912,7 +2067,7 @@ type RollbackModelRequest struct {
 
 func (x *RollbackModelRequest) Reset() {
 	*x = RollbackModelRequest{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[19]
+	mi := &file_embercache_v1_cache_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2079,7 @@ func (x *RollbackModelRequest) String() string {
 func (*RollbackModelRequest) ProtoMessage() {}
 
 func (x *RollbackModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[19]
+	mi := &file_embercache_v1_cache_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2092,7 @@ func (x *RollbackModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackModelRequest.ProtoReflect.Descriptor instead.
 func (*RollbackModelRequest) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{19}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RollbackModelRequest) GetModel() string {
@@ -1955,7 +2110,7 @@ type RollbackModelResponse struct {
 
 func (x *RollbackModelResponse) Reset() {
 	*x = RollbackModelResponse{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[20]
+	mi := &file_embercache_v1_cache_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2122,7 @@ func (x *RollbackModelResponse) String() string {
 func (*RollbackModelResponse) ProtoMessage() {}
 
 func (x *RollbackModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[20]
+	mi := &file_embercache_v1_cache_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2135,7 @@ func (x *RollbackModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackModelResponse.ProtoReflect.Descriptor instead.
 func (*RollbackModelResponse) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{20}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{22}
 }
 
 type FlushRequest struct {
@@ -1993,7 +2148,7 @@ type FlushRequest struct {
 
 func (x *FlushRequest) Reset() {
 	*x = FlushRequest{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[21]
+	mi := &file_embercache_v1_cache_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2160,7 @@ func (x *FlushRequest) String() string {
 func (*FlushRequest) ProtoMessage() {}
 
 func (x *FlushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[21]
+	mi := &file_embercache_v1_cache_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2173,7 @@ func (x *FlushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushRequest.ProtoReflect.Descriptor instead.
 func (*FlushRequest) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{21}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FlushRequest) GetTiers() []Tier {
@@ -2037,7 +2192,7 @@ type FlushResponse struct {
 
 func (x *FlushResponse) Reset() {
 	*x = FlushResponse{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[22]
+	mi := &file_embercache_v1_cache_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2204,7 @@ func (x *FlushResponse) String() string {
 func (*FlushResponse) ProtoMessage() {}
 
 func (x *FlushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[22]
+	mi := &file_embercache_v1_cache_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2217,7 @@ func (x *FlushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushResponse.ProtoReflect.Descriptor instead.
 func (*FlushResponse) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{22}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FlushResponse) GetEntries() uint64 {
@@ -2089,7 +2244,7 @@ type SemanticStats_Band struct {
 
 func (x *SemanticStats_Band) Reset() {
 	*x = SemanticStats_Band{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[23]
+	mi := &file_embercache_v1_cache_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2256,7 @@ func (x *SemanticStats_Band) String() string {
 func (*SemanticStats_Band) ProtoMessage() {}
 
 func (x *SemanticStats_Band) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[23]
+	mi := &file_embercache_v1_cache_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2269,7 @@ func (x *SemanticStats_Band) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SemanticStats_Band.ProtoReflect.Descriptor instead.
 func (*SemanticStats_Band) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{3, 0}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{5, 0}
 }
 
 func (x *SemanticStats_Band) GetFrom() float64 {
@@ -2176,7 +2331,7 @@ type PrefixStats_TierBandwidth struct {
 
 func (x *PrefixStats_TierBandwidth) Reset() {
 	*x = PrefixStats_TierBandwidth{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[24]
+	mi := &file_embercache_v1_cache_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2343,7 @@ func (x *PrefixStats_TierBandwidth) String() string {
 func (*PrefixStats_TierBandwidth) ProtoMessage() {}
 
 func (x *PrefixStats_TierBandwidth) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[24]
+	mi := &file_embercache_v1_cache_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2356,7 @@ func (x *PrefixStats_TierBandwidth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrefixStats_TierBandwidth.ProtoReflect.Descriptor instead.
 func (*PrefixStats_TierBandwidth) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{9, 0}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{11, 0}
 }
 
 func (x *PrefixStats_TierBandwidth) GetTier() Tier {
@@ -2228,7 +2383,7 @@ type InvalidateRequest_Tags struct {
 
 func (x *InvalidateRequest_Tags) Reset() {
 	*x = InvalidateRequest_Tags{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[25]
+	mi := &file_embercache_v1_cache_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2395,7 @@ func (x *InvalidateRequest_Tags) String() string {
 func (*InvalidateRequest_Tags) ProtoMessage() {}
 
 func (x *InvalidateRequest_Tags) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[25]
+	mi := &file_embercache_v1_cache_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2408,7 @@ func (x *InvalidateRequest_Tags) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateRequest_Tags.ProtoReflect.Descriptor instead.
 func (*InvalidateRequest_Tags) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{10, 0}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{12, 0}
 }
 
 func (x *InvalidateRequest_Tags) GetTags() []string {
@@ -2279,7 +2434,7 @@ type InvalidateRequest_Inputs struct {
 
 func (x *InvalidateRequest_Inputs) Reset() {
 	*x = InvalidateRequest_Inputs{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[26]
+	mi := &file_embercache_v1_cache_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2446,7 @@ func (x *InvalidateRequest_Inputs) String() string {
 func (*InvalidateRequest_Inputs) ProtoMessage() {}
 
 func (x *InvalidateRequest_Inputs) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[26]
+	mi := &file_embercache_v1_cache_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2459,7 @@ func (x *InvalidateRequest_Inputs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateRequest_Inputs.ProtoReflect.Descriptor instead.
 func (*InvalidateRequest_Inputs) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{10, 1}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{12, 1}
 }
 
 func (x *InvalidateRequest_Inputs) GetInputs() []*Input {
@@ -2344,7 +2499,7 @@ type InvalidateRequest_WholeNamespace struct {
 
 func (x *InvalidateRequest_WholeNamespace) Reset() {
 	*x = InvalidateRequest_WholeNamespace{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[27]
+	mi := &file_embercache_v1_cache_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2356,7 +2511,7 @@ func (x *InvalidateRequest_WholeNamespace) String() string {
 func (*InvalidateRequest_WholeNamespace) ProtoMessage() {}
 
 func (x *InvalidateRequest_WholeNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[27]
+	mi := &file_embercache_v1_cache_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2369,7 +2524,7 @@ func (x *InvalidateRequest_WholeNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateRequest_WholeNamespace.ProtoReflect.Descriptor instead.
 func (*InvalidateRequest_WholeNamespace) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{10, 2}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{12, 2}
 }
 
 // Every answer that lists one of the documents.
@@ -2383,7 +2538,7 @@ type InvalidateRequest_Documents struct {
 
 func (x *InvalidateRequest_Documents) Reset() {
 	*x = InvalidateRequest_Documents{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[28]
+	mi := &file_embercache_v1_cache_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2550,7 @@ func (x *InvalidateRequest_Documents) String() string {
 func (*InvalidateRequest_Documents) ProtoMessage() {}
 
 func (x *InvalidateRequest_Documents) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[28]
+	mi := &file_embercache_v1_cache_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2563,7 @@ func (x *InvalidateRequest_Documents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateRequest_Documents.ProtoReflect.Descriptor instead.
 func (*InvalidateRequest_Documents) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{10, 3}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{12, 3}
 }
 
 func (x *InvalidateRequest_Documents) GetCollection() string {
@@ -2435,7 +2590,7 @@ type InvalidateRequest_Searches struct {
 
 func (x *InvalidateRequest_Searches) Reset() {
 	*x = InvalidateRequest_Searches{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[29]
+	mi := &file_embercache_v1_cache_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2447,7 +2602,7 @@ func (x *InvalidateRequest_Searches) String() string {
 func (*InvalidateRequest_Searches) ProtoMessage() {}
 
 func (x *InvalidateRequest_Searches) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[29]
+	mi := &file_embercache_v1_cache_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2460,7 +2615,7 @@ func (x *InvalidateRequest_Searches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateRequest_Searches.ProtoReflect.Descriptor instead.
 func (*InvalidateRequest_Searches) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{10, 4}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{12, 4}
 }
 
 func (x *InvalidateRequest_Searches) GetRequests() []*SearchRequest {
@@ -2480,7 +2635,7 @@ type InvalidateRequest_Generations struct {
 
 func (x *InvalidateRequest_Generations) Reset() {
 	*x = InvalidateRequest_Generations{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[30]
+	mi := &file_embercache_v1_cache_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2647,7 @@ func (x *InvalidateRequest_Generations) String() string {
 func (*InvalidateRequest_Generations) ProtoMessage() {}
 
 func (x *InvalidateRequest_Generations) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[30]
+	mi := &file_embercache_v1_cache_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2660,7 @@ func (x *InvalidateRequest_Generations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateRequest_Generations.ProtoReflect.Descriptor instead.
 func (*InvalidateRequest_Generations) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{10, 5}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{12, 5}
 }
 
 func (x *InvalidateRequest_Generations) GetRequests() []*GenerateRequest {
@@ -2528,7 +2683,7 @@ type InvalidateRequest_ModelVersion struct {
 
 func (x *InvalidateRequest_ModelVersion) Reset() {
 	*x = InvalidateRequest_ModelVersion{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[31]
+	mi := &file_embercache_v1_cache_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2695,7 @@ func (x *InvalidateRequest_ModelVersion) String() string {
 func (*InvalidateRequest_ModelVersion) ProtoMessage() {}
 
 func (x *InvalidateRequest_ModelVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[31]
+	mi := &file_embercache_v1_cache_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2708,7 @@ func (x *InvalidateRequest_ModelVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateRequest_ModelVersion.ProtoReflect.Descriptor instead.
 func (*InvalidateRequest_ModelVersion) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{10, 6}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{12, 6}
 }
 
 func (x *InvalidateRequest_ModelVersion) GetModel() string {
@@ -2579,7 +2734,7 @@ type WarmRequest_Searches struct {
 
 func (x *WarmRequest_Searches) Reset() {
 	*x = WarmRequest_Searches{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[32]
+	mi := &file_embercache_v1_cache_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2591,7 +2746,7 @@ func (x *WarmRequest_Searches) String() string {
 func (*WarmRequest_Searches) ProtoMessage() {}
 
 func (x *WarmRequest_Searches) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[32]
+	mi := &file_embercache_v1_cache_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2604,7 +2759,7 @@ func (x *WarmRequest_Searches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmRequest_Searches.ProtoReflect.Descriptor instead.
 func (*WarmRequest_Searches) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{15, 0}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{17, 0}
 }
 
 func (x *WarmRequest_Searches) GetRequests() []*SearchRequest {
@@ -2627,7 +2782,7 @@ type WarmRequest_Popular struct {
 
 func (x *WarmRequest_Popular) Reset() {
 	*x = WarmRequest_Popular{}
-	mi := &file_embercache_v1_cache_proto_msgTypes[33]
+	mi := &file_embercache_v1_cache_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2794,7 @@ func (x *WarmRequest_Popular) String() string {
 func (*WarmRequest_Popular) ProtoMessage() {}
 
 func (x *WarmRequest_Popular) ProtoReflect() protoreflect.Message {
-	mi := &file_embercache_v1_cache_proto_msgTypes[33]
+	mi := &file_embercache_v1_cache_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2807,7 @@ func (x *WarmRequest_Popular) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmRequest_Popular.ProtoReflect.Descriptor instead.
 func (*WarmRequest_Popular) Descriptor() ([]byte, []int) {
-	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{15, 1}
+	return file_embercache_v1_cache_proto_rawDescGZIP(), []int{17, 1}
 }
 
 func (x *WarmRequest_Popular) GetNamespace() string {
@@ -2674,7 +2829,7 @@ var File_embercache_v1_cache_proto protoreflect.FileDescriptor
 const file_embercache_v1_cache_proto_rawDesc = "" +
 	"\n" +
 	"\x19embercache/v1/cache.proto\x12\rembercache.v1\x1a\x1aembercache/v1/common.proto\x1a\x19embercache/v1/embed.proto\x1a\x1cembercache/v1/generate.proto\x1a\x1aembercache/v1/search.proto\"\x0e\n" +
-	"\fStatsRequest\"\x81\x04\n" +
+	"\fStatsRequest\"\xe8\x04\n" +
 	"\rStatsResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
 	"\x0euptime_seconds\x18\x02 \x01(\x01R\ruptimeSeconds\x12#\n" +
@@ -2689,7 +2844,19 @@ const file_embercache_v1_cache_proto_rawDesc = "" +
 	" \x03(\v2\x1c.embercache.v1.SemanticStatsR\bsemantic\x12=\n" +
 	"\n" +
 	"generators\x18\v \x03(\v2\x1d.embercache.v1.GeneratorStatsR\n" +
-	"generators\"\xf4\x03\n" +
+	"generators\x121\n" +
+	"\x06quotas\x18\f \x03(\v2\x19.embercache.v1.QuotaStatsR\x06quotas\x122\n" +
+	"\x06forged\x18\r \x03(\v2\x1a.embercache.v1.ForgedStatsR\x06forged\"x\n" +
+	"\vForgedStats\x12'\n" +
+	"\x04tier\x18\x01 \x01(\x0e2\x13.embercache.v1.TierR\x04tier\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\x04R\x05count\"\\\n" +
+	"\n" +
+	"QuotaStats\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05quota\x18\x02 \x01(\tR\x05quota\x12\x1a\n" +
+	"\brefusals\x18\x03 \x01(\x04R\brefusals\"\xf4\x03\n" +
 	"\n" +
 	"UsageStats\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
@@ -2903,107 +3070,112 @@ func file_embercache_v1_cache_proto_rawDescGZIP() []byte {
 }
 
 var file_embercache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_embercache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_embercache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_embercache_v1_cache_proto_goTypes = []any{
 	(WarmState_State)(0),                     // 0: embercache.v1.WarmState.State
 	(Event_Type)(0),                          // 1: embercache.v1.Event.Type
 	(MigrateModelProgress_Stage)(0),          // 2: embercache.v1.MigrateModelProgress.Stage
 	(*StatsRequest)(nil),                     // 3: embercache.v1.StatsRequest
 	(*StatsResponse)(nil),                    // 4: embercache.v1.StatsResponse
-	(*UsageStats)(nil),                       // 5: embercache.v1.UsageStats
-	(*SemanticStats)(nil),                    // 6: embercache.v1.SemanticStats
-	(*TierStats)(nil),                        // 7: embercache.v1.TierStats
-	(*WarmState)(nil),                        // 8: embercache.v1.WarmState
-	(*DiskState)(nil),                        // 9: embercache.v1.DiskState
-	(*ModelStats)(nil),                       // 10: embercache.v1.ModelStats
-	(*GeneratorStats)(nil),                   // 11: embercache.v1.GeneratorStats
-	(*PrefixStats)(nil),                      // 12: embercache.v1.PrefixStats
-	(*InvalidateRequest)(nil),                // 13: embercache.v1.InvalidateRequest
-	(*InvalidateResponse)(nil),               // 14: embercache.v1.InvalidateResponse
-	(*PublishEventsRequest)(nil),             // 15: embercache.v1.PublishEventsRequest
-	(*Event)(nil),                            // 16: embercache.v1.Event
-	(*PublishEventsResponse)(nil),            // 17: embercache.v1.PublishEventsResponse
-	(*WarmRequest)(nil),                      // 18: embercache.v1.WarmRequest
-	(*WarmProgress)(nil),                     // 19: embercache.v1.WarmProgress
-	(*MigrateModelRequest)(nil),              // 20: embercache.v1.MigrateModelRequest
-	(*MigrateModelProgress)(nil),             // 21: embercache.v1.MigrateModelProgress
-	(*RollbackModelRequest)(nil),             // 22: embercache.v1.RollbackModelRequest
-	(*RollbackModelResponse)(nil),            // 23: embercache.v1.RollbackModelResponse
-	(*FlushRequest)(nil),                     // 24: embercache.v1.FlushRequest
-	(*FlushResponse)(nil),                    // 25: embercache.v1.FlushResponse
-	(*SemanticStats_Band)(nil),               // 26: embercache.v1.SemanticStats.Band
-	(*PrefixStats_TierBandwidth)(nil),        // 27: embercache.v1.PrefixStats.TierBandwidth
-	(*InvalidateRequest_Tags)(nil),           // 28: embercache.v1.InvalidateRequest.Tags
-	(*InvalidateRequest_Inputs)(nil),         // 29: embercache.v1.InvalidateRequest.Inputs
-	(*InvalidateRequest_WholeNamespace)(nil), // 30: embercache.v1.InvalidateRequest.WholeNamespace
-	(*InvalidateRequest_Documents)(nil),      // 31: embercache.v1.InvalidateRequest.Documents
-	(*InvalidateRequest_Searches)(nil),       // 32: embercache.v1.InvalidateRequest.Searches
-	(*InvalidateRequest_Generations)(nil),    // 33: embercache.v1.InvalidateRequest.Generations
-	(*InvalidateRequest_ModelVersion)(nil),   // 34: embercache.v1.InvalidateRequest.ModelVersion
-	(*WarmRequest_Searches)(nil),             // 35: embercache.v1.WarmRequest.Searches
-	(*WarmRequest_Popular)(nil),              // 36: embercache.v1.WarmRequest.Popular
-	(*TierCount)(nil),                        // 37: embercache.v1.TierCount
-	(Tier)(0),                                // 38: embercache.v1.Tier
-	(*EmbedRequest)(nil),                     // 39: embercache.v1.EmbedRequest
-	(*Input)(nil),                            // 40: embercache.v1.Input
-	(InputType)(0),                           // 41: embercache.v1.InputType
-	(*SearchRequest)(nil),                    // 42: embercache.v1.SearchRequest
-	(*GenerateRequest)(nil),                  // 43: embercache.v1.GenerateRequest
+	(*ForgedStats)(nil),                      // 5: embercache.v1.ForgedStats
+	(*QuotaStats)(nil),                       // 6: embercache.v1.QuotaStats
+	(*UsageStats)(nil),                       // 7: embercache.v1.UsageStats
+	(*SemanticStats)(nil),                    // 8: embercache.v1.SemanticStats
+	(*TierStats)(nil),                        // 9: embercache.v1.TierStats
+	(*WarmState)(nil),                        // 10: embercache.v1.WarmState
+	(*DiskState)(nil),                        // 11: embercache.v1.DiskState
+	(*ModelStats)(nil),                       // 12: embercache.v1.ModelStats
+	(*GeneratorStats)(nil),                   // 13: embercache.v1.GeneratorStats
+	(*PrefixStats)(nil),                      // 14: embercache.v1.PrefixStats
+	(*InvalidateRequest)(nil),                // 15: embercache.v1.InvalidateRequest
+	(*InvalidateResponse)(nil),               // 16: embercache.v1.InvalidateResponse
+	(*PublishEventsRequest)(nil),             // 17: embercache.v1.PublishEventsRequest
+	(*Event)(nil),                            // 18: embercache.v1.Event
+	(*PublishEventsResponse)(nil),            // 19: embercache.v1.PublishEventsResponse
+	(*WarmRequest)(nil),                      // 20: embercache.v1.WarmRequest
+	(*WarmProgress)(nil),                     // 21: embercache.v1.WarmProgress
+	(*MigrateModelRequest)(nil),              // 22: embercache.v1.MigrateModelRequest
+	(*MigrateModelProgress)(nil),             // 23: embercache.v1.MigrateModelProgress
+	(*RollbackModelRequest)(nil),             // 24: embercache.v1.RollbackModelRequest
+	(*RollbackModelResponse)(nil),            // 25: embercache.v1.RollbackModelResponse
+	(*FlushRequest)(nil),                     // 26: embercache.v1.FlushRequest
+	(*FlushResponse)(nil),                    // 27: embercache.v1.FlushResponse
+	(*SemanticStats_Band)(nil),               // 28: embercache.v1.SemanticStats.Band
+	(*PrefixStats_TierBandwidth)(nil),        // 29: embercache.v1.PrefixStats.TierBandwidth
+	(*InvalidateRequest_Tags)(nil),           // 30: embercache.v1.InvalidateRequest.Tags
+	(*InvalidateRequest_Inputs)(nil),         // 31: embercache.v1.InvalidateRequest.Inputs
+	(*InvalidateRequest_WholeNamespace)(nil), // 32: embercache.v1.InvalidateRequest.WholeNamespace
+	(*InvalidateRequest_Documents)(nil),      // 33: embercache.v1.InvalidateRequest.Documents
+	(*InvalidateRequest_Searches)(nil),       // 34: embercache.v1.InvalidateRequest.Searches
+	(*InvalidateRequest_Generations)(nil),    // 35: embercache.v1.InvalidateRequest.Generations
+	(*InvalidateRequest_ModelVersion)(nil),   // 36: embercache.v1.InvalidateRequest.ModelVersion
+	(*WarmRequest_Searches)(nil),             // 37: embercache.v1.WarmRequest.Searches
+	(*WarmRequest_Popular)(nil),              // 38: embercache.v1.WarmRequest.Popular
+	(Tier)(0),                                // 39: embercache.v1.Tier
+	(*TierCount)(nil),                        // 40: embercache.v1.TierCount
+	(*EmbedRequest)(nil),                     // 41: embercache.v1.EmbedRequest
+	(*Input)(nil),                            // 42: embercache.v1.Input
+	(InputType)(0),                           // 43: embercache.v1.InputType
+	(*SearchRequest)(nil),                    // 44: embercache.v1.SearchRequest
+	(*GenerateRequest)(nil),                  // 45: embercache.v1.GenerateRequest
 }
 var file_embercache_v1_cache_proto_depIdxs = []int32{
-	7,  // 0: embercache.v1.StatsResponse.tiers:type_name -> embercache.v1.TierStats
-	8,  // 1: embercache.v1.StatsResponse.warm:type_name -> embercache.v1.WarmState
-	10, // 2: embercache.v1.StatsResponse.models:type_name -> embercache.v1.ModelStats
-	9,  // 3: embercache.v1.StatsResponse.disk:type_name -> embercache.v1.DiskState
-	5,  // 4: embercache.v1.StatsResponse.usage:type_name -> embercache.v1.UsageStats
-	6,  // 5: embercache.v1.StatsResponse.semantic:type_name -> embercache.v1.SemanticStats
-	11, // 6: embercache.v1.StatsResponse.generators:type_name -> embercache.v1.GeneratorStats
-	37, // 7: embercache.v1.UsageStats.answered:type_name -> embercache.v1.TierCount
-	26, // 8: embercache.v1.SemanticStats.bands:type_name -> embercache.v1.SemanticStats.Band
-	38, // 9: embercache.v1.TierStats.tier:type_name -> embercache.v1.Tier
-	0,  // 10: embercache.v1.WarmState.state:type_name -> embercache.v1.WarmState.State
-	12, // 11: embercache.v1.GeneratorStats.prefix:type_name -> embercache.v1.PrefixStats
-	37, // 12: embercache.v1.PrefixStats.reused_tokens:type_name -> embercache.v1.TierCount
-	27, // 13: embercache.v1.PrefixStats.bandwidths:type_name -> embercache.v1.PrefixStats.TierBandwidth
-	28, // 14: embercache.v1.InvalidateRequest.tags:type_name -> embercache.v1.InvalidateRequest.Tags
-	29, // 15: embercache.v1.InvalidateRequest.inputs:type_name -> embercache.v1.InvalidateRequest.Inputs
-	30, // 16: embercache.v1.InvalidateRequest.whole_namespace:type_name -> embercache.v1.InvalidateRequest.WholeNamespace
-	31, // 17: embercache.v1.InvalidateRequest.documents:type_name -> embercache.v1.InvalidateRequest.Documents
-	32, // 18: embercache.v1.InvalidateRequest.searches:type_name -> embercache.v1.InvalidateRequest.Searches
-	34, // 19: embercache.v1.InvalidateRequest.model_version:type_name -> embercache.v1.InvalidateRequest.ModelVersion
-	33, // 20: embercache.v1.InvalidateRequest.generations:type_name -> embercache.v1.InvalidateRequest.Generations
-	16, // 21: embercache.v1.PublishEventsRequest.events:type_name -> embercache.v1.Event
-	1,  // 22: embercache.v1.Event.type:type_name -> embercache.v1.Event.Type
-	39, // 23: embercache.v1.WarmRequest.embed:type_name -> embercache.v1.EmbedRequest
-	35, // 24: embercache.v1.WarmRequest.searches:type_name -> embercache.v1.WarmRequest.Searches
-	36, // 25: embercache.v1.WarmRequest.popular:type_name -> embercache.v1.WarmRequest.Popular
-	2,  // 26: embercache.v1.MigrateModelProgress.stage:type_name -> embercache.v1.MigrateModelProgress.Stage
-	38, // 27: embercache.v1.FlushRequest.tiers:type_name -> embercache.v1.Tier
-	38, // 28: embercache.v1.PrefixStats.TierBandwidth.tier:type_name -> embercache.v1.Tier
-	40, // 29: embercache.v1.InvalidateRequest.Inputs.inputs:type_name -> embercache.v1.Input
-	41, // 30: embercache.v1.InvalidateRequest.Inputs.input_type:type_name -> embercache.v1.InputType
-	42, // 31: embercache.v1.InvalidateRequest.Searches.requests:type_name -> embercache.v1.SearchRequest
-	43, // 32: embercache.v1.InvalidateRequest.Generations.requests:type_name -> embercache.v1.GenerateRequest
-	42, // 33: embercache.v1.WarmRequest.Searches.requests:type_name -> embercache.v1.SearchRequest
-	3,  // 34: embercache.v1.CacheService.Stats:input_type -> embercache.v1.StatsRequest
-	13, // 35: embercache.v1.CacheService.Invalidate:input_type -> embercache.v1.InvalidateRequest
-	15, // 36: embercache.v1.CacheService.PublishEvents:input_type -> embercache.v1.PublishEventsRequest
-	18, // 37: embercache.v1.CacheService.Warm:input_type -> embercache.v1.WarmRequest
-	20, // 38: embercache.v1.CacheService.MigrateModel:input_type -> embercache.v1.MigrateModelRequest
-	22, // 39: embercache.v1.CacheService.RollbackModel:input_type -> embercache.v1.RollbackModelRequest
-	24, // 40: embercache.v1.CacheService.Flush:input_type -> embercache.v1.FlushRequest
-	4,  // 41: embercache.v1.CacheService.Stats:output_type -> embercache.v1.StatsResponse
-	14, // 42: embercache.v1.CacheService.Invalidate:output_type -> embercache.v1.InvalidateResponse
-	17, // 43: embercache.v1.CacheService.PublishEvents:output_type -> embercache.v1.PublishEventsResponse
-	19, // 44: embercache.v1.CacheService.Warm:output_type -> embercache.v1.WarmProgress
-	21, // 45: embercache.v1.CacheService.MigrateModel:output_type -> embercache.v1.MigrateModelProgress
-	23, // 46: embercache.v1.CacheService.RollbackModel:output_type -> embercache.v1.RollbackModelResponse
-	25, // 47: embercache.v1.CacheService.Flush:output_type -> embercache.v1.FlushResponse
-	41, // [41:48] is the sub-list for method output_type
-	34, // [34:41] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	9,  // 0: embercache.v1.StatsResponse.tiers:type_name -> embercache.v1.TierStats
+	10, // 1: embercache.v1.StatsResponse.warm:type_name -> embercache.v1.WarmState
+	12, // 2: embercache.v1.StatsResponse.models:type_name -> embercache.v1.ModelStats
+	11, // 3: embercache.v1.StatsResponse.disk:type_name -> embercache.v1.DiskState
+	7,  // 4: embercache.v1.StatsResponse.usage:type_name -> embercache.v1.UsageStats
+	8,  // 5: embercache.v1.StatsResponse.semantic:type_name -> embercache.v1.SemanticStats
+	13, // 6: embercache.v1.StatsResponse.generators:type_name -> embercache.v1.GeneratorStats
+	6,  // 7: embercache.v1.StatsResponse.quotas:type_name -> embercache.v1.QuotaStats
+	5,  // 8: embercache.v1.StatsResponse.forged:type_name -> embercache.v1.ForgedStats
+	39, // 9: embercache.v1.ForgedStats.tier:type_name -> embercache.v1.Tier
+	40, // 10: embercache.v1.UsageStats.answered:type_name -> embercache.v1.TierCount
+	28, // 11: embercache.v1.SemanticStats.bands:type_name -> embercache.v1.SemanticStats.Band
+	39, // 12: embercache.v1.TierStats.tier:type_name -> embercache.v1.Tier
+	0,  // 13: embercache.v1.WarmState.state:type_name -> embercache.v1.WarmState.State
+	14, // 14: embercache.v1.GeneratorStats.prefix:type_name -> embercache.v1.PrefixStats
+	40, // 15: embercache.v1.PrefixStats.reused_tokens:type_name -> embercache.v1.TierCount
+	29, // 16: embercache.v1.PrefixStats.bandwidths:type_name -> embercache.v1.PrefixStats.TierBandwidth
+	30, // 17: embercache.v1.InvalidateRequest.tags:type_name -> embercache.v1.InvalidateRequest.Tags
+	31, // 18: embercache.v1.InvalidateRequest.inputs:type_name -> embercache.v1.InvalidateRequest.Inputs
+	32, // 19: embercache.v1.InvalidateRequest.whole_namespace:type_name -> embercache.v1.InvalidateRequest.WholeNamespace
+	33, // 20: embercache.v1.InvalidateRequest.documents:type_name -> embercache.v1.InvalidateRequest.Documents
+	34, // 21: embercache.v1.InvalidateRequest.searches:type_name -> embercache.v1.InvalidateRequest.Searches
+	36, // 22: embercache.v1.InvalidateRequest.model_version:type_name -> embercache.v1.InvalidateRequest.ModelVersion
+	35, // 23: embercache.v1.InvalidateRequest.generations:type_name -> embercache.v1.InvalidateRequest.Generations
+	18, // 24: embercache.v1.PublishEventsRequest.events:type_name -> embercache.v1.Event
+	1,  // 25: embercache.v1.Event.type:type_name -> embercache.v1.Event.Type
+	41, // 26: embercache.v1.WarmRequest.embed:type_name -> embercache.v1.EmbedRequest
+	37, // 27: embercache.v1.WarmRequest.searches:type_name -> embercache.v1.WarmRequest.Searches
+	38, // 28: embercache.v1.WarmRequest.popular:type_name -> embercache.v1.WarmRequest.Popular
+	2,  // 29: embercache.v1.MigrateModelProgress.stage:type_name -> embercache.v1.MigrateModelProgress.Stage
+	39, // 30: embercache.v1.FlushRequest.tiers:type_name -> embercache.v1.Tier
+	39, // 31: embercache.v1.PrefixStats.TierBandwidth.tier:type_name -> embercache.v1.Tier
+	42, // 32: embercache.v1.InvalidateRequest.Inputs.inputs:type_name -> embercache.v1.Input
+	43, // 33: embercache.v1.InvalidateRequest.Inputs.input_type:type_name -> embercache.v1.InputType
+	44, // 34: embercache.v1.InvalidateRequest.Searches.requests:type_name -> embercache.v1.SearchRequest
+	45, // 35: embercache.v1.InvalidateRequest.Generations.requests:type_name -> embercache.v1.GenerateRequest
+	44, // 36: embercache.v1.WarmRequest.Searches.requests:type_name -> embercache.v1.SearchRequest
+	3,  // 37: embercache.v1.CacheService.Stats:input_type -> embercache.v1.StatsRequest
+	15, // 38: embercache.v1.CacheService.Invalidate:input_type -> embercache.v1.InvalidateRequest
+	17, // 39: embercache.v1.CacheService.PublishEvents:input_type -> embercache.v1.PublishEventsRequest
+	20, // 40: embercache.v1.CacheService.Warm:input_type -> embercache.v1.WarmRequest
+	22, // 41: embercache.v1.CacheService.MigrateModel:input_type -> embercache.v1.MigrateModelRequest
+	24, // 42: embercache.v1.CacheService.RollbackModel:input_type -> embercache.v1.RollbackModelRequest
+	26, // 43: embercache.v1.CacheService.Flush:input_type -> embercache.v1.FlushRequest
+	4,  // 44: embercache.v1.CacheService.Stats:output_type -> embercache.v1.StatsResponse
+	16, // 45: embercache.v1.CacheService.Invalidate:output_type -> embercache.v1.InvalidateResponse
+	19, // 46: embercache.v1.CacheService.PublishEvents:output_type -> embercache.v1.PublishEventsResponse
+	21, // 47: embercache.v1.CacheService.Warm:output_type -> embercache.v1.WarmProgress
+	23, // 48: embercache.v1.CacheService.MigrateModel:output_type -> embercache.v1.MigrateModelProgress
+	25, // 49: embercache.v1.CacheService.RollbackModel:output_type -> embercache.v1.RollbackModelResponse
+	27, // 50: embercache.v1.CacheService.Flush:output_type -> embercache.v1.FlushResponse
+	44, // [44:51] is the sub-list for method output_type
+	37, // [37:44] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_embercache_v1_cache_proto_init() }
@@ -3015,7 +3187,7 @@ func file_embercache_v1_cache_proto_init() {
 	file_embercache_v1_embed_proto_init()
 	file_embercache_v1_generate_proto_init()
 	file_embercache_v1_search_proto_init()
-	file_embercache_v1_cache_proto_msgTypes[10].OneofWrappers = []any{
+	file_embercache_v1_cache_proto_msgTypes[12].OneofWrappers = []any{
 		(*InvalidateRequest_Tags_)(nil),
 		(*InvalidateRequest_Inputs_)(nil),
 		(*InvalidateRequest_WholeNamespace_)(nil),
@@ -3025,7 +3197,7 @@ func file_embercache_v1_cache_proto_init() {
 		(*InvalidateRequest_ModelVersion_)(nil),
 		(*InvalidateRequest_Generations_)(nil),
 	}
-	file_embercache_v1_cache_proto_msgTypes[15].OneofWrappers = []any{
+	file_embercache_v1_cache_proto_msgTypes[17].OneofWrappers = []any{
 		(*WarmRequest_Embed)(nil),
 		(*WarmRequest_Searches_)(nil),
 		(*WarmRequest_Popular_)(nil),
@@ -3036,7 +3208,7 @@ func file_embercache_v1_cache_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_embercache_v1_cache_proto_rawDesc), len(file_embercache_v1_cache_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1621,6 +1621,41 @@ pub struct StatsResponse {
     pub semantic: ::prost::alloc::vec::Vec<SemanticStats>,
     #[prost(message, repeated, tag = "11")]
     pub generators: ::prost::alloc::vec::Vec<GeneratorStats>,
+    /// Only where calls were refused; the first 500 namespaces, and the namespace
+    /// "(others)" for what came later.
+    #[prost(message, repeated, tag = "12")]
+    pub quotas: ::prost::alloc::vec::Vec<QuotaStats>,
+    /// Absent without encryption.
+    #[prost(message, repeated, tag = "13")]
+    pub forged: ::prost::alloc::vec::Vec<ForgedStats>,
+}
+/// Values on disk or in Redis that were not taken, because no sidecar had sealed
+/// them with a key that is known here for the place where they were.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForgedStats {
+    /// TIER_DISK or TIER_WARM.
+    #[prost(enumeration = "Tier", tag = "1")]
+    pub tier: i32,
+    /// "entries", "prompts", "semantic", "popular", "changes", "moves".
+    #[prost(string, tag = "2")]
+    pub what: ::prost::alloc::string::String,
+    /// "unsealed", "unknown_key" or, if it was changed, cut short or put elsewhere,
+    /// "forged".
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub count: u64,
+}
+/// Calls of one namespace that were refused because of one of its quotas.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaStats {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// "items_per_second" or "computations".
+    #[prost(string, tag = "2")]
+    pub quota: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub refusals: u64,
 }
 /// What the cache was worth to one kind of entries, in one namespace, of one model.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -50,6 +50,38 @@ export interface StatsResponse {
   /** By namespace; only where semantic answers were asked for. */
   semantic: SemanticStats[];
   generators: GeneratorStats[];
+  /**
+   * Only where calls were refused; the first 500 namespaces, and the namespace
+   * "(others)" for what came later.
+   */
+  quotas: QuotaStats[];
+  /** Absent without encryption. */
+  forged: ForgedStats[];
+}
+
+/**
+ * Values on disk or in Redis that were not taken, because no sidecar had sealed
+ * them with a key that is known here for the place where they were.
+ */
+export interface ForgedStats {
+  /** TIER_DISK or TIER_WARM. */
+  tier: Tier;
+  /** "entries", "prompts", "semantic", "popular", "changes", "moves". */
+  what: string;
+  /**
+   * "unsealed", "unknown_key" or, if it was changed, cut short or put elsewhere,
+   * "forged".
+   */
+  reason: string;
+  count: number;
+}
+
+/** Calls of one namespace that were refused because of one of its quotas. */
+export interface QuotaStats {
+  namespace: string;
+  /** "items_per_second" or "computations". */
+  quota: string;
+  refusals: number;
 }
 
 /** What the cache was worth to one kind of entries, in one namespace, of one model. */
@@ -452,6 +484,8 @@ function createBaseStatsResponse(): StatsResponse {
     usage: [],
     semantic: [],
     generators: [],
+    quotas: [],
+    forged: [],
   };
 }
 
@@ -489,6 +523,12 @@ export const StatsResponse: MessageFns<StatsResponse> = {
     }
     for (const v of message.generators) {
       GeneratorStats.encode(v!, writer.uint32(90).fork()).join();
+    }
+    for (const v of message.quotas) {
+      QuotaStats.encode(v!, writer.uint32(98).fork()).join();
+    }
+    for (const v of message.forged) {
+      ForgedStats.encode(v!, writer.uint32(106).fork()).join();
     }
     return writer;
   },
@@ -594,6 +634,22 @@ export const StatsResponse: MessageFns<StatsResponse> = {
             message.generators.push(GeneratorStats.decode(reader, reader.uint32()));
             continue;
           }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.quotas.push(QuotaStats.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.forged.push(ForgedStats.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -622,6 +678,178 @@ export const StatsResponse: MessageFns<StatsResponse> = {
     message.usage = object.usage?.map((e) => UsageStats.fromPartial(e)) || [];
     message.semantic = object.semantic?.map((e) => SemanticStats.fromPartial(e)) || [];
     message.generators = object.generators?.map((e) => GeneratorStats.fromPartial(e)) || [];
+    message.quotas = object.quotas?.map((e) => QuotaStats.fromPartial(e)) || [];
+    message.forged = object.forged?.map((e) => ForgedStats.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseForgedStats(): ForgedStats {
+  return { tier: 0, what: "", reason: "", count: 0 };
+}
+
+export const ForgedStats: MessageFns<ForgedStats> = {
+  encode(message: ForgedStats, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.tier !== 0) {
+      writer.uint32(8).int32(message.tier);
+    }
+    if (message.what !== "") {
+      writer.uint32(18).string(message.what);
+    }
+    if (message.reason !== "") {
+      writer.uint32(26).string(message.reason);
+    }
+    if (message.count !== 0) {
+      writer.uint32(32).uint64(message.count);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ForgedStats {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseForgedStats();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.tier = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.what = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.count = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<ForgedStats>, I>>(base?: I): ForgedStats {
+    return ForgedStats.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ForgedStats>, I>>(object: I): ForgedStats {
+    const message = createBaseForgedStats();
+    message.tier = object.tier ?? 0;
+    message.what = object.what ?? "";
+    message.reason = object.reason ?? "";
+    message.count = object.count ?? 0;
+    return message;
+  },
+};
+
+function createBaseQuotaStats(): QuotaStats {
+  return { namespace: "", quota: "", refusals: 0 };
+}
+
+export const QuotaStats: MessageFns<QuotaStats> = {
+  encode(message: QuotaStats, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.quota !== "") {
+      writer.uint32(18).string(message.quota);
+    }
+    if (message.refusals !== 0) {
+      writer.uint32(24).uint64(message.refusals);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): QuotaStats {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseQuotaStats();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.quota = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.refusals = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<QuotaStats>, I>>(base?: I): QuotaStats {
+    return QuotaStats.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<QuotaStats>, I>>(object: I): QuotaStats {
+    const message = createBaseQuotaStats();
+    message.namespace = object.namespace ?? "";
+    message.quota = object.quota ?? "";
+    message.refusals = object.refusals ?? 0;
     return message;
   },
 };
