@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 _CONNECT_SECONDS = 2
 _MAX_CONNECTIONS = 8
+# libpq's words for a connection that could not be made: what it says of certificates.
+_TLS = re.compile(r"^connection failed: .*? failed: ([^\n]*(?:SSL|certificate|private key)[^\n]*)")
 
 
 class Postgres:
@@ -79,7 +82,7 @@ class Postgres:
                 await self._lost(error)
             # What the server says may quote values, hence the kind of error only.
             raise IndexUnavailableError(
-                f"the index (PostgreSQL) failed: {type(error).__name__}; try again"
+                f"the index (PostgreSQL) failed: {_kind(error)}; try again"
             ) from error
         self._breaker.succeeded()
         return result
@@ -112,7 +115,7 @@ class Postgres:
     async def _lost(self, error: Exception) -> None:
         # The others are likely dead as well.
         await self._forget()
-        self._breaker.failed(type(error).__name__)
+        self._breaker.failed(_kind(error))
         if not self._breaker.closed and (self._probing is None or self._probing.done()):
             self._probing = create_shared_task(self._breaker.recover(self._probe))
 
@@ -127,6 +130,12 @@ class Postgres:
             return False
         self._idle.append(connection)
         return True
+
+
+def _kind(error: Exception) -> str:
+    """The kind of an error, and what TLS has against a connection: that quotes no values."""
+    found = _TLS.search(str(error))
+    return f"{type(error).__name__} ({found[1]})" if found else type(error).__name__
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,11 @@ QUEUE_SPANS = 4096
 _BATCH_SPANS = 32
 _EVERY_SECONDS = 1.0
 _LAST_SECONDS = 1.0
+_FILES = tuple(
+    f"OTEL_EXPORTER_OTLP_{kind}{what}"
+    for kind in ("", "TRACES_")
+    for what in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+)
 
 _log = structlog.get_logger()
 
@@ -46,6 +52,7 @@ class TraceExport(Collector):
     What the collector does not take is lost. ``endpoint`` is ``http://HOST:PORT``, or ``https://``.
     The environment variables of OpenTelemetry's exporter count for all else: for headers with
     credentials, certificates, compression and timeouts; and those of its SDK for the resource.
+    Raises `OSError` if a file that one of them names cannot be read.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -53,6 +60,7 @@ class TraceExport(Collector):
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             logging.getLogger("opentelemetry.exporter").setLevel(logging.DEBUG)
+        _check_files()
         self._exporter = _Exporter(endpoint)
         self._processor = _Processor(
             self._exporter,
@@ -128,6 +136,14 @@ class _Exporter(SpanExporter):
 
     def shutdown(self) -> None:
         self._otlp.shutdown()
+
+
+def _check_files() -> None:
+    """Raises `OSError` for a file that is not there: the exporter would go on without it."""
+    for name in _FILES:
+        if path := os.environ.get(name):
+            with open(path, "rb"):
+                pass
 
 
 def _resource() -> Resource:
