@@ -1,28 +1,14 @@
 package embercache
 
 import (
-	"fmt"
-	"net/url"
-	"os"
-	"path/filepath"
-	"regexp"
-	"strconv"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
 )
-
-// DefaultAddress is where a sidecar listens unless it is told otherwise.
-const DefaultAddress = "127.0.0.1:50551"
 
 const maxMessageBytes = 64 << 20
-
-var (
-	hostAndPort = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+\]|[^\s:/?#%@\[\]]+):([0-9]{1,5})$`)
-	socket      = regexp.MustCompile(`(?s)^unix:(//)?(/?[^/].*)$`)
-)
 
 // All of these calls can be repeated without harm. EmbedStream is not among them: only its caller
 // knows what was answered. Health is not: it is asked for the truth now.
@@ -50,9 +36,9 @@ const serviceConfig = `{
   }]
 }`
 
-// Dial opens a connection to the sidecar at address, which is "HOST:PORT", "unix:PATH" or
-// "unix:///PATH"; if it is empty, to EMBERCACHE_ADDRESS from the environment, else to
-// [DefaultAddress]. Nothing is sent before the first call. The connection is safe for concurrent
+// Dial opens a connection to the sidecar at address, which is "HOST:PORT", "tls://HOST:PORT",
+// "unix:PATH" or "unix:///PATH"; if it is empty, to EMBERCACHE_ADDRESS from the environment, else
+// to [DefaultAddress]. Nothing is sent before the first call. The connection is safe for concurrent
 // use; close it when done.
 //
 // A call that fails with UNAVAILABLE or RESOURCE_EXHAUSTED has been tried five times, within about
@@ -61,14 +47,24 @@ const serviceConfig = `{
 // away, give the call, or Dial by way of [grpc.WithDefaultCallOptions], the option
 // [grpc.WaitForReady].
 //
-// Options are applied after those of this package, so they win.
+// Tokens and certificates are in [Files], which are an option like any other, or in the
+// environment. Options are applied after those of this package, so they win.
 func Dial(address string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
-	target, err := target(address)
+	where, err := find(address)
+	if err != nil {
+		return nil, err
+	}
+	var files Files
+	for _, option := range options {
+		if given, ok := option.(Files); ok {
+			files = given
+		}
+	}
+	shown, err := files.orOfEnvironment().credentials(where)
 	if err != nil {
 		return nil, err
 	}
 	defaults := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(maxMessageBytes),
@@ -89,31 +85,5 @@ func Dial(address string, options ...grpc.DialOption) (*grpc.ClientConn, error) 
 			MinConnectTimeout: 5 * time.Second,
 		}),
 	}
-	return grpc.NewClient(target, append(defaults, options...)...)
-}
-
-func target(address string) (string, error) {
-	source := "the address"
-	if address == "" {
-		address, source = os.Getenv("EMBERCACHE_ADDRESS"), "EMBERCACHE_ADDRESS"
-	}
-	if address == "" {
-		address = DefaultAddress
-	}
-	if match := hostAndPort.FindStringSubmatch(address); match != nil {
-		if port, _ := strconv.Atoi(match[1]); port > 0 && port < 1<<16 {
-			return address, nil
-		}
-	}
-	match := socket.FindStringSubmatch(address)
-	if match == nil || match[1] != "" && match[2][0] != '/' {
-		return "", fmt.Errorf(
-			"embercache: %s is %q; write HOST:PORT (1 to 65535), unix:///absolute/path or unix:path", source, address)
-	}
-	path, err := filepath.Abs(match[2])
-	if err != nil {
-		return "", fmt.Errorf("embercache: %s is %q: %w", source, address, err)
-	}
-	// gRPC takes it for a URL, in which some characters of a path mean something else.
-	return (&url.URL{Scheme: "unix", Path: path}).String(), nil
+	return grpc.NewClient(where.target, slices.Concat(defaults, shown, options)...)
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	embercache "embercache.io/go"
@@ -40,6 +41,7 @@ type server struct {
 	failure  codes.Code
 	vector   []byte
 	calls    atomic.Int32
+	seen     atomic.Value // the metadata of the last call
 }
 
 func (s *server) fails() error {
@@ -49,7 +51,9 @@ func (s *server) fails() error {
 	return nil
 }
 
-func (s *server) Embed(context.Context, *embercachev1.EmbedRequest) (*embercachev1.EmbedResponse, error) {
+func (s *server) Embed(ctx context.Context, _ *embercachev1.EmbedRequest) (*embercachev1.EmbedResponse, error) {
+	seen, _ := metadata.FromIncomingContext(ctx)
+	s.seen.Store(seen)
 	if err := s.fails(); err != nil {
 		return nil, err
 	}
@@ -123,7 +127,8 @@ func TestACallThatMaySucceedLaterIsTriedFiveTimes(t *testing.T) {
 
 func TestACallThatIsWrongIsTriedOnce(t *testing.T) {
 	for _, code := range []codes.Code{
-		codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.DeadlineExceeded, codes.Internal, codes.Unknown,
+		codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.DeadlineExceeded, codes.Internal,
+		codes.Unknown, codes.Unauthenticated, codes.PermissionDenied,
 	} {
 		wrong := &server{failures: 9, failure: code}
 		address, _ := wrong.listen(t, "tcp", "127.0.0.1:0")

@@ -54,3 +54,15 @@ func Example_waiting() {
 	fmt.Println(len(response.GetEmbeddings()))
 	// Output: 1
 }
+
+// The files are read by Dial, so this one is only compiled.
+func Example_tls() {
+	conn, err := embercache.Dial("tls://sidecar.example:50551", embercache.Files{
+		Token: "/run/secrets/embercache/token",
+		CA:    "/run/secrets/embercache/ca.crt",
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+}
