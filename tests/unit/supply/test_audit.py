@@ -23,9 +23,9 @@ HASH = f"--hash=sha256:{'0' * 64}"
 @pytest.fixture
 def lock(tmp_path: Path) -> Path:
     path = tmp_path / "requirements.lock"
-    path.write_text(
-        f"good==1.0 \\\n    {HASH} \\\n    {HASH}\nBad.Name==2.0 ; python_version > '3' \\\n    {HASH}\n"
-    )
+    good = f"good==1.0 \\\n    {HASH} \\\n    {HASH}\n"
+    bad = f"Bad.Name==2.0 ; python_version > '3' \\\n    {HASH}\n"
+    path.write_text(good + bad)
     return path
 
 
@@ -77,7 +77,10 @@ def test_a_vulnerable_package_is_named_with_the_version_that_is_not(
 ) -> None:
     events = [{"introduced": "0"}, {"fixed": "2.1"}]
     affected = [
-        {"package": {"name": "bad-name"}, "ranges": [{"type": "ECOSYSTEM", "events": events}]}
+        {
+            "package": {"name": "bad-name", "ecosystem": "PyPI"},
+            "ranges": [{"type": "ECOSYSTEM", "events": events}],
+        }
     ]
     advisory = {"id": "PYSEC-1", "summary": "bad", "aliases": [], "affected": affected}
     advisories.known["bad-name"] = [advisory]
