@@ -20,6 +20,7 @@ The key is part of the checksum, so a value that was copied to another key is co
 from __future__ import annotations
 
 import enum
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+MOST_SKEW_SECONDS = 60.0
+"""As far may the clocks of sidecars be apart."""
 
 FORMAT = 2
 _HEADER = struct.Struct("<BBHIIqq")
@@ -132,6 +136,18 @@ class Entry:
     expires_ms: int
     content: bytes = b""
     tags: tuple[tuple[bytes, int], ...] = ()
+
+    def seconds_left(self, now_ms: float) -> float:
+        """For how long it may still be served, in seconds; not above 0 if not at all.
+
+        An entry from the future was made while a clock was ahead, and nobody knows when its
+        lifetime ends.
+        """
+        if not self.expires_ms:
+            return math.inf
+        if self.created_ms > now_ms + MOST_SKEW_SECONDS * 1000:
+            return 0.0
+        return (self.expires_ms - now_ms) / 1000
 
 
 def pack(entry: Entry, key: bytes) -> bytes:

@@ -157,6 +157,11 @@ class DiskStore:
             connection.executemany(
                 "UPDATE entries SET used_s = ? WHERE id = ?", ((int(now), row) for row in touched)
             )
+            # They were used while the clock was ahead, and would stay until it is that time.
+            connection.execute(
+                "UPDATE entries SET used_s = ? WHERE used_s > ?",
+                (int(now), int(now) + _TOUCH_SECONDS),
+            )
             self._remove(
                 connection,
                 "SELECT id FROM entries WHERE expires_ms > 0 AND expires_ms <= ? LIMIT ?",

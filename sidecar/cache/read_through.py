@@ -127,7 +127,7 @@ class ReadThrough:
         return Answer(entry, _HOT)
 
     def _keep_hot(self, state: NamespaceState, key: bytes, entry: Entry, account: Account) -> None:
-        ttl = entry.expires_ms / 1000 - self._clock() if entry.expires_ms else float("inf")
+        ttl = entry.seconds_left(self._clock() * 1000)
         size = len(entry.value.payload) + len(entry.tags) * 128
         self._hot.put(key, entry, size, account, ttl=ttl, stamp=state.stamp)
 
@@ -348,8 +348,7 @@ class ReadThrough:
 
     def _valid(self, state: NamespaceState, want: Want, entry: Entry) -> Entry | None:
         """The entry as it may answer, if it may."""
-        unexpired = entry.expires_ms == 0 or entry.expires_ms > self._clock() * 1000
-        if not unexpired or entry.content != want.content:
+        if entry.content != want.content or entry.seconds_left(self._clock() * 1000) <= 0:
             return None
         current = _current(state, want, entry)
         if current is None or want.check is None or want.check.suffices(current):

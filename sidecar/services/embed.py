@@ -184,13 +184,12 @@ class EmbedService:
         now_ms: int,
     ) -> None:
         """Keeps a response if all of it came from memory, for as long as all of it may live."""
-        expires, tokens = math.inf, 0
+        left, tokens = math.inf, 0
         for result in results:
             if isinstance(result, CallError) or result.tier is not Tier.HOT:
                 return
             tokens += result.entry.value.tokens
-            if result.entry.expires_ms:
-                expires = min(expires, result.entry.expires_ms)
+            left = min(left, result.entry.seconds_left(now_ms))
         stored = StoredResponse(
             state=state,
             model=parsed.embedder,
@@ -202,7 +201,7 @@ class EmbedService:
             meter=self._quotas.meter(state.name),
             popular=parsed.is_single_query,
         )
-        self._responses.keep(raw, stored, ttl=(expires - now_ms) / 1000, stamp=stamp)
+        self._responses.keep(raw, stored, ttl=left, stamp=stamp)
 
 
 def _as_outcomes(results: Sequence[Answer | Exception]) -> list[Answer | CallError]:

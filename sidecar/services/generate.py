@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from dataclasses import dataclass
 from time import perf_counter
@@ -189,8 +188,7 @@ class GenerateService:
                 meter=self._quotas.meter(plan.state.name),
                 popular=False,
             )
-            ttl = (entry.expires_ms - now_ms) / 1000 if entry.expires_ms else math.inf
-            self._responses.keep(raw, stored, ttl=ttl, stamp=stamp)
+            self._responses.keep(raw, stored, ttl=entry.seconds_left(now_ms), stamp=stamp)
         return response.at(now_ms)
 
     def open_stream(self, raw: bytes) -> GenerateStream:

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -311,8 +310,7 @@ class SearchService:
             meter=self._quotas.meter(plan.state.name),
             popular=bool(parsed.text),
         )
-        ttl = (entry.expires_ms - now_ms) / 1000 if entry.expires_ms else math.inf
-        self._responses.keep(raw, stored, ttl=ttl, stamp=stamp)
+        self._responses.keep(raw, stored, ttl=entry.seconds_left(now_ms), stamp=stamp)
 
     def _account(self, parsed: ParsedSearch) -> Account:
         return self._accounts.of(KIND, parsed.collection.namespace, parsed.info.name)
