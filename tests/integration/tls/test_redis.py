@@ -138,7 +138,7 @@ async def test_connections_to_a_cluster_use_the_files_too(
 ) -> None:
     port = free_port()
     arguments = ["--cluster-enabled", "yes", "--cluster-announce-port", str(port)]
-    arguments += ["--cluster-announce-ip", "127.0.0.1"]
+    arguments += ["--cluster-announce-ip", "127.0.0.1", "--cluster-port", str(free_port())]
     with DevRedis(port=free_port(), arguments=arguments) as node:
         with Redis(unix_socket_path=str(node.socket_path)) as direct:
             direct.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

@@ -63,5 +63,5 @@ async def test_a_file_that_is_not_there_is_named_at_start(
     start: Start, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/nowhere/tls.key")
-    with pytest.raises(SetupError, match="No such file or directory: ./nowhere/tls"):
+    with pytest.raises(SetupError, match=r"No such file or directory: ./nowhere/tls"):
         await start(tracing={"endpoint": endpoint})
