@@ -1,5 +1,7 @@
 /** Where the sidecar is, and how gRPC is told to behave towards it. */
 
+import { BlockList, isIP } from "node:net";
+
 import type { ChannelOptions } from "@grpc/grpc-js";
 
 /** Where a sidecar listens unless it is told otherwise. */
@@ -9,6 +11,11 @@ const MAX_MESSAGE_BYTES = 64 * 2 ** 20;
 
 const HOST_AND_PORT = /^(?:\[[0-9A-Fa-f:.]+\]|[^\s:/?#%@[\]]+):([0-9]{1,5})$/;
 const SOCKET = /^unix:(\/\/(?=\/))?\/?[^/].*$/;
+const TLS = "tls://";
+
+const LOOPBACK = new BlockList();
+LOOPBACK.addSubnet("127.0.0.0", 8, "ipv4");
+LOOPBACK.addAddress("::1", "ipv6");
 
 const SERVICE_CONFIG = {
   methodConfig: [
@@ -52,15 +59,34 @@ export const CHANNEL_OPTIONS: ChannelOptions = {
   "grpc.max_reconnect_backoff_ms": 2000,
 };
 
+/** Where a sidecar is: `target` as gRPC takes it. */
+export interface Place {
+  target: string;
+  isEncrypted: boolean;
+}
+
 /** The address given, else `EMBERCACHE_ADDRESS`, else the default. */
-export function target(address?: string): string {
+export function place(address?: string): Place {
   const chosen = address || process.env["EMBERCACHE_ADDRESS"] || DEFAULT_ADDRESS;
-  const port = Number(HOST_AND_PORT.exec(chosen)?.[1]);
+  const isEncrypted = chosen.startsWith(TLS);
+  const target = isEncrypted ? chosen.slice(TLS.length) : chosen;
+  const port = Number(HOST_AND_PORT.exec(target)?.[1]);
   if ((port > 0 && port < 2 ** 16) || SOCKET.test(chosen)) {
-    return chosen;
+    return { target, isEncrypted };
   }
   const source = address ? "the address" : "EMBERCACHE_ADDRESS";
   throw new TypeError(
-    `${source} is ${JSON.stringify(chosen)}; write HOST:PORT (1 to 65535), unix:///absolute/path or unix:path`,
+    `${source} is ${JSON.stringify(chosen)}; write HOST:PORT (1 to 65535), tls://HOST:PORT for TLS, ` +
+      "unix:///absolute/path or unix:path",
   );
+}
+
+/** Whether nobody else can read what is sent there. */
+export function isPrivate({ target, isEncrypted }: Place): boolean {
+  if (isEncrypted || target.startsWith("unix:")) {
+    return true;
+  }
+  const host = target.slice(0, target.lastIndexOf(":")).replace(/^\[|\]$/g, "");
+  const version = isIP(host);
+  return host === "localhost" || (version > 0 && LOOPBACK.check(host, version === 6 ? "ipv6" : "ipv4"));
 }

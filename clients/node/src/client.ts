@@ -1,6 +1,7 @@
 import * as grpc from "@grpc/grpc-js";
 
-import { CHANNEL_OPTIONS, target } from "./channel.js";
+import { CHANNEL_OPTIONS, place } from "./channel.js";
+import { channelCredentials, chosen, type CredentialFiles, Token } from "./credentials.js";
 import * as cache from "./gen/embercache/v1/cache.js";
 import * as embed from "./gen/embercache/v1/embed.js";
 import * as generate from "./gen/embercache/v1/generate.js";
@@ -85,50 +86,58 @@ export type Client = { readonly [Name in keyof Methods]: Call<Methods[Name]> } &
   close(): void;
 };
 
+/** Files, and what gRPC's channels can be told, which wins over the options of this package. */
+export type ConnectOptions = CredentialFiles & grpc.ClientOptions;
+
 /**
- * Opens a connection to the sidecar at `address`, which is `HOST:PORT`, `unix:PATH` or
- * `unix:///PATH`; without it to `EMBERCACHE_ADDRESS` from the environment, else to
+ * Opens a connection to the sidecar at `address`, which is `HOST:PORT`, `tls://HOST:PORT`,
+ * `unix:PATH` or `unix:///PATH`; without it to `EMBERCACHE_ADDRESS` from the environment, else to
  * `127.0.0.1:50551`. Nothing is sent before the first call.
  *
  * A call that fails with `UNAVAILABLE` or `RESOURCE_EXHAUSTED` has been tried five times, within
  * about 3.3 seconds, unless its deadline came first. A stream of answers is retried until the
  * first of them. Calls have no deadline but their own.
  *
- * `options` are those of gRPC's channels, and win over the ones of this package.
- *
- * @throws TypeError if the address is none
+ * @throws TypeError if the address is none, or a file is not for this address
+ * @throws Error if a file cannot be read or makes no sense
  */
-export function connect(address?: string, options: grpc.ClientOptions = {}): Client {
-  const channel = new grpc.Client(target(address), grpc.credentials.createInsecure(), {
+export function connect(address?: string, options: ConnectOptions = {}): Client {
+  const { tokenFile, caFile, certFile, keyFile, ...channelOptions } = options;
+  const where = place(address);
+  const files = chosen({ tokenFile, caFile, certFile, keyFile });
+  const token = files.tokenFile ? new Token(where, files.tokenFile) : undefined;
+  const channel = new grpc.Client(where.target, channelCredentials(where, files), {
     ...CHANNEL_OPTIONS,
-    ...options,
+    ...channelOptions,
   });
   const calls = Object.entries(METHODS).map(([name, method]) => {
     const { fromPartial } = REQUESTS[name as keyof Methods];
     const write = (request: unknown) => method.requestSerialize(fromPartial(request) as never);
-    return [name, bind(channel, { ...method, requestSerialize: write })];
+    return [name, bind(channel, token, { ...method, requestSerialize: write })];
   });
   return { ...Object.fromEntries(calls), close: () => channel.close() };
 }
 
-function bind(channel: grpc.Client, method: grpc.MethodDefinition<any, any>) {
+function bind(
+  channel: grpc.Client,
+  token: Token | undefined,
+  method: grpc.MethodDefinition<any, any>,
+) {
   const { path, requestSerialize: write, responseDeserialize: read } = method;
+  const shown = (metadata = new grpc.Metadata()) => token?.addedTo(metadata) ?? metadata;
 
-  function duplex({ metadata = new grpc.Metadata(), signal, ...options }: CallOptions = {}) {
-    const stream = channel.makeBidiStreamRequest(path, write, read, metadata, options);
+  function duplex({ metadata, signal, ...options }: CallOptions = {}) {
+    const stream = channel.makeBidiStreamRequest(path, write, read, shown(metadata), options);
     cancelOn(signal, stream);
     return stream;
   }
 
-  function answers(
-    request: unknown,
-    { metadata = new grpc.Metadata(), signal, ...options }: CallOptions = {},
-  ) {
+  function answers(request: unknown, { metadata, signal, ...options }: CallOptions = {}) {
     let stream: grpc.ClientReadableStream<unknown> | undefined;
     let left = false;
 
     async function* received() {
-      stream = channel.makeServerStreamRequest(path, write, read, request, metadata, options);
+      stream = channel.makeServerStreamRequest(path, write, read, request, shown(metadata), options);
       stream.on("error", () => {}); // cancelling is one, and ends the program if nobody listens
       cancelOn(signal, stream);
       try {
@@ -153,17 +162,14 @@ function bind(channel: grpc.Client, method: grpc.MethodDefinition<any, any>) {
     return messages;
   }
 
-  function answer(
-    request: unknown,
-    { metadata = new grpc.Metadata(), signal, ...options }: CallOptions = {},
-  ) {
+  function answer(request: unknown, { metadata, signal, ...options }: CallOptions = {}) {
     return new Promise((resolve, reject) => {
       const call = channel.makeUnaryRequest(
         path,
         write,
         read,
         request,
-        metadata,
+        shown(metadata),
         options,
         (error, response) => (error ? reject(error) : resolve(response)),
       );

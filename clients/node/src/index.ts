@@ -1,4 +1,5 @@
 export * from "./client.js";
+export type { CredentialFiles } from "./credentials.js";
 export * from "./vectors.js";
 export * from "./gen/embercache/v1/cache.js";
 export * from "./gen/embercache/v1/common.js";

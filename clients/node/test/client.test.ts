@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { EventEmitter, getEventListeners, on, once } from "node:events";
-import { mkdtempSync, readFileSync, renameSync } from "node:fs";
+import { mkdtempSync, renameSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -22,6 +22,7 @@ import {
 } from "embercache";
 
 import { CHANNEL_OPTIONS } from "../src/channel.js";
+import { addresses } from "./addresses.js";
 
 const { CANCELLED, RESOURCE_EXHAUSTED, UNAVAILABLE } = grpc.status;
 const folder = mkdtempSync(join(tmpdir(), "embercache-"));
@@ -135,7 +136,14 @@ test("a call that may succeed later is tried five times", async () => {
   await Promise.all([UNAVAILABLE, RESOURCE_EXHAUSTED, CANCELLED].map(five));
 });
 
-for (const name of ["INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "INTERNAL"] as const) {
+for (const name of [
+  "INVALID_ARGUMENT",
+  "NOT_FOUND",
+  "FAILED_PRECONDITION",
+  "INTERNAL",
+  "UNAUTHENTICATED",
+  "PERMISSION_DENIED",
+] as const) {
   test(`a call that ends with ${name} is tried once`, async () => {
     const wrong = new Service(9, grpc.status[name]);
     const call = open(await started(wrong)).embed(request, deadline());
@@ -345,14 +353,6 @@ test("a proxy in the environment is not asked", async () => {
   }
 });
 
-/** What the clients of other languages are tested with, too. */
-const table = readFileSync(new URL("../../../testdata/addresses.txt", import.meta.url), "utf-8");
-function addresses(kind: "accept" | "refuse" | "socket"): string[] {
-  const found = table.split("\n").filter((line) => line.startsWith(`${kind} `));
-  assert.ok(found.length);
-  return found.map((line) => line.slice(kind.length + 1));
-}
-
 test("what is an address is taken", () => {
   addresses("accept").forEach((address) => open(address));
 });
@@ -377,7 +377,9 @@ test("a wrong address is refused with where it came from", () => {
   for (const address of addresses("refuse")) {
     assert.throws(() => connect(address), {
       name: "TypeError",
-      message: `the address is "${address}"; write HOST:PORT (1 to 65535), unix:///absolute/path or unix:path`,
+      message:
+        `the address is "${address}"; write HOST:PORT (1 to 65535), tls://HOST:PORT for TLS, ` +
+        "unix:///absolute/path or unix:path",
     });
   }
   process.env["EMBERCACHE_ADDRESS"] = "localhost";
