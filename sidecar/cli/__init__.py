@@ -76,6 +76,9 @@ class _Embercache(click.Group):
         if os.getpid() == 1:
             # The kernel spares it, unless it handles the signal itself.
             signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
+        # Else gRPC, which is not imported yet, would write a line for each TLS handshake that
+        # fails: whoever reaches a port could fill the log.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

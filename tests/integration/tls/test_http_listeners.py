@@ -195,6 +195,29 @@ async def test_versions_before_1_2_and_ciphers_without_authentication_are_refuse
             await shown_by(url, maximum_version=newer, ciphers=ciphers)
 
 
+async def test_who_showed_a_certificate_shows_it_again_with_each_connection(
+    start: Start, mutual_tls: dict[str, Any], caller: Party
+) -> None:
+    sidecar = await start(tls=mutual_tls)
+    context = caller.context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    for url in (sidecar.openai_url, sidecar.url("/livez")):
+        session = await asyncio.to_thread(session_of, url, context)
+        assert session is None or not session.has_ticket
+
+
+def session_of(url: str, context: ssl.SSLContext) -> ssl.SSLSession | None:
+    """What a client keeps of a connection, after an answer."""
+    host, _, port = url.split("/")[2].rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=HANG_GUARD) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        connection.sendall(b"GET /v1/models HTTP/1.0\r\n\r\n")
+        assert connection.recv(1)
+        return connection.session
+
+
 async def test_why_handshakes_fail_is_logged_once_for_many(
     start: Start,
     mutual_tls: dict[str, Any],
