@@ -35,10 +35,12 @@ def drive(
     connections: int,
     streams: int,
     rate: float | None = None,
+    scheme: str = "http",
 ) -> Load:
     """Sends ``calls`` calls over ``connections``, ``streams`` at a time on each.
 
-    As fast as they are answered, or at a ``rate`` of so many a second.
+    As fast as they are answered, or at a ``rate`` of so many a second; with the ``scheme``
+    ``https``, over TLS.
 
     The client is h2load: it costs the machine far less than the server does, so it is the server
     that is measured. It looks at HTTP status only; check an answer before you measure.
@@ -53,7 +55,7 @@ def drive(
             command += [f"--rps={rate / connections}"]
         command += [f"--max-concurrent-streams={streams}", f"--data={folder / 'body'}"]
         command += ["--header=content-type: application/grpc", "--header=te: trailers"]
-        command += [f"--log-file={folder / 'log'}", f"http://{address}{method}"]
+        command += [f"--log-file={folder / 'log'}", f"{scheme}://{address}{method}"]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         latencies = np.loadtxt(folder / "log", usecols=2, dtype=float) / 1000
     rate = re.search(r"finished in .*?, ([0-9.]+) req/s", output)
