@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
-from aiohttp.log import server_logger
 
 from sidecar.injector.review import BadRequestError
 from sidecar.transport.listening import make_room, socket_of_every_address
@@ -79,7 +78,7 @@ class Webhook:
         self._server = web.Server(
             self._handle,
             access_log=None,
-            logger=BadRequestsInBrief(server_logger),
+            logger=BadRequestsInBrief("webhook"),
             auto_decompress=False,
             keepalive_timeout=bounds.idle_seconds,
             lingering_time=bounds.linger_seconds,

@@ -48,7 +48,10 @@ class Handshakes:
 
     def failed(self, error: ssl.SSLError) -> None:
         """Takes note of a handshake that failed."""
-        reason = _reason(error)
+        self.failed_because(_reason(error))
+
+    def failed_because(self, reason: str) -> None:
+        """Takes note of a handshake that failed for a reason, one of few."""
         now = self._clock()
         last, more = self._logged.get(reason, (-_QUIET_SECONDS, 0))
         if now - last < _QUIET_SECONDS:

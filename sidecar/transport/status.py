@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from aiohttp.log import server_logger
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 from sidecar.shared_task import create_shared_task
@@ -79,7 +78,7 @@ class StatusListener:
         self._runner = web.AppRunner(
             application,
             access_log=None,
-            logger=BadRequestsInBrief(server_logger),
+            logger=BadRequestsInBrief("server.metrics_address"),
             shutdown_timeout=_SHUTDOWN_SECONDS,
             keepalive_timeout=IDLE_SECONDS,
         )

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from aiohttp.log import server_logger
 
 from sidecar.transport.listening import ListenError, serve_http
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
@@ -62,7 +61,7 @@ class OpenAIFront:
             # A call whose client has gone is ended, and with it what it had generated.
             handler_cancellation=True,
             access_log=None,
-            logger=BadRequestsInBrief(server_logger),
+            logger=BadRequestsInBrief("server.openai_address"),
             # What would be 16 MiB compressed is refused: see `guard`.
             auto_decompress=False,
             # A drain waits for so long twice: before and after it breaks off bodies. 0 is for ever.

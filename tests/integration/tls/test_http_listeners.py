@@ -256,6 +256,30 @@ async def test_why_handshakes_fail_is_logged_once_for_many(
     assert listeners == {"server.openai_address"}
 
 
+async def test_callers_who_speak_tls_to_a_plain_port_are_logged_once(
+    start: Start,
+    http: aiohttp.ClientSession,
+    caller: Party,
+    logs: list[Any],
+    eventually: Callable[..., Awaitable[None]],
+) -> None:
+    sidecar = await start()
+    urls = (sidecar.openai_url.replace("http:", "https:"), sidecar.url("/livez"))
+    for url in urls * 3:
+        with pytest.raises(aiohttp.ClientError):
+            await http.get(url, ssl=caller.context())
+
+    def told() -> list[Any]:
+        return [log for log in logs if log["event"] == FAILED]
+
+    await eventually(lambda: len(told()) >= 2)
+    assert [log["listener"] for log in told()] == [
+        "server.openai_address",
+        "server.metrics_address",
+    ]
+    assert all("the caller speaks TLS, which this port does not" in log["reason"] for log in told())
+
+
 def handshake(url: str, context: ssl.SSLContext) -> None:
     """A handshake of a client that says why it ends one; asyncio's does not."""
     host, _, port = url.split("/")[2].rpartition(":")
