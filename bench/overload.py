@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1:50775"
 METHOD = "/embercache.v1.EmbedService/Embed"
 HIT = embed_pb2.EmbedRequest(inputs=[embed_pb2.Input(text="how warm is an ember?")])
-# So that texts are about as long as a chunk of a document, and alike on every Python.
-_MOST_CHARACTERS = 400
+# A chunk of a document: somewhat less than the 256 tokens that the model reads.
+_CHARACTERS = 900
 _CAPACITY_CALLS = 64
 # Until the queue is as long as it gets.
 _SETTLE_SECONDS = 2.0
@@ -237,7 +237,9 @@ def _run_misses(
 
 @functools.cache
 def _texts() -> list[str]:
-    return [text[:_MOST_CHARACTERS] for text in docstrings(2000)]
+    everything = "\n".join(docstrings(5000))
+    places = range(0, len(everything) - _CHARACTERS, _CHARACTERS)
+    return [everything[place : place + _CHARACTERS] for place in places]
 
 
 def _ask(pipe: Connection, texts: list[str], rate: float | None, deadline: float) -> None:

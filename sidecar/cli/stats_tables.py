@@ -149,7 +149,8 @@ def _storage(tier: TierStats) -> tuple[str, str, str]:
 
 
 def _models(models: Sequence[ModelStats]) -> Table:
-    table = _table("model", "computed", "runs", "tokens", "padding", "queued", "shed", "abandoned")
+    names = ("computed", "runs", "tokens", "padding", "queued", "wait", "shed", "late", "abandoned")
+    table = _table("model", *names)
     table.add_column("version")
     for model in models:
         table.add_row(
@@ -159,7 +160,9 @@ def _models(models: Sequence[ModelStats]) -> Table:
             f"{model.tokens:,}",
             _share(model.padding_tokens, model.tokens + model.padding_tokens),
             f"{model.queued:,}",
+            f"{model.queue_seconds:.1f} s" if model.queue_seconds else "-",
             f"{model.shed:,}",
+            f"{model.dropped_late:,}",
             f"{model.abandoned:,}",
             model.version or "not known yet",
         )

@@ -219,7 +219,8 @@ class InputQueue(Generic[In, Out]):
             return 0.0
         rest = 0.0
         if self._run is not None:
-            rest = max(0.0, self._run.work / speed - (self._clock() - self._run.began))
+            # One that takes longer than it should may take as long again.
+            rest = abs(self._run.work / speed - (self._clock() - self._run.began))
         return rest + work / speed
 
     def _refuse_for_want_of_room(self, inputs: int) -> None:
@@ -245,6 +246,7 @@ class InputQueue(Generic[In, Out]):
         seconds, left = self._seconds(_DOUBT * work), who.deadline - self._clock()
         if seconds <= left:
             return
+        self._counters.shed += len(jobs)
         self._counters.refused_late += len(jobs)
         raise QueueFullError(
             f"the model may take {seconds:.2g} s to do these {len(jobs)} inputs, and the call's"

@@ -108,6 +108,11 @@ class OpenAIEmbedder:
         """Inputs that wait for a call."""
         return len(self._waiting)
 
+    @property
+    def queue_seconds(self) -> float:
+        """Not known."""
+        return 0.0
+
     async def start(self) -> None:
         """Asks for one vector; if that takes long or fails, goes on in the background."""
         self._spawn(self._describe_until_known())

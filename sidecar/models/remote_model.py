@@ -152,6 +152,11 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         """Inputs under way to and from the encoder."""
         return self._under_way
 
+    @property
+    def queue_seconds(self) -> float:
+        """How long the fastest of the last calls took; 0 if none is under way."""
+        return self._latency.seconds if self._under_way else 0.0
+
     async def start(self) -> None:
         """Asks for the model; if the encoder does not answer, goes on asking in the background."""
         try:
@@ -315,6 +320,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         seconds, left = self._latency.seconds, demand().deadline - time.monotonic()
         # Without others under way, nobody would find out that it has become faster.
         if self._under_way and seconds > left:
+            self.counters.shed += inputs
             self.counters.refused_late += inputs
             raise QueueFullError(
                 f"the encoder takes {seconds:.2g} s at least, and the call's deadline is in"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # What was measured so many seconds of work ago counts for a third.
-_MEMORY_SECONDS = 2.0
+_MEMORY_SECONDS = 0.5
 # Less than this is no measurement: the first runs are slow.
 _LEAST_SECONDS = 0.1
 # For so long a latency counts, and at most twice as long.

@@ -80,8 +80,8 @@ class Embedded:
 class ModelCounters:
     """Counters since start-up. One run of a model computes one batch.
 
-    ``shed`` inputs were refused for want of room, ``refused_late`` because they would have been
-    done after their deadlines; the deadlines of ``dropped_late`` passed while they waited.
+    ``shed`` inputs were refused; of them ``refused_late`` would have been done after their
+    deadlines. The deadlines of ``dropped_late`` passed while they waited.
     """
 
     computed: int = 0
@@ -109,13 +109,19 @@ class Embedder(Protocol):
         """Inputs accepted and not yet handed to a run."""
         ...
 
+    @property
+    def queue_seconds(self) -> float:
+        """How long the model will take for them; 0 if that is not known."""
+        ...
+
     def submit(self, inputs: Sequence[ModelInput]) -> list[asyncio.Future[Embedded]]:
         """Queues inputs and returns at once; all of them are accepted, or none.
 
         Each future ends on its own, with a `ModelError` where there is no vector. Cancelling
         one tells that nobody wants it: an input not yet handed to a run is then not computed.
 
-        Raises `QueueFullError` if there is no room for all of the inputs.
+        Raises `QueueFullError` if there is no room for all of the inputs, or if they would be done
+        after the deadline of this context's `sidecar.demand.demand`.
         """
         ...
 

@@ -256,6 +256,9 @@ def _model(name: str, embedder: Embedder) -> cache_pb2.ModelStats:
         tokens=counters.tokens,
         padding_tokens=counters.padding_tokens,
         queued=embedder.queued,
+        queue_seconds=embedder.queue_seconds,
         shed=counters.shed,
+        refused_late=counters.refused_late,
+        dropped_late=counters.dropped_late,
         abandoned=counters.abandoned,
     )

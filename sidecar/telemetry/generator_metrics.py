@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _COUNTERS = {
     "generated": "Answers generated.",
-    "shed": "Generations refused by a full queue.",
+    "shed": "Generations refused: the queue was full, or they would have begun too late.",
     "abandoned": "Generations given up because their callers had gone.",
     "prefill_tokens": "Tokens of prompts read.",
     "prefill_seconds": "Time it took to read them.",

@@ -268,7 +268,19 @@ def _models(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
             "embercache_model_padding_tokens", "Tokens of padding.", labels=["model"]
         ),
         "shed": CounterMetricFamily(
-            "embercache_model_shed", "Inputs refused by a full queue.", labels=["model"]
+            "embercache_model_shed",
+            "Inputs refused: the queue was full, or they would have been done too late.",
+            labels=["model"],
+        ),
+        "refused_late": CounterMetricFamily(
+            "embercache_model_refused_late",
+            "Those of them that would have been done after their deadlines.",
+            labels=["model"],
+        ),
+        "dropped_late": CounterMetricFamily(
+            "embercache_model_dropped_late",
+            "Inputs whose deadlines passed while they waited.",
+            labels=["model"],
         ),
         "abandoned": CounterMetricFamily(
             "embercache_model_abandoned", "Inputs whose callers had all gone.", labels=["model"]
@@ -277,9 +289,15 @@ def _models(stats: cache_pb2.StatsResponse) -> Iterator[Metric]:
     queued = GaugeMetricFamily(
         "embercache_model_queued", "Inputs waiting for a model.", labels=["model"]
     )
+    seconds = GaugeMetricFamily(
+        "embercache_model_queue_seconds",
+        "How long the model will take for them, as far as is known.",
+        labels=["model"],
+    )
     for model in stats.models:
         for field, family in counters.items():
             family.add_metric([model.name], getattr(model, field))
         queued.add_metric([model.name], model.queued)
+        seconds.add_metric([model.name], model.queue_seconds)
     yield from counters.values()
-    yield queued
+    yield from (queued, seconds)

@@ -55,7 +55,13 @@ class WarmState:
 
 @dataclass(frozen=True, slots=True)
 class ModelStats:
-    """One model since the sidecar started; ``queued`` is as of now."""
+    """One model since the sidecar started; ``queued`` and ``queue_seconds`` are as of now.
+
+    - ``shed``: inputs refused; of them ``refused_late`` would have been done after their deadlines;
+    - ``dropped_late``: inputs whose deadlines passed while they waited;
+    - ``abandoned``: inputs whose callers had all gone;
+    - ``queue_seconds``: how long the model will take for what is queued, 0 if that is not known.
+    """
 
     name: str
     version: str
@@ -66,6 +72,9 @@ class ModelStats:
     queued: int
     shed: int
     abandoned: int
+    refused_late: int = 0
+    dropped_late: int = 0
+    queue_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

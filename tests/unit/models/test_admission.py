@@ -107,7 +107,7 @@ async def test_what_would_be_done_after_its_deadline_is_refused_at_once(model: M
         " again later, or give the call more time"
     )
     assert len(model.queue) == 15
-    assert (model.counters.refused_late, model.counters.shed) == (5, 0)
+    assert (model.counters.shed, model.counters.refused_late) == (5, 5)
 
 
 async def test_the_refusal_tells_when_there_would_be_time(model: Model) -> None:

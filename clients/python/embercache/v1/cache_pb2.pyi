@@ -472,6 +472,9 @@ class ModelStats(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     SHED_FIELD_NUMBER: _builtins.int
     ABANDONED_FIELD_NUMBER: _builtins.int
+    REFUSED_LATE_FIELD_NUMBER: _builtins.int
+    DROPPED_LATE_FIELD_NUMBER: _builtins.int
+    QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     computed: _builtins.int
@@ -484,9 +487,17 @@ class ModelStats(_message.Message):
     queued: _builtins.int
     """Inputs waiting for the model now."""
     shed: _builtins.int
-    """Inputs refused because the queue was full."""
+    """Inputs refused because the queue was full, or because they would have been done
+    after their deadlines.
+    """
     abandoned: _builtins.int
     """Inputs whose callers had all gone before the model reached them."""
+    refused_late: _builtins.int
+    """Of those refused, the ones that would have been done after their deadlines."""
+    dropped_late: _builtins.int
+    """Inputs dropped because their deadlines passed while they waited."""
+    queue_seconds: _builtins.float
+    """How long the model will take for the inputs that wait now; 0 if that is not known."""
     def __init__(
         self,
         *,
@@ -499,10 +510,13 @@ class ModelStats(_message.Message):
         queued: _builtins.int = ...,
         shed: _builtins.int = ...,
         abandoned: _builtins.int = ...,
+        refused_late: _builtins.int = ...,
+        dropped_late: _builtins.int = ...,
+        queue_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandoned", b"abandoned", "batches", b"batches", "computed", b"computed", "name", b"name", "padding_tokens", b"padding_tokens", "queued", b"queued", "shed", b"shed", "tokens", b"tokens", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandoned", b"abandoned", "batches", b"batches", "computed", b"computed", "dropped_late", b"dropped_late", "name", b"name", "padding_tokens", b"padding_tokens", "queue_seconds", b"queue_seconds", "queued", b"queued", "refused_late", b"refused_late", "shed", b"shed", "tokens", b"tokens", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -527,8 +541,9 @@ class GeneratorStats(_message.Message):
     name: _builtins.str
     version: _builtins.str
     generated: _builtins.int
-    """Generations that ended, were refused because the queue was full, and were given
-    up because nobody waited for them any more.
+    """Generations that ended, were refused because the queue was full or because they
+    would have begun after their deadlines, and were given up because nobody waited
+    for them any more.
     """
     shed: _builtins.int
     abandoned: _builtins.int
