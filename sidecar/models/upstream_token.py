@@ -21,7 +21,10 @@ _log = structlog.get_logger()
 
 
 class UpstreamToken:
-    """A token in a file. No error shows it. Raises `SetupError` if there is none."""
+    """The token in the first line of a file, whose others may hold those that are taken beside it.
+
+    No error shows it. Raises `SetupError` if there is none.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,9 +43,9 @@ class UpstreamToken:
         await self._files.follow(self._renewed, self._failed)
 
     def _load(self, contents: Sequence[bytes]) -> tuple[tuple[str, str], ...]:
-        token = contents[0].decode("latin-1").strip()
+        token = contents[0].strip().partition(b"\n")[0].strip().decode("latin-1")
         if not _TOKEN.fullmatch(token):
-            raise ValueError("the file must hold one token, in one line")
+            raise ValueError("the first line has to be a token")
         return (("authorization", f"Bearer {token}"),)
 
     def _renewed(self) -> None:

@@ -222,7 +222,7 @@ async def test_calls_to_the_encoder_carry_the_token_of_the_file(
     start: Start, guarded: dict[str, Any], connect: Connect, tmp_path: Path
 ) -> None:
     encoder = await start(access=guarded)
-    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "token").write_text(f"{TOKEN}\n{OTHER_TOKEN}\n")
     front = await start(**of_encoder(encoder.address, token_file=str(tmp_path / "token")))
     assert await connect(front.address).embed(5) == [5, 5, 5]
 
@@ -284,13 +284,15 @@ async def test_a_token_is_not_sent_where_others_could_read_it(start: Start, tmp_
         await start(**sections)
 
 
-@pytest.mark.parametrize("content", ["", "two words", "two\nlines", "\N{SNOWMAN}"])
+@pytest.mark.parametrize("content", ["", "\n", "two words\na-token", "\N{SNOWMAN}"])
 async def test_a_file_without_a_token_is_refused_at_start(
     start: Start, tmp_path: Path, content: str
 ) -> None:
     (tmp_path / "token").write_text(content)
     sections = of_encoder("127.0.0.1:1", token_file=str(tmp_path / "token"))
-    with pytest.raises(SetupError, match=r"encoder\.token_file: .* must hold one token"):
+    with pytest.raises(
+        SetupError, match=r"encoder\.token_file: .*: the first line has to be a token"
+    ):
         await start(**sections)
 
 
