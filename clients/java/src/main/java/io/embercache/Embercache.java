@@ -3,7 +3,6 @@ package io.embercache;
 import io.embercache.v1.Input;
 import io.grpc.Channel;
 import io.grpc.Grpc;
-import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
 import io.grpc.ManagedChannelBuilder;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
@@ -43,14 +42,30 @@ public final class Embercache implements AutoCloseable {
   /**
    * Connects to the sidecar at that address; null or empty for that of {@link #connect()}.
    *
-   * @param address {@code HOST:PORT}, {@code unix:PATH} or {@code unix:///PATH}; Unix sockets need
-   *     Linux
-   * @throws IllegalArgumentException if the address is none of these
+   * @param address {@code HOST:PORT}, {@code tls://HOST:PORT}, {@code unix:PATH} or {@code
+   *     unix:///PATH}; Unix sockets need Linux
+   * @throws IllegalArgumentException if the address is none of these, or a file that the
+   *     environment names cannot be used
    */
   public static Embercache connect(String address) {
-    String target = Address.target(address, System.getenv(Address.VARIABLE));
+    return connect(address, new CredentialFiles());
+  }
+
+  /**
+   * Connects to the sidecar at that address, with a token or certificates.
+   *
+   * @param address as {@link #connect(String)} takes it
+   * @throws IllegalArgumentException if the address is none, or a file cannot be read, makes no
+   *     sense or is not for that address
+   */
+  public static Embercache connect(String address, CredentialFiles files) {
+    return connect(
+        Address.of(address, System.getenv(Address.VARIABLE)), files.orOf(System.getenv()));
+  }
+
+  static Embercache connect(Address address, CredentialFiles files) {
     ManagedChannelBuilder<?> builder =
-        Grpc.newChannelBuilder(target, InsecureChannelCredentials.create())
+        Grpc.newChannelBuilder(address.target, files.channelFor(address))
             .defaultServiceConfig(RetryPolicy.SERVICE_CONFIG)
             // gRPC forgets requests larger than this, and then cannot retry them.
             .perRpcBufferLimit(MAX_MESSAGE_BYTES)
@@ -58,7 +73,8 @@ public final class Embercache implements AutoCloseable {
             .maxInboundMessageSize(MAX_MESSAGE_BYTES)
             // A sidecar is next door: a proxy in the environment is not meant for it.
             .proxyDetector(server -> null);
-    if (target.startsWith("unix:") && builder instanceof NettyChannelBuilder) {
+    files.tokenFor(address).ifPresent(builder::intercept);
+    if (address.isSocket() && builder instanceof NettyChannelBuilder) {
       // gRPC sets it for every socket, and netty warns that Unix sockets do not have it.
       ((NettyChannelBuilder) builder).withOption(ChannelOption.SO_KEEPALIVE, null);
     }

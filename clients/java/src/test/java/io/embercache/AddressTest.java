@@ -23,11 +23,11 @@ class AddressTest {
 
   @Test
   void theAddressGivenWinsOverTheEnvironmentAndThatOverTheDefault() {
-    assertEquals("given:1", Address.target("given:1", "environment:2"));
-    assertEquals("environment:2", Address.target(null, "environment:2"));
-    assertEquals("environment:2", Address.target("", "environment:2"));
-    assertEquals("127.0.0.1:50551", Address.target(null, null));
-    assertEquals("127.0.0.1:50551", Address.target(null, ""));
+    assertEquals("given:1", target("given:1", "environment:2"));
+    assertEquals("environment:2", target(null, "environment:2"));
+    assertEquals("environment:2", target("", "environment:2"));
+    assertEquals("127.0.0.1:50551", target(null, null));
+    assertEquals("127.0.0.1:50551", target(null, ""));
   }
 
   @ParameterizedTest
@@ -35,20 +35,20 @@ class AddressTest {
   void whatIsAnAddressIsTaken(String address) {
     Embercache.connect(address).close();
     if (!address.startsWith("unix:")) {
-      assertEquals(address, Address.target(address, null));
+      Address taken = Address.of(address, null);
+      assertEquals(address, (taken.isEncrypted ? "tls://" : "") + taken.target);
     }
   }
 
   @ParameterizedTest
   @ValueSource(strings = {"unix:/run/a b/100%.sock", "unix:///run/a b/100%.sock"})
   void thePathOfASocketIsEscaped(String address) {
-    assertEquals("unix:///run/a%20b/100%25.sock", Address.target(address, null));
+    assertEquals("unix:///run/a%20b/100%25.sock", target(address, null));
   }
 
   @Test
   void aRelativePathOfASocketIsFromTheWorkingFolder() {
-    assertEquals(
-        "unix://" + Path.of("a.sock").toAbsolutePath(), Address.target("unix:a.sock", null));
+    assertEquals("unix://" + Path.of("a.sock").toAbsolutePath(), target("unix:a.sock", null));
   }
 
   @ParameterizedTest
@@ -101,8 +101,12 @@ class AddressTest {
     return table("socket ");
   }
 
+  private static String target(String given, String environment) {
+    return Address.of(given, environment).target;
+  }
+
   /** What the clients of other languages are tested with, too. */
-  private static List<String> table(String kind) throws IOException {
+  static List<String> table(String kind) throws IOException {
     return Files.readAllLines(Path.of("../testdata/addresses.txt")).stream()
         .filter(line -> line.startsWith(kind))
         .map(line -> line.substring(kind.length()))
@@ -110,7 +114,7 @@ class AddressTest {
   }
 
   private static String refusal(String given, String environment) {
-    return assertThrows(IllegalArgumentException.class, () -> Address.target(given, environment))
+    return assertThrows(IllegalArgumentException.class, () -> Address.of(given, environment))
         .getMessage();
   }
 }

@@ -49,7 +49,15 @@ class EmbercacheTest {
   }
 
   @ParameterizedTest
-  @EnumSource(names = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "INTERNAL"})
+  @EnumSource(
+      names = {
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "FAILED_PRECONDITION",
+        "INTERNAL",
+        "UNAUTHENTICATED",
+        "PERMISSION_DENIED"
+      })
   void aCallThatWouldFailAgainIsNotRepeated(Status.Code failure) {
     sidecar.failures.add(failure);
     assertEquals(failure, failureOf(this::embed));

@@ -5,7 +5,11 @@ import io.embercache.v1.EmbedResponse;
 import io.embercache.v1.EmbedServiceGrpc;
 import io.embercache.v1.EmbedStreamRequest;
 import io.embercache.v1.EmbedStreamResponse;
+import io.grpc.Metadata;
 import io.grpc.Server;
+import io.grpc.ServerCall;
+import io.grpc.ServerCallHandler;
+import io.grpc.ServerInterceptor;
 import io.grpc.Status;
 import io.grpc.netty.shaded.io.grpc.netty.NettyServerBuilder;
 import io.grpc.netty.shaded.io.netty.channel.EventLoopGroup;
@@ -21,12 +25,16 @@ import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.atomic.AtomicInteger;
 
 /** A real gRPC server that fails the next calls as it is told, and answers the others. */
-final class ScriptedSidecar extends EmbedServiceGrpc.EmbedServiceImplBase implements AutoCloseable {
+final class ScriptedSidecar extends EmbedServiceGrpc.EmbedServiceImplBase
+    implements ServerInterceptor, AutoCloseable {
   private static final EventLoopGroup SOCKETS =
       new MultiThreadIoEventLoopGroup(1, EpollIoHandler.newFactory());
 
   final Queue<Status.Code> failures = new ConcurrentLinkedQueue<>();
   final AtomicInteger calls = new AtomicInteger();
+
+  /** What each call carries. */
+  final Queue<Metadata> seen = new ConcurrentLinkedQueue<>();
 
   /** What every answer says the model is called. */
   String model = "scripted";
@@ -44,7 +52,7 @@ final class ScriptedSidecar extends EmbedServiceGrpc.EmbedServiceImplBase implem
   }
 
   private ScriptedSidecar(NettyServerBuilder builder) throws IOException {
-    server = builder.addService(this).build().start();
+    server = builder.addService(this).intercept(this).build().start();
     this.port = server.getPort();
   }
 
@@ -58,6 +66,13 @@ final class ScriptedSidecar extends EmbedServiceGrpc.EmbedServiceImplBase implem
 
   String address() {
     return "127.0.0.1:" + port;
+  }
+
+  @Override
+  public <Q, A> ServerCall.Listener<Q> interceptCall(
+      ServerCall<Q, A> call, Metadata headers, ServerCallHandler<Q, A> next) {
+    seen.add(headers);
+    return next.startCall(call, headers);
   }
 
   @Override
