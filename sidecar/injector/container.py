@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sidecar.injector.confinement import breach
 from sidecar.injector.errors import AnnotationError
 from sidecar.injector.patch import PatchError, apply
 from sidecar.injector.resources import container_resources
+from sidecar.injector.values import SOCKET_FOLDER
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.injector.annotations import Overrides
     from sidecar.injector.settings import InjectorSettings
 
@@ -19,7 +23,7 @@ VOLUME = {
     "name": "embercache-socket",
     "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"},
 }
-FOLDER = "/run/embercache"
+FOLDER = SOCKET_FOLDER
 ADDRESS = {"name": "EMBERCACHE_ADDRESS", "value": f"unix:{FOLDER}/embercache.sock"}
 # A socket can be connected to through a read-only mount, and not be replaced.
 APP_MOUNT = {"name": VOLUME["name"], "mountPath": FOLDER, "readOnly": True}
@@ -78,8 +82,12 @@ def sidecar_container(
     namespace: str,
     native: bool,
     ports: Ports,
+    mounts: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The container as it goes into the pod. Raises `AnnotationError`."""
+    """The container as it goes into the pod, with ``mounts`` beside the socket's.
+
+    Raises `AnnotationError`.
+    """
     container: dict[str, Any] = {
         "name": NAME,
         "image": overrides.image or settings.image,
@@ -90,10 +98,10 @@ def sidecar_container(
             *settings.env,
         ],
         "resources": container_resources(spec, overrides, settings.resources),
-        "volumeMounts": [{"name": VOLUME["name"], "mountPath": FOLDER}],
+        "volumeMounts": [{"name": VOLUME["name"], "mountPath": FOLDER}, *mounts],
         "securityContext": _security_context(settings),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        **_probes(ports.metrics),
+        **_probes(ports.metrics, "HTTPS" if settings.listens_with_tls else "HTTP"),
     }
     if settings.image_pull_policy:
         container["imagePullPolicy"] = settings.image_pull_policy
@@ -167,15 +175,16 @@ def _drain(grace: object, settings: InjectorSettings, *, native: bool) -> list[d
     ]
 
 
-def _probes(metrics_port: int | None) -> dict[str, Any]:
+def _probes(metrics_port: int | None, scheme: str) -> dict[str, Any]:
     if metrics_port is None:
         command = ["embercache", "health", "--timeout", f"{_PROBE_TIMEOUT - 1}s"]
         return {
             kind: _probe({"exec": {"command": command}}, period, failures)
             for kind, (period, failures) in _EXEC_PROBES.items()
         }
+    place = {"port": metrics_port} | ({} if scheme == "HTTP" else {"scheme": scheme})
     return {
-        kind: _probe({"httpGet": {"path": path, "port": metrics_port}}, period, failures)
+        kind: _probe({"httpGet": {"path": path, **place}}, period, failures)
         for kind, (path, period, failures) in _HTTP_PROBES.items()
     }
 
@@ -216,4 +225,9 @@ def _patched(container: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     for key in ("name", "restartPolicy"):
         if patched.get(key) != container.get(key):
             raise AnnotationError(f"embercache.io/config-patch: {key} cannot be changed")
+    if found := breach(container, patched):
+        raise AnnotationError(
+            f"embercache.io/config-patch: {found}: the sidecar keeps to the Pod Security Standard"
+            " restricted"
+        )
     return patched

@@ -16,6 +16,7 @@ from sidecar.injector.annotations import (
     read_overrides,
 )
 from sidecar.injector.errors import InjectionError
+from sidecar.injector.files import files_for
 from sidecar.injector.patch import Changes
 from sidecar.injector.shape import mapping, objects
 from sidecar.injector.wiring import (
@@ -133,15 +134,24 @@ def _add_sidecar(
     spec = mapping(changes.document, "spec")
     ports = sidecar.choose_ports(spec, overrides, settings)
     _check_ports(spec, ports)
+    files = files_for(spec, settings)
     container = sidecar.sidecar_container(
-        spec, overrides, settings, namespace=namespace, native=native, ports=ports
+        spec,
+        overrides,
+        settings,
+        namespace=namespace,
+        native=native,
+        ports=ports,
+        mounts=files.mounts,
     )
     if native:
         changes.add("spec", "initContainers", native_place(spec), value=container)
     else:
         # Last: the first is what kubectl takes for the main one, and nothing waits for it anyway.
         changes.add("spec", "containers", "-", value=container)
-    _add_volume(changes, spec)
+    _add_socket(changes, spec)
+    for volume in files.volumes:
+        changes.add("spec", "volumes", "-", value=volume)
     if settings.run_as_group is not None:
         _add_group(changes, spec, settings.run_as_group)
     changes.add("metadata", "labels", STATUS_LABEL, value=STATUS_INJECTED)
@@ -164,7 +174,7 @@ def _check_ports(spec: dict[str, Any], ports: Ports) -> None:
                 )
 
 
-def _add_volume(changes: Changes, spec: dict[str, Any]) -> None:
+def _add_socket(changes: Changes, spec: dict[str, Any]) -> None:
     for volume in objects(spec, "volumes"):
         if volume == sidecar.VOLUME:
             return

@@ -109,6 +109,32 @@ class Resources(_Section):
         return self
 
 
+_ObjectName = Annotated[str, AfterValidator(values.parse_object_name)]
+_MountPath = Annotated[str, AfterValidator(values.parse_mount_path)]
+
+
+class FileMount(_Section):
+    """Something of the pod's namespace whose keys the sidecar has as files in the folder ``path``.
+
+    A pod waits for one that is not there, unless it is ``optional``: then the folder is empty.
+    """
+
+    path: _MountPath
+    optional: bool = False
+
+
+class SecretMount(FileMount):
+    """A Secret."""
+
+    secret: _ObjectName
+
+
+class ConfigMapMount(FileMount):
+    """A ConfigMap."""
+
+    config_map: _ObjectName
+
+
 class InjectorSettings(_Section):
     """What a sidecar gets unless annotations say otherwise: the chart's ``sidecar`` values."""
 
@@ -159,6 +185,14 @@ class InjectorSettings(_Section):
     env: tuple[dict[str, Any], ...] = Field(
         (), description="further variables of the sidecar, in Kubernetes' shape"
     )
+    secret_mounts: tuple[SecretMount, ...] = Field(
+        (),
+        description="Secrets in the pod's namespace that the sidecar, and it alone, gets as files"
+        " in the folder path; pods wait for one that is not there, unless it is optional",
+    )
+    config_map_mounts: tuple[ConfigMapMount, ...] = Field(
+        (), description="ConfigMaps, likewise, such as bundles of certificates"
+    )
     run_as_user: int | None = Field(
         65532, ge=1, description="user of the sidecar; null for what the platform assigns"
     )
@@ -201,6 +235,23 @@ class InjectorSettings(_Section):
         if self.port == self.metrics_port:
             raise ValueError("port and metricsPort must not be the same")
         return self
+
+    @model_validator(mode="after")
+    def _mounts_are_apart(self) -> InjectorSettings:
+        mounts: tuple[FileMount, ...] = (*self.secret_mounts, *self.config_map_mounts)
+        taken = (values.SOCKET_FOLDER, values.TOKEN_FOLDER)
+        if found := values.first_overlap([*taken, *(mount.path for mount in mounts)]):
+            one, other = found
+            raise ValueError(
+                f"nothing can be mounted at {other} beside {one}: give each Secret and ConfigMap a"
+                " folder of its own"
+            )
+        return self
+
+    @property
+    def listens_with_tls(self) -> bool:
+        """Whether sidecars have a certificate for what they listen on, metrics and probes too."""
+        return any(variable["name"] == "EMBERCACHE_TLS_CERT_FILE" for variable in self.env)
 
     @property
     def redis_secret_key(self) -> values.SecretKey | None:

@@ -6,11 +6,15 @@ cannot be a secret that went astray.
 
 from __future__ import annotations
 
+import itertools
 import re
 from decimal import Decimal
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.units import NAME_PATTERN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _QUANTITY = re.compile(r"\+?(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d{1,2})?", re.ASCII)
 _SUFFIXES = {
@@ -22,11 +26,21 @@ _LONGEST_QUANTITY = 40
 _SMALLEST_CPU = Decimal("0.001")
 _SMALLEST_MEMORY = Decimal(16 * 2**20)
 _SECRET = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)(/([A-Za-z0-9._-]{1,253}))?")
+_LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_OBJECT = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+_LONGEST_NAME = 253
+_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._-]+)+")
 _PACK = r"[A-Za-z0-9._/-]{1,255}(@sha256:[0-9a-f]{64})?"
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
 _LONGEST_ADDRESS = 2048
 _LONGEST_IMAGE = 1024
+_LONGEST_PATH = 512
 _PORTS = range(1024, 65536)
+
+SOCKET_FOLDER = "/run/embercache"
+"""Where the sidecar's socket is; nothing else can be mounted there."""
+TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
+"""Where a container has the token of its pod's service account."""
 
 
 class SecretKey(NamedTuple):
@@ -76,6 +90,32 @@ def parse_secret_key(text: str) -> SecretKey:
             "write NAME or NAME/KEY of a Secret in the pod's namespace (not the Redis URL itself)"
         )
     return SecretKey(match[1], match[4] or "url")
+
+
+def parse_object_name(text: str) -> str:
+    """The name of a Secret or a ConfigMap."""
+    if len(text) > _LONGEST_NAME or not _OBJECT.fullmatch(text):
+        raise ValueError("write a name of lower-case letters, digits, '-' and '.'")
+    return text
+
+
+def parse_mount_path(text: str) -> str:
+    """A folder of the sidecar's container, without ``.`` and ``..``."""
+    if len(text) > _LONGEST_PATH or not _PATH.fullmatch(text):
+        raise ValueError(
+            "write the whole path of a folder, such as /etc/embercache/keys, of letters, digits,"
+            " '.', '_' and '-'"
+        )
+    return text
+
+
+def first_overlap(paths: Sequence[str]) -> tuple[str, str] | None:
+    """Two folders of which the second is the first, or is in it; None if there are none."""
+    ordered = sorted(f"{path}/" for path in paths)
+    for one, other in itertools.pairwise(ordered):
+        if other.startswith(one):
+            return one.rstrip("/"), other.rstrip("/")
+    return None
 
 
 def parse_packs(text: str) -> str:

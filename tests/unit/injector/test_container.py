@@ -137,6 +137,17 @@ def test_started_means_that_it_serves_and_alive_that_it_answers(sidecar: Sidecar
     }
 
 
+def test_probes_are_encrypted_where_the_sidecar_s_listeners_are(sidecar: Sidecar) -> None:
+    files = {"CERT": "tls.crt", "KEY": "tls.key"}
+    env = [
+        {"name": f"EMBERCACHE_TLS_{name}_FILE", "value": f"/etc/embercache/tls/{file}"}
+        for name, file in files.items()
+    ]
+    container = sidecar(env=env)
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[kind]["httpGet"]["scheme"] == "HTTPS"
+
+
 @pytest.mark.parametrize("host_network", [False, True], ids=["by HTTP", "by a command"])
 def test_models_may_take_five_minutes_to_load(sidecar: Sidecar, host_network: bool) -> None:
     startup = sidecar({}, {"hostNetwork": host_network})["startupProbe"]

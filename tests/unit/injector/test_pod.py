@@ -62,9 +62,9 @@ def test_the_socket_is_in_memory_in_a_volume_that_the_pod_s_containers_share(
 ) -> None:
     patched = injected(pod)
     volume = {"name": "embercache-socket", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
-    assert patched["spec"]["volumes"] == [volume]
-    mounts = sidecar_of(patched)["volumeMounts"]
-    assert mounts == [{"name": "embercache-socket", "mountPath": "/run/embercache"}]
+    assert volume in patched["spec"]["volumes"]
+    mount = {"name": "embercache-socket", "mountPath": "/run/embercache"}
+    assert mount in sidecar_of(patched)["volumeMounts"]
 
 
 def test_containers_of_any_user_get_the_group_that_may_use_the_socket(
@@ -158,7 +158,8 @@ def test_a_volume_of_the_user_s_with_the_socket_s_name_is_an_error(
 def test_a_volume_like_the_socket_s_is_used(pod: dict[str, Any], injected: Injected) -> None:
     volumes = injected(pod)["spec"]["volumes"]
     pod["spec"]["volumes"] = volumes
-    assert injected(pod)["spec"]["volumes"] == volumes
+    names = [each["name"] for each in injected(pod)["spec"]["volumes"]]
+    assert names.count("embercache-socket") == 1
 
 
 @pytest.mark.parametrize(("number", "name"), [(50551, "port"), (50552, "metrics-port")])

@@ -16,6 +16,7 @@ from sidecar.injector.settings import InjectorSettings
 SETTINGS = InjectorSettings()
 ADDRESS = {"name": "EMBERCACHE_ADDRESS", "value": "unix:/run/embercache/embercache.sock"}
 VOLUME = "embercache-socket"
+VOLUMES = (VOLUME, "embercache-no-token")
 OURS = ("embercache.io/status", "embercache.io/injector-version")
 
 anything = st.recursive(
@@ -111,7 +112,7 @@ def without_sidecar(patched: dict[str, Any], original: dict[str, Any]) -> dict[s
     metadata, spec = pod["metadata"], pod["spec"]
     del metadata["labels"][OURS[0]]
     del metadata["annotations"][OURS[1]]
-    spec["volumes"] = [each for each in spec["volumes"] if each["name"] != VOLUME]
+    spec["volumes"] = [each for each in spec["volumes"] if each["name"] not in VOLUMES]
     groups = (original["spec"].get("securityContext") or {}).get("supplementalGroups") or []
     spec["securityContext"]["supplementalGroups"] = spec["securityContext"]["supplementalGroups"][
         : len(groups)

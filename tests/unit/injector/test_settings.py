@@ -29,10 +29,16 @@ ALL = {
     "drainDelaySeconds": 2.5,
     "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
     "env": [{"name": "EMBERCACHE_HOT_MAX_BYTES", "value": "64MiB"}],
+    "secretMounts": [{"path": "/etc/embercache/keys", "optional": False, "secret": "cache.keys"}],
+    "configMapMounts": [{"path": "/etc/embercache/ca", "optional": True, "configMap": "pool-ca"}],
     "runAsUser": 1000,
     "runAsGroup": 1000,
     "excludedNamespaces": ["monitoring"],
 }
+
+
+def mount(named: str = "keys", **fields: Any) -> dict[str, Any]:
+    return {"secretMounts": [{"secret": named, "path": "/etc/keys"} | fields]}
 
 
 @pytest.fixture
@@ -99,6 +105,29 @@ def test_numbers_and_booleans_without_quotes_are_what_they_look_like(
             {"env": [{"name": "EMBERCACHE_LOG_LEVEL", "value": "info"}]},
             "env: EMBERCACHE_LOG_LEVEL is set by the injector: use the setting of its own",
         ),
+        (mount("A"), "secretMounts.0.secret: write a name of lower-case letters"),
+        (mount("a..b"), "secretMounts.0.secret: write a name of lower-case letters"),
+        (mount("a" * 254), "secretMounts.0.secret: write a name of lower-case letters"),
+        (mount(name="keys"), "secretMounts.0.name: there is no such setting"),
+        (mount(path="etc/keys"), "secretMounts.0.path: write the whole path of a folder"),
+        (mount(path="/etc/../root"), "secretMounts.0.path: write the whole path of a folder"),
+        (mount(path="/etc/keys/"), "secretMounts.0.path: write the whole path of a folder"),
+        (mount(path="/"), "secretMounts.0.path: write the whole path of a folder"),
+        (mount(path="/etc/a:b"), "secretMounts.0.path: write the whole path of a folder"),
+        (mount(path="/run/embercache"), "nothing can be mounted at /run/embercache beside"),
+        (mount(path="/run"), "nothing can be mounted at /run/embercache beside /run: give each"),
+        (
+            mount(path="/var/run/secrets"),
+            "nothing can be mounted at /var/run/secrets/kubernetes.io/serviceaccount beside",
+        ),
+        (
+            mount(path="/etc/a") | {"configMapMounts": [{"configMap": "ca", "path": "/etc/a/b"}]},
+            "nothing can be mounted at /etc/a/b beside /etc/a: give each Secret and ConfigMap a",
+        ),
+        (
+            {"configMapMounts": [{"configMap": "ca", "path": "/a"}] * 2},
+            "nothing can be mounted at /a beside /a",
+        ),
         ({"runAsUser": 0}, "runAsUser: Input should be greater than or equal to 1"),
     ],
 )
@@ -108,6 +137,12 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(
     with pytest.raises(ConfigError) as caught:
         load(**content)
     assert f"injector.yaml: {message}" in str(caught.value)
+
+
+def test_folders_whose_names_begin_alike_are_apart(load: Callable[..., InjectorSettings]) -> None:
+    paths = ("/etc/a", "/etc/a-b", "/etc/a.b", "/run/embercache-keys", "/...")
+    mounts = [{"secret": "keys", "path": path} for path in paths]
+    assert [each.path for each in load(secretMounts=mounts).secret_mounts] == list(paths)
 
 
 def test_all_wrong_settings_are_named_at_once(load: Callable[..., InjectorSettings]) -> None:
