@@ -113,10 +113,10 @@ def _read_yaml(file: Path | None) -> dict[str, Any]:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         problem = re.sub(r"""(['"])(?:\\.|(?!\1).)*\1""", "...", error.problem or "")
         raise ConfigError(f"{file}{line}: not YAML: {problem}") from None
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(
-            f"{file}: not YAML: it must be UTF-8 without control characters, and dates and numbers"
-            " in it must be right"
+            f"{file}: not YAML: it must be UTF-8 without control characters, dates and numbers in"
+            " it must be right, and it must not nest deeply"
         ) from None
     if content is None:
         return {}

@@ -112,7 +112,7 @@ def read_policy(path: Path) -> Policy:
     """The policy in a file. Raises `PolicyError`."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not YAML"
         raise PolicyError(f"access.policy_file {path}: {reason}") from None
     try:

@@ -129,7 +129,7 @@ class RedisMoves:
         try:
             moves = {name.decode(): _read_move(json.loads(data)) for name, data in fields.items()}
             return Moves(int(generation), moves)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise StoreUnavailableError("Redis has something else under models") from error
 
     async def replace(
@@ -232,7 +232,7 @@ def parse_moves(data: bytes) -> Moves:
         held = json.loads(data)
         moves = {name: _read_move(values) for name, values in held["moves"].items()}
         return Moves(int(held["generation"]), moves)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(type(error).__name__) from error
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jinja2.runtime import Context
 
 MAX_SECONDS = 2.0
-"""For one rendering. Ten thousand messages take a usual template 0.06 s."""
+"""For one rendering. Ten thousand messages take a usual template 0.1 s."""
 MAX_LENGTH = 16 << 20
 """Characters of a text, that of the whole output included, or elements of a list."""
 MAX_BITS = 4096

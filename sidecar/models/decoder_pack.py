@@ -19,13 +19,16 @@ from sidecar.models.errors import SetupError
 from sidecar.models.graph import MAX_SIZE, read_graph
 from sidecar.models.pack_files import digest, find_first
 from sidecar.models.pack_folder import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, PackFolder
-from sidecar.models.tokenise import MAX_VOCABULARY
+from sidecar.models.tokenizer_file import MAX_VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from sidecar.models.graph import Graph, TensorSpec
+
+MAX_TOKEN_BYTES = 2**24
+"""Keys and values of one token; a model of 405 billion weights has half a million."""
 
 _GRAPHS = [
     folder + name
@@ -168,7 +171,13 @@ class _Export:
                 " with float32 or float16 of shape [batch, heads, tokens, head size]"
             )
         is_in_place = self.graph.in_place.issuperset(zip(past, present, strict=True))
-        return KVLayout(past, present, *self._kv_sizes(first), first.dtype, is_in_place)
+        layout = KVLayout(past, present, *self._kv_sizes(first), first.dtype, is_in_place)
+        if layout.token_bytes > MAX_TOKEN_BYTES:
+            raise SetupError(
+                f"{self.path}: keys and values of one token have {layout.token_bytes} bytes, more"
+                f" than {MAX_TOKEN_BYTES}"
+            )
+        return layout
 
     def _kv_sizes(self, spec: TensorSpec) -> tuple[int, int]:
         """Heads and their size, from the configuration where the graph leaves them open."""

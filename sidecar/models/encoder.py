@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Encodable: TypeAlias = Tokens | NDArray[Any]
 """What a graph reads: the tokens of a text, or a tensor without batch dimension."""
+MAX_DIMENSIONS = 65_536
+"""Of a vector; those of published models have up to 8,192."""
 
 
 class Encoder:
@@ -120,8 +122,11 @@ class Encoder:
             vectors = self._vectors([probe])
         except Exception as error:
             raise SetupError(f"{self._pack.path}: its first run failed ({error})") from error
-        if vectors.ndim != 2 or len(vectors) != 1:
-            raise SetupError(f"{self._pack.path}: one input gave shape {list(vectors.shape)}")
+        if vectors.ndim != 2 or len(vectors) != 1 or vectors.shape[1] > MAX_DIMENSIONS:
+            raise SetupError(
+                f"{self._pack.path}: one input gave shape {list(vectors.shape)}; a vector of at"
+                f" most {MAX_DIMENSIONS} dimensions is needed"
+            )
         return int(vectors.shape[1])
 
 

@@ -9,6 +9,7 @@ Only the graph has to be there. What a missing file leaves open:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 PoolingMode: TypeAlias = Literal["graph", "mean", "cls", "last"]
 """Who turns token states into one vector: the graph itself, or we in one of three ways."""
+
+MAX_INPUT_SIZE = 2**26
+"""Numbers of a tensor; an image of 1024 x 1024 has 3 million."""
 
 _POOLING: dict[str, PoolingMode] = {
     "mean": "mean",
@@ -77,6 +81,8 @@ def _check_tensor_input(folder: Path, path: Path, graph: Graph) -> None:
     if len(graph.inputs) != 1 or not graph.inputs[0].shape:
         names = [spec.name for spec in graph.inputs]
         raise SetupError(f"{path}: a model of tensors needs one input [batch, ...], not {names}")
+    if (size := math.prod(each or 1 for each in graph.inputs[0].shape)) > MAX_INPUT_SIZE:
+        raise SetupError(f"{path}: its input has {size} numbers, more than {MAX_INPUT_SIZE}")
 
 
 def _choose_output(path: Path, graph: Graph, *, pooled_only: bool) -> TensorSpec:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
-
 from sidecar.models.chat_template import ChatTemplate
-from sidecar.models.errors import SetupError
+from sidecar.models.tokenizer_file import load_tokenizer, usable
 from sidecar.models.types import InputRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from tokenizers import Tokenizer
 
     from sidecar.models.decoder_pack import DecoderPack
     from sidecar.models.generation import GenerationRequest, Message, Prompt
@@ -26,17 +26,15 @@ class PromptReader:
 
     def __init__(self, pack: DecoderPack) -> None:
         """Raises `SetupError` if the tokenizer or the chat template cannot be used."""
-        try:
-            self.tokenizer = Tokenizer.from_file(str(pack.tokenizer))
-        except Exception as error:  # the library raises nothing more specific
-            raise SetupError(f"{pack.tokenizer}: not a readable tokenizer ({error})") from error
+        self.tokenizer = load_tokenizer(pack.tokenizer)
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         template = pack.chat_template
         self._template = template and ChatTemplate(template, pack.special_tokens)
         self._context_tokens = pack.context_tokens
         self._vocabulary = pack.vocabulary
-        self._most_bytes = pack.context_tokens * _longest_token(self.tokenizer)
+        with usable(pack.tokenizer):
+            self._most_bytes = pack.context_tokens * _longest_token(self.tokenizer)
 
     def read(self, request: GenerationRequest) -> list[int]:
         """The tokens of the prompt, at least one.

@@ -37,7 +37,7 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
         header = json.loads(data[8 : 8 + header_bytes])
         header.pop("__metadata__", None)
         return {name: _tensor(body, entry) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SetupError(f"{path}: damaged safetensors header ({error}); fetch it again") from error
 
 

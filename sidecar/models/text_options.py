@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.models.errors import SetupError
 from sidecar.models.pack_folder import MAX_TOKENIZER_BYTES
-from sidecar.models.tokenise import MAX_VOCABULARY
+from sidecar.models.tokenizer_file import MAX_VOCABULARY
 
 if TYPE_CHECKING:
     from pathlib import Path

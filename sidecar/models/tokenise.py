@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
-
 from sidecar.models.errors import SetupError
+from sidecar.models.tokenizer_file import load_tokenizer
 from sidecar.models.types import InputRejectedError
 
 if TYPE_CHECKING:
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from sidecar.models.types import Pair
-
-MAX_VOCABULARY = 2**20
-"""Tokens of a model; the largest published vocabularies have half as many."""
 
 # A text is cut before it is tokenised, at first to this many characters a token.
 _CHARS_A_TOKEN = 6
@@ -52,12 +48,7 @@ class _Tokeniser:
     """
 
     def __init__(self, path: Path, max_tokens: int, *, pairs: bool) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing more specific
-            raise SetupError(f"{path}: not a readable tokenizer ({error})") from error
-        if self._tokenizer.get_vocab_size() > MAX_VOCABULARY:
-            raise SetupError(f"{path}: has more than {MAX_VOCABULARY} tokens")
+        self._tokenizer = load_tokenizer(path)
         if self._tokenizer.num_special_tokens_to_add(is_pair=pairs) >= max_tokens:
             raise SetupError(f"{path}: its special tokens alone fill {max_tokens} tokens")
         self._tokenizer.no_padding()
