@@ -7,6 +7,7 @@ import itertools
 from pydantic import Field, field_validator, model_validator
 
 from sidecar.config_section import Section
+from sidecar.descriptors import most_connections
 from sidecar.loopback import is_loopback
 from sidecar.socket_path import check_socket_path
 from sidecar.units import Bytes, Seconds
@@ -79,6 +80,13 @@ class ServerSettings(Section):
         if not self.address and not self.socket:
             raise ValueError("set server.address, server.socket or both: there is no listener")
         return self
+
+    @property
+    def most_connections(self) -> int:
+        """The most connections of callers that each listener takes."""
+        return most_connections(
+            sum(bool(place) for place in (self.address, self.socket, self.openai_address))
+        )
 
     def refuse_open_addresses(self) -> None:
         """Raises `ValueError` for what others could reach unencrypted, unless that is allowed."""

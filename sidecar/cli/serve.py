@@ -12,6 +12,7 @@ from sidecar.app import serve as run
 from sidecar.cache.disk import DiskLockedError
 from sidecar.cache.redis_connect import RedisUrlError
 from sidecar.cli.options import settings_options
+from sidecar.descriptors import raise_limit
 from sidecar.dev_redis import DevRedis, DevRedisError
 from sidecar.index.open import IndexUrlError
 from sidecar.index.types import IndexSetupError
@@ -56,6 +57,7 @@ def serve(settings: Settings, dev: bool) -> None:
       embercache serve --server-address "" --server-socket /run/embercache.sock
     """
     configure_logging(settings.log)
+    raise_limit()
     try:
         with contextlib.ExitStack() as exits:
             if dev:

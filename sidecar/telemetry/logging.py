@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from sidecar.spans import current
+from sidecar.telemetry.repeated import OnceAMinute
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict
@@ -48,6 +49,7 @@ def configure_logging(settings: LogSettings) -> None:
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("asyncio").addFilter(OnceAMinute("socket.accept() out of system resource"))
 
 
 def name_trace(_logger: object, _method: str, event: EventDict) -> EventDict:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
-
-from aiohttp import web
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Container
+    from collections.abc import Callable, Container
 
-    from aiohttp.web_runner import BaseRunner
+    from aiohttp import web
+
+_HANDSHAKE_SECONDS = 5.0
 
 
 class ListenError(Exception):
@@ -32,25 +34,36 @@ def socket_of_every_address(host: str, port: int) -> socket.socket | None:
     return socket.create_server(("", port))
 
 
-async def serve_http(
-    runner: BaseRunner, host: str, port: int, context: ssl.SSLContext | None = None
-) -> None:
-    """Serves an application; the host may be in brackets. Raises `OSError`."""
+async def listen(
+    connection: Callable[[], asyncio.Protocol],
+    host: str,
+    port: int,
+    context: ssl.SSLContext | None = None,
+) -> asyncio.Server:
+    """Takes connections, each served by a new ``connection``; the host may be in brackets.
+
+    One that is to be encrypted has five seconds for that. Raises `OSError`.
+    """
+    options = {} if context is None else {"ssl_handshake_timeout": _HANDSHAKE_SECONDS}
+    create = partial(asyncio.get_running_loop().create_server, connection, ssl=context, **options)
     host = host.strip("[]")
     every = socket_of_every_address(host, port)
-    if every:
-        await web.SockSite(runner, every, ssl_context=context).start()
-    else:
-        await web.TCPSite(runner, host, port, ssl_context=context).start()
+    return await (create(sock=every) if every else create(host, port))
 
 
 def make_room(server: web.Server, most: int, busy: Container[web.RequestHandler]) -> None:
-    """Ends the oldest idle connection if there are ``most``; those that are ``busy`` stay."""
-    if len(server.connections) < most:
-        return
-    for each in server.connections:
-        if each not in busy and each.transport and not each.transport.is_closing():
+    """Ends the oldest idle connections until there are fewer than ``most``; ``busy`` ones stay.
+
+    There may be more for a moment: those that come together are all taken before the first counts.
+    """
+    surplus = len(server.connections) - most + 1
+    for each in server.connections if surplus > 0 else ():
+        if each.transport is None or each.transport.is_closing():
+            surplus -= 1
+        elif each not in busy:
             each.transport.abort()
+            surplus -= 1
+        if surplus <= 0:
             return
 
 

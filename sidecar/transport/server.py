@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HEALTH = "grpc.health.v1.Health"
 _LAST_WORD_SECONDS = 0.1
 _MAX_PENDING = 100_000
+_HANDSHAKE_MS = 10_000
 _NEVER = 2**31 - 1
 
 
@@ -92,6 +93,9 @@ class GrpcServer:
                 # Sidecars ask an encoder that computes for them every two seconds whether it is
                 # still there; by default that would end the connection, and all calls on it.
                 ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+                ("grpc.max_allowed_incoming_connections", self._settings.most_connections),
+                # Then a connection ends on which nobody has said anything.
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ]
         )
         self._server.add_generic_rpc_handlers(self._handlers)

@@ -6,14 +6,14 @@ import asyncio
 import gzip
 import os
 import re
-from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
+from sidecar.descriptors import is_one_left
 from sidecar.shared_task import create_shared_task
-from sidecar.transport.listening import ListenError, make_room, socket_of_every_address
+from sidecar.transport.listening import ListenError, listen, make_room
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 from sidecar.transport.openai.errors import ApiError
 from sidecar.transport.openai.guard import refuse_pages
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 MOST_CONNECTIONS = 64
 # Then a connection is ended on which no whole request has come. Who scrapes connects anew.
 IDLE_SECONDS = 10.0
-_HANDSHAKE_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 1.0
 _FRESH = {"Cache-Control": "no-store"}
 _UNWANTED = re.compile(r";\s*q=0(\.0*)?\s*(;|$)")
@@ -101,13 +100,11 @@ class StatusListener:
             await self._runner.cleanup()
 
     async def _listen(self) -> asyncio.Server:
-        listen = partial(asyncio.get_running_loop().create_server, self._connection)
-        if self._certificate is not None:
-            context = self._certificate.context("server.metrics_address", optional=True)
-            listen = partial(listen, ssl=context, ssl_handshake_timeout=_HANDSHAKE_SECONDS)
-        host = self._host.strip("[]")
-        every = socket_of_every_address(host, self._port)
-        return await (listen(sock=every) if every else listen(host, self._port))
+        certificate = self._certificate
+        context = (
+            certificate.context("server.metrics_address", optional=True) if certificate else None
+        )
+        return await listen(self._connection, self._host, self._port, context)
 
     def _connection(self) -> asyncio.Protocol:
         """What serves a new connection. The oldest idle one goes if there are too many."""
@@ -132,9 +129,11 @@ class StatusListener:
         return web.Response(text="the event loop turns\n", headers=_FRESH)
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        if self.is_ready():
-            return web.Response(text="calls are taken\n", headers=_FRESH)
-        return web.Response(text="starting, or draining\n", status=503, headers=_FRESH)
+        if not self.is_ready():
+            return web.Response(text="starting, or draining\n", status=503, headers=_FRESH)
+        if not is_one_left():
+            return web.Response(text="no file descriptor is left\n", status=503, headers=_FRESH)
+        return web.Response(text="calls are taken\n", headers=_FRESH)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         asks = self._certificate is not None and self._certificate.asks_callers

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from sidecar.transport.listening import ListenError, serve_http
+from sidecar.transport.listening import ListenError, listen, make_room
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 from sidecar.transport.openai.completions import Completions
 from sidecar.transport.openai.embeddings import Embeddings
@@ -51,6 +51,8 @@ class OpenAIFront:
         self._host, _, port = settings.openai_address.rpartition(":")
         self._port = int(port)
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        self._busy: set[web.RequestHandler] = set()
         # What clients call base_url, once it listens.
         self.url = ""
 
@@ -68,18 +70,19 @@ class OpenAIFront:
             shutdown_timeout=max(self._settings.drain_timeout / 2, _LEAST_SECONDS),
         )
         await runner.setup()
+        self._runner = runner
         try:
-            await serve_http(runner, self._host, self._port, self._context())
+            self._listener = await listen(self._connection, self._host, self._port, self._context())
         except (OSError, UnicodeError):
             # The latter is of a host that can be no name.
+            self._runner = None
             await runner.cleanup()
             raise ListenError(
                 f"cannot listen on {self._settings.openai_address}: is there such a host, or is"
                 " another process using it? Set server.openai_address"
             ) from None
-        self._runner = runner
         scheme = "http" if self._certificate is None else "https"
-        self.url = f"{scheme}://{self._host}:{runner.addresses[0][1]}/v1"
+        self.url = f"{scheme}://{self._host}:{self._listener.sockets[0].getsockname()[1]}/v1"
 
     async def drain(self, *, at_once: bool = False) -> None:
         """Ends so that no call fails: waits, takes no more calls, lets those in progress end.
@@ -91,7 +94,25 @@ class OpenAIFront:
         runner, self._runner = self._runner, None
         if not at_once:
             await asyncio.sleep(self._settings.drain_delay)
+        if self._listener is not None:
+            self._listener.close()
         await runner.cleanup()
+
+    def _connection(self) -> asyncio.Protocol:
+        """What serves a new connection. The oldest idle one goes if there are too many."""
+        assert self._runner is not None  # noqa: S101 - set before it listens
+        server = self._runner.server
+        assert server is not None  # noqa: S101
+        make_room(server, self._settings.most_connections, self._busy)
+        return server()
+
+    @web.middleware
+    async def _note_busy(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._busy.add(request.protocol)
+        try:
+            return await handler(request)
+        finally:
+            self._busy.discard(request.protocol)
 
     def _context(self) -> ssl.SSLContext | None:
         certificate = self._certificate
@@ -100,7 +121,8 @@ class OpenAIFront:
     def _application(self) -> web.Application:
         limit = self._settings.max_message_bytes
         application = web.Application(
-            middlewares=[_errors_as_json, guard(self._host)], client_max_size=limit
+            middlewares=[self._note_busy, _errors_as_json, guard(self._host)],
+            client_max_size=limit,
         )
         methods, models = self._methods, Models(self._methods)
         texts = Completions(methods, models, read_completion, CompletionForm())
