@@ -7,13 +7,15 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use http::header;
 use http_body_util::{BodyExt, Full};
 use tonic::body::Body;
 use tonic::{Code, ConnectError, Status, TimeoutExpired, transport};
 use tower_service::Service;
 
+use crate::credentials::Token;
 use crate::deadline::{Deadline, too_late};
 
 const ATTEMPTS: u32 = 5;
@@ -46,11 +48,13 @@ pub struct WaitForReady;
 #[derive(Clone, Debug)]
 pub struct Channel {
     connection: transport::Channel,
+    token: Option<Arc<Token>>,
 }
 
 impl Channel {
-    pub(crate) fn new(connection: transport::Channel) -> Self {
-        Self { connection }
+    pub(crate) fn new(connection: transport::Channel, token: Option<Token>) -> Self {
+        let token = token.map(Arc::new);
+        Self { connection, token }
     }
 }
 
@@ -63,8 +67,12 @@ impl Service<Request> for Channel {
         Poll::Ready(Ok(())) // each attempt waits for the connection on its own
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
         let mut connection = self.connection.clone();
+        if let Some(token) = &self.token {
+            let shown = token.header(Instant::now());
+            request.headers_mut().insert(header::AUTHORIZATION, shown);
+        }
         let deadline = Deadline::of(request.headers());
         let answer = async move {
             if is_retried(request.uri().path()) {

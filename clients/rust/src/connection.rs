@@ -3,8 +3,10 @@
 use std::env;
 use std::time::Duration;
 
-use crate::address::{self, AddressError};
+use crate::address;
 use crate::channel::Channel;
+use crate::credentials::Files;
+use crate::error::ConfigError;
 use crate::v1::cache_service_client::CacheServiceClient;
 use crate::v1::embed_service_client::EmbedServiceClient;
 use crate::v1::generate_service_client::GenerateServiceClient;
@@ -21,23 +23,38 @@ pub struct Embercache {
 }
 
 impl Embercache {
-    /// Connects to the sidecar at `address`, which is `HOST:PORT`, `unix:PATH` or `unix:///PATH`;
-    /// without one, to that in `EMBERCACHE_ADDRESS`, else to `127.0.0.1:50551`. Nothing is connected
-    /// before the first call.
+    /// Connects to the sidecar at `address`, which is `HOST:PORT`, `tls://HOST:PORT`, `unix:PATH` or
+    /// `unix:///PATH`; without one, to that in `EMBERCACHE_ADDRESS`, else to `127.0.0.1:50551`.
+    /// Nothing is connected before the first call.
     ///
     /// # Errors
     ///
-    /// If the address is none of these.
+    /// If the address is none of these, or a file that the environment names cannot be used.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime.
-    pub fn connect(address: Option<&str>) -> Result<Self, AddressError> {
+    pub fn connect(address: Option<&str>) -> Result<Self, ConfigError> {
+        Self::connect_with(address, Files::default())
+    }
+
+    /// Connects as [`connect`](Self::connect) does, with a token or certificates.
+    ///
+    /// # Errors
+    ///
+    /// If the address is none, or a file cannot be read, makes no sense or is not for that address.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn connect_with(address: Option<&str>, files: Files) -> Result<Self, ConfigError> {
         let environment = env::var(address::VARIABLE).ok();
-        let endpoint = address::endpoint(address, environment.as_deref())?;
-        let connection = endpoint.connect_timeout(CONNECT_TIMEOUT).connect_lazy();
+        let place = address::place(address, environment.as_deref())?;
+        let files = files.or_of(|name| env::var_os(name));
+        let token = files.token(&place)?;
+        let endpoint = files.endpoint(place)?.connect_timeout(CONNECT_TIMEOUT);
         Ok(Self {
-            channel: Channel::new(connection),
+            channel: Channel::new(endpoint.connect_lazy(), token),
         })
     }
 

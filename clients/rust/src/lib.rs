@@ -29,13 +29,16 @@
 mod address;
 mod channel;
 mod connection;
+mod credentials;
 mod deadline;
 mod embedding;
+mod error;
 
-pub use address::AddressError;
 pub use channel::{Channel, WaitForReady};
 pub use connection::Embercache;
+pub use credentials::Files;
 pub use embedding::{InputError, texts, vectors};
+pub use error::ConfigError;
 pub use prost_types;
 pub use tonic;
 

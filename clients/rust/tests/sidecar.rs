@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::error::Error;
+use std::path::PathBuf;
 use std::time::Duration;
 use std::{env, fs};
 
@@ -125,6 +126,22 @@ async fn a_text_comes_in_pieces_that_end_with_a_summary_and_is_cached_whole() ->
     assert_eq!(first.usage.unwrap_or_default().completion_tokens, 8);
     assert_eq!(stream(&embercache).await?.tier(), Tier::Hot);
     Ok(())
+}
+
+// It needs none: no file is there.
+#[tokio::test]
+async fn the_program_of_the_guide_says_which_file_it_lacks() {
+    let connect = || {
+        let files = embercache::Files {
+            token: Some(PathBuf::from("/run/secrets/embercache/token")),
+            ca: Some(PathBuf::from("/run/secrets/embercache/ca.crt")),
+            ..Default::default()
+        };
+        Embercache::connect_with(Some("tls://sidecar.example:50551"), files)
+    };
+    let message = connect().unwrap_err().to_string();
+    let expected = "the token file /run/secrets/embercache/token cannot be read";
+    assert!(message.starts_with(expected), "{message}");
 }
 
 async fn stream(embercache: &Embercache) -> Result<GenerateSummary, Box<dyn Error>> {

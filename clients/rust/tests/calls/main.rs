@@ -3,3 +3,4 @@
 mod retries;
 mod scripted;
 mod sockets;
+mod tokens;

@@ -60,7 +60,13 @@ async fn a_call_is_repeated_when_its_connection_breaks() {
 
 #[tokio::test]
 async fn a_call_that_would_fail_again_is_not_repeated() {
-    for code in [Code::InvalidArgument, Code::NotFound, Code::Internal] {
+    for code in [
+        Code::InvalidArgument,
+        Code::NotFound,
+        Code::Internal,
+        Code::Unauthenticated,
+        Code::PermissionDenied,
+    ] {
         let server = Scripted::serve([Step::Refuse(code)]).await;
         assert_eq!(code_of_embed(&server, None).await, code);
         assert_eq!(server.messages().len(), 1);
@@ -155,7 +161,7 @@ async fn an_attempt_has_only_the_time_that_is_left() {
     embed(&server, Some(HANG_GUARD)).await.unwrap();
     let micros = |time_out: &String| time_out.strip_suffix('u').unwrap().parse::<u32>();
     let left: Vec<u32> = server
-        .time_outs()
+        .headers("grpc-timeout")
         .iter()
         .map(|it| micros(it).unwrap())
         .collect();

@@ -45,7 +45,7 @@ type Answered = (SendResponse<Bytes>, Option<SendStream<Bytes>>);
 struct State {
     script: Mutex<VecDeque<Step>>,
     messages: Mutex<Vec<Bytes>>,
-    time_outs: Mutex<Vec<String>>,
+    headers: Mutex<Vec<HeaderMap>>,
     answered: Mutex<Vec<Answered>>,
 }
 
@@ -89,9 +89,11 @@ impl Scripted {
         self.state.messages.lock().unwrap().clone()
     }
 
-    /// The header `grpc-timeout` of each call that has one.
-    pub fn time_outs(&self) -> Vec<String> {
-        self.state.time_outs.lock().unwrap().clone()
+    /// The header of that name of each call that has it.
+    pub fn headers(&self, name: &str) -> Vec<String> {
+        let headers = self.state.headers.lock().unwrap();
+        let values = headers.iter().filter_map(|it| it.get(name));
+        values.map(|it| it.to_str().unwrap().to_owned()).collect()
     }
 }
 
@@ -99,10 +101,8 @@ async fn serve_connection(socket: impl AsyncRead + AsyncWrite + Unpin, state: Ar
     let mut connection = h2::server::handshake(socket).await.unwrap();
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let step = state.script.lock().unwrap().pop_front();
-        if let Some(time_out) = request.headers().get("grpc-timeout") {
-            let time_out = time_out.to_str().unwrap().to_owned();
-            state.time_outs.lock().unwrap().push(time_out);
-        }
+        let headers = request.headers().clone();
+        state.headers.lock().unwrap().push(headers);
         match step.expect("more calls than the script has") {
             Step::HangUp => {
                 state.messages.lock().unwrap().push(Bytes::new());
