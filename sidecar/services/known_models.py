@@ -86,6 +86,8 @@ class KnownModels:
         for tier in self._tiers:
             for key, data in zip(keys, await tier.get_many(keys), strict=True):
                 found = None if data is None else _read(data, key)
+                if data is not None and found is None:
+                    tier.delete([key])
                 if found is not None and (key not in latest or found[0] > latest[key][0]):
                     latest[key] = found
         for key, (_, info) in latest.items():

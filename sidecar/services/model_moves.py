@@ -57,6 +57,7 @@ class ModelMoves:
         self._generation = 0
         # Whether the store has told or been told of that generation since the start.
         self._is_shared = False
+        self._are_kept = True
         self._refused: set[tuple[str, str, str]] = set()
         # Moves that were obeyed when the index could be asked, by name and model.
         self._agreed: set[tuple[str, str]] = set()
@@ -128,12 +129,22 @@ class ModelMoves:
             return
         self._is_shared = True
         self._generation = agreed.generation
-        if self._backup is not None:
-            try:
-                await self._backup.save(agreed)
-            except StoreUnavailableError as error:
-                _log.warning("moves of models are not kept", reason=str(error))
+        await self._keep(agreed)
         await self._obey(agreed.moves)
+
+    async def _keep(self, agreed: Moves) -> None:
+        if self._backup is None:
+            return
+        try:
+            await self._backup.save(agreed)
+        except StoreUnavailableError as error:
+            if self._are_kept:
+                self._are_kept = False
+                _log.warning("moves of models are not kept", reason=str(error))
+        else:
+            if not self._are_kept:
+                self._are_kept = True
+                _log.info("moves of models are kept again")
 
     async def _obey(self, moves: Mapping[str, Move]) -> None:
         self.known = moves
