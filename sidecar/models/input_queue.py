@@ -173,11 +173,10 @@ class InputQueue(Generic[In, Out]):
     def take_batch(self) -> Taken[In, Out] | None:
         """Waits for jobs to compute and returns the next batch; None after `close`.
 
-        Called by the one thread that runs the model, as soon as it has done the batch before. With
-        jobs that are too late the batch may be empty.
+        Called by the one thread that runs the model. With jobs that are too late the batch may be
+        empty.
         """
         with self._lock:
-            self._measure_run()
             while not self._closed:
                 late = self._review()
                 taken = self._ready.take()
@@ -192,6 +191,14 @@ class InputQueue(Generic[In, Out]):
                     self._is_ready.wait()
             return None
 
+    def end_run(self) -> None:
+        """Takes note that the last batch is computed; called before anybody hears of it."""
+        with self._lock:
+            if self._run is not None:
+                run, self._run = self._run, None
+                seconds = self._clock() - run.began
+                self._speed.measured(run.work, seconds, while_others_waited=run.others_wait)
+
     def close(self) -> list[Job[In, Out]]:
         """Empties the queue for good and returns what was in it."""
         with self._lock:
@@ -205,12 +212,6 @@ class InputQueue(Generic[In, Out]):
             return left
 
     # How long it takes
-
-    def _measure_run(self) -> None:
-        if self._run is not None:
-            run, self._run = self._run, None
-            seconds = self._clock() - run.began
-            self._speed.measured(run.work, seconds, while_others_waited=run.others_wait)
 
     def _seconds(self, work: float) -> float:
         """How long work takes that comes after the run in progress; 0 if that is not known."""

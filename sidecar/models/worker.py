@@ -140,7 +140,9 @@ class ModelWorker(Generic[In, Out]):
         while (taken := self._queue.take_batch()) is not None:
             self._post([(job, self._too_late()) for job in taken.late])
             if taken.batch:
-                self._post(self._run(taken.batch))
+                outcomes = self._run(taken.batch)
+                self._queue.end_run()
+                self._post(outcomes)
 
     def _run(self, batch: Sequence[Job[In, Out]]) -> list[_Outcome[In, Out]]:
         encodables = [job.encodable for job in batch if job.encodable is not None]
