@@ -98,7 +98,8 @@ def open_channel(target: str, access: UpstreamAccess) -> UpstreamChannel:
             # answers for its server.drain_delay: else no replica is left, though all are there.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 500),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            # How long an attempt may take: with TLS, over a long way, several round trips.
+            ("grpc.min_reconnect_backoff_ms", 1000),
             ("grpc.dns_min_time_between_resolutions_ms", 5000),
             *KEEPALIVE,
         ],
