@@ -5,6 +5,7 @@ The clients are built before: ``make test-clients`` builds them and runs these t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -65,28 +66,44 @@ class Line:
 
 
 @pytest.fixture(scope="session")
+def start_sidecar(
+    tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path
+) -> Callable[..., contextlib.AbstractContextManager[Callable[[], Sidecar]]]:
+    """A sidecar in a process of its own, on TCP and on a Unix socket, with more arguments.
+
+    What its context gives waits until it serves, so that several can start together.
+    """
+
+    @contextlib.contextmanager
+    def start(*arguments: str | Path) -> Iterator[Callable[[], Sidecar]]:
+        folder = tmp_path_factory.mktemp("sidecar")
+        socket, log = folder / "sidecar.sock", folder / "log"
+        command = [sys.executable, "-m", "sidecar", "serve", "--log-format", "json"]
+        command += ["--server-address", "127.0.0.1:0", "--server-socket", str(socket)]
+        command += ["--server-drain-delay", "0", "--model-packs", str(minilm_folder)]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, *map(str, arguments)], env=environment, stderr=output
+            )
+        try:
+            yield lambda: Sidecar(tcp=_tcp_address(process, log), unix=f"unix:{socket}")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(HANG_GUARD) == 0
+
+    return start
+
+
+@pytest.fixture(scope="session")
 def sidecar(
-    tmp_path_factory: pytest.TempPathFactory,
-    minilm_folder: Path,
-    smollm2_folder: Path,
-    shared_redis: DevRedis,
+    start_sidecar: Callable[..., Any], smollm2_folder: Path, shared_redis: DevRedis
 ) -> Iterator[Sidecar]:
-    """A sidecar in a process of its own, on TCP and on a Unix socket, with a real Redis."""
-    folder = tmp_path_factory.mktemp("sidecar")
-    socket, log = folder / "sidecar.sock", folder / "log"
-    command = [sys.executable, "-m", "sidecar", "serve", "--log-format", "json"]
-    command += ["--server-address", "127.0.0.1:0", "--server-socket", str(socket)]
-    command += ["--server-drain-delay", "0", "--model-packs", str(minilm_folder)]
-    command += ["--generator-packs", str(smollm2_folder)]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
-    environment["EMBERCACHE_REDIS_URL"] = shared_redis.url
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stderr=output)
-    try:
-        yield Sidecar(tcp=_tcp_address(process, log), unix=f"unix:{socket}")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(HANG_GUARD) == 0
+    """One that whoever connects may use, with a real Redis."""
+    with start_sidecar(
+        "--generator-packs", smollm2_folder, "--redis-url", shared_redis.url
+    ) as serving:
+        yield serving()
 
 
 def _tcp_address(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -128,10 +145,34 @@ def built() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def example(built: Callable[[str], Path]) -> Callable[[str, str], list[str | Path]]:
+    """The command that runs an example in a language."""
+
+    def command(language: str, name: str) -> list[str | Path]:
+        match language:
+            case "go":
+                return [built(f"go/build/{name}")]
+            case "java":
+                jar = built("java/target/embercache-client-0.1.0.jar")
+                # Java takes its arguments for text of the locale, which may know of ASCII only.
+                java = ["env", "LC_ALL=C.UTF-8", "java", "-XX:TieredStopAtLevel=1"]
+                source = built(f"java/examples/{name.capitalize()}.java")  # compiled as it starts
+                return [*java, "-cp", f"{jar}:{jar.parent}/lib/*", source]
+            case "node":
+                built("node/node_modules")
+                return ["node", built(f"node/dist/examples/{name}.js")]
+            case _:
+                return [built(f"{language}/target/debug/examples/{name}")]
+
+    return command
+
+
+@pytest.fixture(scope="session")
 def run() -> Callable[..., str]:
     """Runs a command of a client with that ``EMBERCACHE_ADDRESS``, none if it is empty.
 
-    ``expected`` is the path of `expected_vectors`, for tests that read it.
+    ``expected`` is the path of `expected_vectors`, for tests that read it. ``files`` are those of
+    tokens and certificates, by the names of their variables behind ``EMBERCACHE_``.
 
     Returns its standard output; the test fails with all its output if it does not end with
     ``code``, or gives ``stderr`` back if that is another than 0.
@@ -143,12 +184,14 @@ def run() -> Callable[..., str]:
         folder: str | Path = ".",
         expected: Path | None = None,
         code: int = 0,
+        **files: Path,
     ) -> str:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
         if address:
             environment["EMBERCACHE_ADDRESS"] = address
         if expected:
             environment["EMBERCACHE_TEST_EXPECTED"] = str(expected)
+        environment |= {f"EMBERCACHE_{name}": str(file) for name, file in files.items()}
         ended = subprocess.run(
             [str(part) for part in command],
             cwd=CLIENTS / folder,

@@ -10,27 +10,28 @@ if TYPE_CHECKING:
 
 
 def test_the_example_gets_the_vectors_of_python_bit_for_bit_cold_and_from_every_tier(
-    built: Callable[[str], Path], compare_with_python: Callable[..., None]
+    example: Callable[[str, str], list[str | Path]], compare_with_python: Callable[..., None]
 ) -> None:
-    compare_with_python([built("go/build/embed")])
+    compare_with_python(example("go", "embed"))
 
 
 def test_the_example_finds_what_python_finds(
-    built: Callable[[str], Path], compare_search_with_python: Callable[..., None]
+    example: Callable[[str, str], list[str | Path]], compare_search_with_python: Callable[..., None]
 ) -> None:
-    compare_search_with_python([built("go/build/search")])
+    compare_search_with_python(example("go", "search"))
 
 
 def test_the_example_streams_what_python_generates_cold_and_from_cache(
-    built: Callable[[str], Path], compare_generation_with_python: Callable[..., None]
+    example: Callable[[str, str], list[str | Path]],
+    compare_generation_with_python: Callable[..., None],
 ) -> None:
-    compare_generation_with_python([built("go/build/generate")])
+    compare_generation_with_python(example("go", "generate"))
 
 
 def test_a_wrong_address_is_refused_with_where_it_came_from(
-    built: Callable[[str], Path], run: Callable[..., str]
+    example: Callable[[str, str], list[str | Path]], run: Callable[..., str]
 ) -> None:
-    said = run(built("go/build/embed"), "a text", address="localhost", code=1)
+    said = run(*example("go", "embed"), "a text", address="localhost", code=1)
     assert 'EMBERCACHE_ADDRESS is "localhost"' in said
 
 

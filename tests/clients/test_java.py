@@ -12,12 +12,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def program(built: Callable[[str], Path]) -> list[str | Path]:
-    """The example, which Java compiles as it starts it."""
-    jar = built("java/target/embercache-client-0.1.0.jar")
-    # Java takes its arguments for text of the locale, which may know of ASCII only.
-    command: list[str | Path] = ["env", "LC_ALL=C.UTF-8", "java", "-XX:TieredStopAtLevel=1"]
-    return [*command, "-cp", f"{jar}:{jar.parent}/lib/*", built("java/examples/Embed.java")]
+def program(example: Callable[[str, str], list[str | Path]]) -> list[str | Path]:
+    """The example."""
+    return example("java", "embed")
 
 
 def test_the_example_gets_the_vectors_of_python_bit_for_bit_cold_and_from_every_tier(

@@ -12,22 +12,22 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def program(built: Callable[[str], Path]) -> Path:
+def program(example: Callable[[str, str], list[str | Path]]) -> list[str | Path]:
     """The example."""
-    return built("rust/target/debug/examples/embed")
+    return example("rust", "embed")
 
 
 def test_the_example_gets_the_vectors_of_python_bit_for_bit_cold_and_from_every_tier(
-    program: Path, compare_with_python: Callable[..., None]
+    program: list[str | Path], compare_with_python: Callable[..., None]
 ) -> None:
-    compare_with_python([program])
+    compare_with_python(program)
 
 
 def test_the_example_names_the_variable_that_holds_a_wrong_address(
-    program: Path, run: Callable[..., str]
+    program: list[str | Path], run: Callable[..., str]
 ) -> None:
     assert 'EMBERCACHE_ADDRESS is "localhost"' in run(
-        program, "a text", address="localhost", code=1
+        *program, "a text", address="localhost", code=1
     )
 
 

@@ -8,6 +8,8 @@ from embercache import Client, InvalidArgumentError, _channel
 from embercache._credentials import REREAD_SECONDS, Credentials
 
 LOOPBACK = _channel.place("127.0.0.1:1")
+TABLE = Path(__file__).parents[2] / "testdata/addresses.txt"
+LINES = [line.split(" ", 1) for line in TABLE.read_text("utf-8").splitlines()]
 
 
 @pytest.fixture
@@ -55,15 +57,13 @@ def test_while_a_token_is_being_replaced_the_last_one_is_shown(token_file: Path)
     assert shown(credentials) == "Bearer first-token"
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1:50551", "sidecar.example:50551", "[2001:db8::1]:1"])
+@pytest.mark.parametrize("address", [each for of, each in LINES if of == "public"])
 def test_a_token_is_not_sent_to_other_machines_unencrypted(token_file: Path, address: str) -> None:
     with pytest.raises(InvalidArgumentError, match="write tls://host:port"):
         Client(address, token_file=token_file)
 
 
-@pytest.mark.parametrize(
-    "address", ["localhost:1", "127.0.0.2:1", "[::1]:1", "unix:/s", "tls://sidecar.example:1"]
-)
+@pytest.mark.parametrize("address", [each for of, each in LINES if of == "private"])
 def test_a_token_is_sent_where_nobody_else_can_read_it(token_file: Path, address: str) -> None:
     Client(address, token_file=token_file).close()
 
