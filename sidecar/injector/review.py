@@ -91,9 +91,11 @@ class Reviewer:
     def _judge(self, request: dict[str, Any], *, namespace_asks: bool) -> Verdict:
         if not _creates_pod(request):
             return Verdict("skipped")
+        pod = request.get("object")
+        if not isinstance(pod, dict) or not isinstance(pod.get("metadata"), dict):
+            return _without_sidecar("failed", "the review has no pod with metadata")
         names: tuple[Collection[str], Collection[str]] = (), ()
         try:
-            pod = mapping(request, "object")
             labels = mapping(pod, "metadata", "labels")
             names = mapping(pod, "metadata", "annotations"), labels
             namespace = _name_of(request.get("namespace"))

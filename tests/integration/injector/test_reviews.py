@@ -298,7 +298,7 @@ async def test_what_the_injector_cannot_make_sense_of_passes_with_a_warning(
     answer = await caller.review(make_review(broken))
     assert answer.response["allowed"]
     assert answer.response["warnings"] == [
-        "no Embercache sidecar was added: the injector failed, see its log"
+        "no Embercache sidecar was added: the review has no pod with metadata"
     ]
     after = await caller.metric('embercache_injector_requests_total{outcome="failed"}')
     assert after - before == 1
