@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
@@ -25,8 +26,9 @@ def niceness() -> dict[int, int]:
     """How nice each thread of this process is."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
-        fields = (task / "stat").read_text().rpartition(")")[2].split()
-        found[int(task.name)] = int(fields[16])
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            found[int(task.name)] = int(fields[16])
     return found
 
 
