@@ -33,12 +33,19 @@ RENEWED = "new certificates are in use"
 
 @pytest.fixture
 async def service(openai_server: Service, server: Party) -> AsyncIterator[Service]:
-    """The service over mutual TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*server.files)
-    context.load_verify_locations(cafile=server.ca)
-    context.verify_mode = ssl.CERT_REQUIRED
+    """The service over mutual TLS, as the files of ``server`` say when a connection is made."""
+    context = server_context(server)
+
+    def choose(connection: Any, _name: str | None, _: ssl.SSLContext) -> None:
+        connection.context = server_context(server)
+
+    context.sni_callback = choose
+
+    async def close(_: web.Request, response: web.StreamResponse) -> None:
+        response.force_close()  # Each call makes a connection of its own.
+
     app = web.Application()
+    app.on_response_prepare.append(close)
     for path in ("embeddings", "chat/completions"):
         app.router.add_post(f"/v1/{path}", openai_server.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -50,6 +57,14 @@ async def service(openai_server: Service, server: Party) -> AsyncIterator[Servic
     openai_server.target = f"openai://localhost:{port}/v1"
     yield openai_server
     await runner.cleanup()
+
+
+def server_context(party: Party) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*party.files)
+    context.load_verify_locations(cafile=party.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def files(party: Party) -> dict[str, str]:
@@ -112,6 +127,33 @@ async def test_no_call_fails_while_certificates_are_replaced(
             await eventually(lambda count=count: renewals() == count)
             await eventually(lambda before=before: answered > before + 8)
         ended.set()
+
+
+async def test_authorities_and_certificates_are_replaced_together(
+    start: Start,
+    service: Service,
+    server: Party,
+    caller: Party,
+    other_authority: Any,
+    connect: Connect,
+    logs: list[Any],
+    eventually: Eventually,
+) -> None:
+    sidecar = await start(**in_front_of(service.target, **files(caller)))
+    client = connect(sidecar.address)
+    await client.embed_text("a text")
+    for party in (server, caller):
+        party.trust(other_authority)
+        party.renew(authority=other_authority)
+    await eventually(lambda: any(log["event"] == RENEWED for log in logs))
+
+    async def is_embedded() -> bool:
+        # Between two of the three files that have been replaced, connections cannot be made.
+        return not (await client.embed_text("another text")).HasField("error")
+
+    async with asyncio.timeout(HANG_GUARD):
+        while not await is_embedded():
+            await asyncio.sleep(0.02)
 
 
 async def test_an_answer_that_has_begun_goes_on_over_its_connection(

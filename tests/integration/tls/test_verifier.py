@@ -13,7 +13,8 @@ from sidecar.models.upstream_tls import UpstreamTls
 from sidecar.models.verifier import Verifier
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     Party = Any
 
@@ -53,6 +54,32 @@ async def accepted(address: str, tls: UpstreamTls | None) -> bool | None:
 
 async def test_a_verifier_is_asked_over_mutual_tls(address: str, caller: Party) -> None:
     assert await accepted(address, UpstreamTls(caller.ca, *caller.files)) is True
+
+
+async def test_a_sidecar_has_certificates_for_its_verifier_and_keeps_the_token_for_encoders(
+    start: Callable[..., Awaitable[Any]],
+    caller: Party,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[UpstreamAccess] = []
+
+    class Noted(Verifier):
+        def __init__(self, target: str, timeout: float, *, access: UpstreamAccess) -> None:
+            given.append(access)
+            super().__init__(target, timeout, access=access)
+
+    monkeypatch.setattr("sidecar.open_services.Verifier", Noted)
+    (tmp_path / "token").write_text("a-token-of-the-sidecars")
+    await start(
+        semantic={"verifier": "localhost:1"},
+        encoder={"target": "localhost:1", "token_file": str(tmp_path / "token")},
+        upstream_tls={"enabled": True, "ca_file": str(caller.ca)},
+        model={"packs": "mean"},
+    )
+    (access,) = given
+    assert access.tls is not None
+    assert access.token is None
 
 
 async def test_nothing_is_accepted_by_a_verifier_that_cannot_be_trusted_and_the_log_says_why(
