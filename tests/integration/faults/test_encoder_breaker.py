@@ -13,6 +13,8 @@ import structlog
 from embercache.v1 import embed_pb2, embed_pb2_grpc
 
 from sidecar.cache.breaker import open_breakers
+from sidecar.demand import within
+from sidecar.models import remote_model
 from sidecar.models.remote import RemoteEmbedder
 from sidecar.models.types import ModelUnavailableError, QueueFullError
 
@@ -155,6 +157,32 @@ async def test_an_encoder_that_says_what_it_serves_but_computes_nothing_is_left_
     assert is_open(service)
     service.hangs = False
     await eventually(lambda: not is_open(service))
+
+
+async def test_an_encoder_that_answers_nobody_in_time_is_left_alone(
+    encoders: tuple[Encoders, str], connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_model, "_LEAST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(remote_model, "_ASK_SECONDS", 0.05)
+    service, _ = encoders
+    embedder = await connect()
+    service.hangs = True
+    async with asyncio.timeout(HANG_GUARD):
+        while not is_open(service):
+            within(0.05)
+            assert isinstance(await outcome(embedder), QueueFullError | ModelUnavailableError)
+
+
+async def test_who_gives_an_encoder_no_time_does_not_close_the_way_for_others(
+    encoders: tuple[Encoders, str], connect: Connect
+) -> None:
+    service, _ = encoders
+    embedder = await connect()
+    service.hangs = True
+    for _ in range(20):
+        within(0.005)
+        assert isinstance(await outcome(embedder), QueueFullError)
+    assert not is_open(service)
 
 
 async def test_the_version_is_known_before_calls_are_taken_again(

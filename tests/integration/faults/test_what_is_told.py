@@ -1,4 +1,4 @@
-"""Metrics tell what is left alone."""
+"""What a sidecar says of itself while what it depends on is away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Start = Callable[..., Awaitable[Any]]
 
 
-async def test_metrics_tell_of_each_upstream_whether_it_is_left_alone(
+async def test_metrics_tell_what_is_left_alone_and_readiness_that_calls_are_taken(
     start_front: Start, unused_tcp_port: int, redis_server: DevRedis
 ) -> None:
     with socket.socket() as probe:
@@ -26,11 +26,13 @@ async def test_metrics_tell_of_each_upstream_whether_it_is_left_alone(
         f"127.0.0.1:{unused_tcp_port}", model="absent", server=server, redis=redis_server
     )
 
-    def page() -> str:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as response:
+    def read(path: str) -> str:
+        with urllib.request.urlopen(f"http://{address}/{path}", timeout=20) as response:
             text: str = response.read().decode()
         return text
 
-    lines = (await asyncio.to_thread(page)).splitlines()
+    # Hits are served: taken out of service, it would serve nothing.
+    assert await asyncio.to_thread(read, "readyz") == "calls are taken\n"
+    lines = (await asyncio.to_thread(read, "metrics")).splitlines()
     assert 'embercache_breaker_open{upstream="encoder absent"} 1.0' in lines
     assert any(line.startswith('embercache_breaker_open{upstream="redis"} ') for line in lines)
