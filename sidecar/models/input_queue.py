@@ -250,8 +250,8 @@ class InputQueue(Generic[In, Out]):
         self._counters.shed += len(jobs)
         self._counters.refused_late += len(jobs)
         raise QueueFullError(
-            f"the model may take {seconds:.2g} s to do these {len(jobs)} inputs, and the call's"
-            f" deadline is in {max(0.0, left):.2g} s: try again later, or give the call more time",
+            f"the model may take {seconds:.3g} s to do these {len(jobs)} inputs, and the call's"
+            f" deadline is in {max(0.0, left):.3g} s: try again later, or give the call more time",
             retry_after=max((seconds - left) / _DOUBT, LEAST_RETRY_SECONDS),
         )
 

@@ -107,8 +107,8 @@ class Places:
         seconds, left = (waiting + 1) / speed, demand().deadline - self._clock()
         if seconds > left:
             raise QueueFullError(
-                f"the generation would begin in {seconds:.2g} s, and the call's deadline is in"
-                f" {max(0.0, left):.2g} s: try again later, or give the call more time",
+                f"the generation would begin in {seconds:.3g} s, and the call's deadline is in"
+                f" {max(0.0, left):.3g} s: try again later, or give the call more time",
                 retry_after=max(seconds - left, LEAST_RETRY_SECONDS),
             )
 

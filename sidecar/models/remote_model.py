@@ -323,8 +323,8 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
             self.counters.shed += inputs
             self.counters.refused_late += inputs
             raise QueueFullError(
-                f"the encoder takes {seconds:.2g} s at least, and the call's deadline is in"
-                f" {max(0.0, left):.2g} s: try again later, or give the call more time",
+                f"the encoder takes {seconds:.3g} s at least, and the call's deadline is in"
+                f" {max(0.0, left):.3g} s: try again later, or give the call more time",
                 retry_after=max(seconds - left, LEAST_RETRY_SECONDS),
             )
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidecar.demand import Demand, act_for
 from sidecar.models.places import MAX_OVERTAKEN, Left, Place, Places
 from sidecar.models.prefix_store import BlockLayout
 from sidecar.models.prefixes import Prefixes
-from sidecar.models.types import ModelUnavailableError
+from sidecar.models.types import ModelUnavailableError, QueueFullError
 
 
 def enter(places: Places, n_bytes: int) -> tuple[asyncio.Task[Place | None], asyncio.Future[Any]]:
@@ -206,3 +207,72 @@ async def test_only_one_is_left_and_only_if_it_is_small() -> None:
     await left_behind(places, 250)
     places.clear()
     assert prefixes.report(1).bytes == 0
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def busy(clock: Clock) -> Places:
+    """One place, which is taken; of late, those who waited got theirs every two seconds."""
+    places = Places(1, Prefixes(1000), clock)
+    waiting = [enter(places, 1)[0] for _ in range(3)]
+    for task in waiting:
+        await task
+        clock.now += 2
+        if task is not waiting[-1]:
+            places.leave(Place(1))
+    return places
+
+
+def on_behalf_of(seconds: float, clock: Clock) -> Demand:
+    """Whoever asks from now on waits so long."""
+    who = Demand(deadline=clock.now + seconds)
+    act_for(who)
+    return who
+
+
+async def test_who_would_have_gone_before_it_is_his_turn_is_refused() -> None:
+    clock = Clock()
+    places = await busy(clock)
+    on_behalf_of(5, clock)
+    places.refuse_if_late(1)
+    with pytest.raises(QueueFullError) as error:
+        places.refuse_if_late(2)
+    assert str(error.value) == (
+        "the generation would begin in 6 s, and the call's deadline is in 5 s: try again later, or"
+        " give the call more time"
+    )
+    assert error.value.retry_after == 1
+
+
+async def test_who_waits_for_ever_is_not_refused() -> None:
+    (await busy(Clock())).refuse_if_late(1000)
+
+
+async def test_nobody_is_refused_while_a_place_is_free() -> None:
+    clock = Clock()
+    places = await busy(clock)
+    places.leave(Place(1))
+    on_behalf_of(0.001, clock)
+    places.refuse_if_late(0)
+
+
+async def test_who_waited_past_his_deadline_is_sent_away() -> None:
+    clock = Clock()
+    places = await busy(clock)
+    on_behalf_of(1, clock)
+    late = enter(places, 1)[0]
+    joined = on_behalf_of(1, clock)
+    wanted = enter(places, 1)[0]
+    await settle()
+    joined.join(Demand(deadline=clock.now + 10))
+    clock.now += 1
+    places.leave(Place(1))
+    assert await wanted
+    with pytest.raises(QueueFullError, match="deadline passed"):
+        await late
+    assert places.taken == 1

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sidecar.demand import within
+from sidecar.models.speed import Departures
 from sidecar.models.types import InputRejectedError, ModelUnavailableError, QueueFullError
 
 if TYPE_CHECKING:
@@ -43,6 +45,28 @@ async def test_too_many_are_refused_and_counted(
     # There is room again as soon as an end is heard of.
     await asyncio.gather(*(running.answer(prompt(seed)) for seed in range(5)))
     assert running.generator.counters.generated == 10
+
+
+async def test_one_that_would_begin_too_late_is_refused_and_counted(
+    run_generator: Callable[..., Any],
+    folder: Path,
+    gate: Any,
+    eventually: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = run_generator(folder, parallel=1)
+    gate.close()
+    first = running.start(prompt(1))
+    await eventually(lambda: running.generator.active == 1)
+    monkeypatch.setattr(Departures, "per_second", 0.01)
+    within(50)
+    with pytest.raises(QueueFullError, match="would begin in 100 s"):
+        running.start(prompt(2))
+    assert (running.generator.counters.shed, running.generator.queued) == (1, 0)
+    within(5000)
+    second = running.start(prompt(2))
+    gate.open()
+    await asyncio.gather(first, second)
 
 
 async def test_those_who_wait_are_served_in_their_order(
