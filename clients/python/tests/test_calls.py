@@ -123,9 +123,10 @@ def test_a_large_request_is_repeated_too(client, sidecar):
     assert len(sidecar.requests) == 2
 
 
-def test_a_call_that_is_wrong_is_not_repeated(client, sidecar):
-    sidecar.call_faults = ["INVALID_ARGUMENT"]
-    with pytest.raises(InvalidArgumentError):
+@pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED"])
+def test_a_call_that_is_wrong_is_not_repeated(client, sidecar, code):
+    sidecar.call_faults = [code]
+    with pytest.raises(CLASSES[code]):
         client.embed(["one"])
     assert len(sidecar.requests) == 1
 
