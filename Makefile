@@ -3,7 +3,7 @@ PY := $(VENV)/bin/python
 TOOLS := .tools/bin
 GO_INSTALL := GOBIN=$(CURDIR)/$(TOOLS) go install
 
-.PHONY: setup run test test-clients test-cluster lint bench load-test proto proto-check \
+.PHONY: setup run test test-clients test-cluster chaos soak fuzz audit sbom lint bench load-test proto proto-check \
 	proto-release clients clients-build tools lock
 
 setup: $(VENV)/.ready
@@ -59,6 +59,30 @@ $(TOOLS)/promtool: $(wildcard tests/cluster/promtool/*)
 	cd tests/cluster/promtool && go build -tags remove_all_sd -ldflags="-s -w" -o $(CURDIR)/$@ \
 		github.com/prometheus/prometheus/cmd/promtool
 
+# Parts are killed, frozen and cut off under load; every answer is compared with the truth.
+chaos: setup
+	$(VENV)/bin/embercache models pull minilm
+	$(VENV)/bin/embercache models pull smollm2-135m
+	$(PY) -m tests.chaos --seconds 120 --seed 1
+
+# Ten minutes of calls of every kind, and whether the sidecar has grown.
+soak: setup
+	$(VENV)/bin/embercache models pull minilm
+	$(VENV)/bin/embercache models pull smollm2-135m
+	$(PY) -m bench.soak
+
+# Hostile bytes for all that reads bytes of others, a while for each.
+fuzz: setup
+	$(PY) tests/fuzz/run.py
+
+# Asks whether anything that is locked has a known vulnerability. Needs the network, and npm.
+audit: setup
+	$(PY) -m supply.audit
+
+# What an image holds, as CycloneDX.
+sbom: setup
+	@$(PY) -m supply.sbom cpu minilm smollm2-135m
+
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -78,6 +102,9 @@ bench: setup
 	$(PY) -m bench.invalidation
 	$(PY) -m bench.staleness
 	$(PY) -m bench.tracing
+	$(PY) -m bench.sealing
+	$(PY) -m bench.tls
+	$(PY) -m bench.overload
 	$(PY) -m bench.injector
 	$(PY) -m bench.prefix --quick
 
