@@ -39,7 +39,7 @@ CALLS_AT_ONCE = 4
 # Inputs of a refused call that are asked for alone to see whether any is taken.
 _PROBES = 8
 _START_SECONDS = 5.0
-_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.1, 30.0
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.1, 5.0
 
 _log = structlog.get_logger()
 

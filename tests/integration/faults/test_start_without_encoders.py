@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,31 @@ async def test_scores_of_a_reranker_are_served_too(
     assert [each.score for each in again.scores] == [each.score for each in scored.scores]
 
 
+async def test_entries_of_a_service_that_is_away_are_served_too(
+    start: Start, openai_server: Any, tmp_path: Path
+) -> None:
+    sections = {
+        "encoder": {"target": openai_server.target},
+        "openai": {"retries": 0},
+        "model": {"packs": ["mine=theirs"], "rerankers": []},
+        "disk": tmp_path / "disk",
+    }
+    sidecar = await start(**sections)
+    vectors = await sidecar.vectors("one")
+    await sidecar.stop()
+    openai_server.fail(503, times=1000)
+    sidecar = await start(**sections)
+    assert await sidecar.tiers("one") == ["DISK"]
+    assert await sidecar.vectors("one") == vectors
+    code, details = await status(sidecar, "new")
+    assert code is Code.UNAVAILABLE
+    assert "has not answered yet, and is asked again in the background" in details
+    openai_server.failures.clear()
+    async with asyncio.timeout(20):
+        while await sidecar.embeds.Embed(sidecar.request("new")).code() is not Code.OK:
+            await asyncio.sleep(0.01)
+
+
 async def test_entries_of_the_old_version_are_not_used_once_the_encoders_have_another(
     start: Start, start_front: Start, address: str, other_tiny_pack: Path, tmp_path: Path
 ) -> None:
@@ -103,9 +129,12 @@ async def test_entries_of_the_old_version_are_not_used_once_the_encoders_have_an
     # So that the response as a whole is kept, too.
     assert await front.vectors("a text") == await front.vectors("a text") == [old]
     encoder = await start(packs=[other_tiny_pack], **at(address))
+    version = first.model_version
     async with asyncio.timeout(20):
-        while (await front.embed("a text")).embeddings[0].model_version == first.model_version:
-            await asyncio.sleep(0.01)
+        while version == first.model_version:
+            # The new version is known a moment before it computes.
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                version = (await front.embed("a text")).embeddings[0].model_version
     assert await front.vectors("a text") == await encoder.vectors("a text") != [old]
     # The next start remembers the new one.
     await front.stop()
