@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::num::ParseIntError;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -42,7 +43,8 @@ pub struct WaitForReady;
 /// What the clients of the services call through.
 ///
 /// A call that ends with `UNAVAILABLE`, `RESOURCE_EXHAUSTED` or `CANCELLED` before anything of its
-/// answer came is repeated, up to four times with growing delays and within its time-out. All calls
+/// answer came is repeated, up to four times with growing delays, or those that the sidecar asks
+/// for, and within its time-out. All calls
 /// of the contract can be repeated without harm, but for `EmbedStream`: only its caller knows what
 /// was answered.
 #[derive(Clone, Debug)]
@@ -110,7 +112,7 @@ async fn repeat(
     let (head, body) = request.into_parts();
     let message = body.collect().await?.to_bytes();
     let waits = head.extensions.get::<WaitForReady>().is_some();
-    let mut failures = 0;
+    let (mut failures, mut delays) = (0, 0);
     loop {
         let body = Body::new(Full::new(message.clone()));
         let request = Request::from_parts(head.clone(), body);
@@ -123,8 +125,26 @@ async fn repeat(
         if failures == ATTEMPTS || !is_transient(&outcome) {
             return outcome;
         }
-        tokio::time::sleep(delay(failures)).await;
+        let pause = match push_back(&outcome) {
+            Some(Err(_)) => return outcome, // a number below 0 asks for no more attempts
+            Some(Ok(millis)) => {
+                delays = 0;
+                Duration::from_millis(millis.into())
+            }
+            None => {
+                delays += 1;
+                delay(delays)
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
+}
+
+/// After how many milliseconds the sidecar wants to be asked again, if it says so.
+fn push_back(outcome: &Result<Response, Status>) -> Option<Result<u32, ParseIntError>> {
+    let headers = outcome.as_ref().ok()?.headers();
+    let value = headers.get("grpc-retry-pushback-ms")?;
+    Some(value.to_str().unwrap_or_default().parse())
 }
 
 async fn attempt(
@@ -185,9 +205,9 @@ fn is_transient(outcome: &Result<Response, Status>) -> bool {
     )
 }
 
-/// How long to wait after so many failures: exponential, with a fifth more or less.
-fn delay(failures: u32) -> Duration {
-    let base = (INITIAL_DELAY * MULTIPLIER.pow(failures - 1)).min(MAX_DELAY);
+/// How long to wait before the first, second... of such waits: exponential, with a fifth more or less.
+fn delay(number: u32) -> Duration {
+    let base = (INITIAL_DELAY * MULTIPLIER.pow(number - 1)).min(MAX_DELAY);
     // The keys of a hasher are random, and that is enough to keep clients apart.
     let random = RandomState::new().build_hasher().finish() >> 32;
     base.mul_f64(0.8 + 0.4 * f64::from(random as u32) / f64::from(u32::MAX))
@@ -219,10 +239,10 @@ mod tests {
 
     #[test]
     fn delays_are_long_enough_for_a_sidecar_to_start_again() {
-        for (failures, expected) in [(1, 100), (2, 300), (3, 900), (4, 2000)] {
+        for (number, expected) in [(1, 100), (2, 300), (3, 900), (4, 2000)] {
             let shortest = Duration::from_millis(expected).mul_f64(0.8);
             let longest = Duration::from_millis(expected).mul_f64(1.2);
-            assert!((0..100).all(|_| (shortest..=longest).contains(&delay(failures))));
+            assert!((0..100).all(|_| (shortest..=longest).contains(&delay(number))));
         }
     }
 }

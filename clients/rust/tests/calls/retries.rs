@@ -155,19 +155,35 @@ async fn a_call_that_waits_ends_with_its_time() {
     assert_eq!(ended.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
 }
 
+/// What each attempt is told that it has left, in microseconds.
+fn left(server: &Scripted) -> Vec<u32> {
+    let micros = |time_out: &String| time_out.strip_suffix('u').unwrap().parse().unwrap();
+    server.headers("grpc-timeout").iter().map(micros).collect()
+}
+
 #[tokio::test]
 async fn an_attempt_has_only_the_time_that_is_left() {
     let server = Scripted::serve([Step::Refuse(Code::Unavailable), Step::Answer(1)]).await;
     embed(&server, Some(HANG_GUARD)).await.unwrap();
-    let micros = |time_out: &String| time_out.strip_suffix('u').unwrap().parse::<u32>();
-    let left: Vec<u32> = server
-        .headers("grpc-timeout")
-        .iter()
-        .map(|it| micros(it).unwrap())
-        .collect();
+    let left = left(&server);
     assert_eq!(left.len(), 2);
     let between = 80_000; // the shortest that the first delay may be
     assert!(left[1] + between <= left[0], "{left:?}");
+}
+
+#[tokio::test]
+async fn a_sidecar_that_says_when_to_call_again_is_called_no_sooner() {
+    let server = Scripted::serve([Step::PushBack("300"), Step::Answer(1)]).await;
+    embed(&server, Some(HANG_GUARD)).await.unwrap();
+    let left = left(&server);
+    assert!(left[1] + 300_000 <= left[0], "{left:?}"); // the first delay is at most 120 ms
+}
+
+#[tokio::test]
+async fn a_sidecar_that_wants_to_be_left_alone_is() {
+    let server = Scripted::serve([Step::PushBack("-1")]).await;
+    assert_eq!(code_of_embed(&server, None).await, Code::ResourceExhausted);
+    assert_eq!(server.messages().len(), 1);
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ pub enum Step {
     Answer(usize),
     /// It ends with this status and nothing else.
     Refuse(Code),
+    /// It is refused, and shall be made again after so many milliseconds.
+    PushBack(&'static str),
     /// The answer begins and never goes on.
     Stall,
     /// The answer begins and then ends with this status.
@@ -144,6 +146,10 @@ fn answer(step: Step, respond: &mut SendResponse<Bytes>) -> Option<SendStream<By
     };
     match step {
         Step::Refuse(code) => Some(begin(head.header("grpc-status", code as i32), true)),
+        Step::PushBack(millis) => {
+            let head = head.header("grpc-status", Code::ResourceExhausted as i32);
+            Some(begin(head.header("grpc-retry-pushback-ms", millis), true))
+        }
         Step::Stall => Some(begin(head, false)),
         Step::BreakOff(code) => {
             let mut stream = begin(head, false);
