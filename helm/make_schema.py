@@ -15,8 +15,10 @@ FILE = CHART / "values.schema.json"
 Schema = dict[str, Any]
 
 _QUANTITY = r"^\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
-_PACK = r"[A-Za-z0-9._/-]{1,255}"
+_PACK = r"[A-Za-z0-9._/-]{1,255}(@sha256:[0-9a-f]{64})?"
 _NO_SPACE = r"^\S*$"
+_LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_OBJECT_NAME = rf"{_LABEL}(\.{_LABEL})*"
 
 
 def _text(pattern: str = "", **more: Any) -> Schema:
@@ -56,6 +58,12 @@ _GO_DURATION = _text(r"^([0-9]+(h|m|s))+$")
 _QUANTITIES = _map(
     {"type": ["string", "number"], "pattern": _QUANTITY, "maxLength": 40, "minimum": 0}
 )
+_NAME = _text(f"^{_OBJECT_NAME}$", maxLength=253)
+_NAME_OR_NOTHING = _text(f"^({_OBJECT_NAME})?$", maxLength=253)
+_FOLDER = _text(r"^(/\.?[A-Za-z0-9_-][A-Za-z0-9._-]*)+$", maxLength=512)
+_ISSUER = _object(name=_TEXT, kind=_TEXT, group=_TEXT) | {
+    "dependencies": {"kind": ["name"], "group": ["name"]}
+}
 _PEERS = _list(_object(namespaceSelector=_ANY_OBJECT, podSelector=_ANY_OBJECT, ipBlock=_ANY_OBJECT))
 
 # What Kubernetes defines, and what several values have in common.
@@ -123,13 +131,16 @@ BY_NAME: dict[str, Schema] = {
         _TEXT,
     ),
     "drainDelaySeconds": _number(0),
+    "duration": _GO_DURATION,
     "enabled": _BOOLEAN,
     "interval": _PROMETHEUS_DURATION,
+    "issuerRef": _ISSUER,
     "logLevel": _LOG_LEVEL,
     "maxReplicas": _number(1),
     "metricsPort": _PORT,
     "minReplicas": _number(1),
     "port": _PORT,
+    "renewBefore": _GO_DURATION,
     "replicas": _number(0),
     "targetCPUUtilizationPercentage": _number(0),
 }
@@ -150,6 +161,12 @@ BY_PATH: dict[str, Schema] = {
     "sidecar.model": _text(rf"^({_PACK}( *, *{_PACK})*)?$"),
     "sidecar.encoderTarget": _text(_NO_SPACE, maxLength=2048),
     "sidecar.drainDelaySeconds": {"type": ["number", "null"], "minimum": 0, "maximum": 86400},
+    "sidecar.secretMounts": _list(
+        _object("secret", "path", secret=_NAME, path=_FOLDER, optional=_BOOLEAN)
+    ),
+    "sidecar.configMapMounts": _list(
+        _object("configMap", "path", configMap=_NAME, path=_FOLDER, optional=_BOOLEAN)
+    ),
     # Sidecars share no device of their pods.
     "sidecar.resources": _object(limits=_QUANTITIES, requests=_QUANTITIES),
     "injector.replicas": _number(1),
@@ -159,10 +176,6 @@ BY_PATH: dict[str, Schema] = {
     "injector.certificate.source": _one_of("helm", "certManager", "existingSecret"),
     "injector.certificate.validityDays": _number(1),
     "injector.certificate.renewBeforeDays": _number(0),
-    "injector.certificate.issuerRef": _object(name=_TEXT, kind=_TEXT, group=_TEXT)
-    | {"dependencies": {"kind": ["name"], "group": ["name"]}},
-    "injector.certificate.duration": _GO_DURATION,
-    "injector.certificate.renewBefore": _GO_DURATION,
     "injector.certificate.existingSecret": _TEXT,
     "injector.certificate.caBundle": _text(r"^$|-----BEGIN CERTIFICATE-----"),
     "injector.autoscaling.targetCPUUtilizationPercentage": _number(1),
@@ -174,6 +187,11 @@ BY_PATH: dict[str, Schema] = {
     "encoder.modelVolume.size": _text(_QUANTITY),
     "encoder.gpu.count": _number(1),
     "encoder.gpu.resourceName": _text(r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$"),
+    "encoder.tls.existingSecret": _NAME_OR_NOTHING,
+    "encoder.tls.clientAuth": _BOOLEAN,
+    "encoder.tls.clientSecret": _NAME_OR_NOTHING,
+    "encoder.tls.caConfigMap": _NAME_OR_NOTHING,
+    "encoder.policy.existingSecret": _NAME_OR_NOTHING,
     "encoder.drainTimeoutSeconds": _number(1),
     "encoder.autoscaling.metrics": _list({"type": "object", "required": ["type"]}),
     "encoder.autoscaling.behavior": _object(scaleUp=_ANY_OBJECT, scaleDown=_ANY_OBJECT),

@@ -1,16 +1,31 @@
-{{/* What the injector, or Redis, would refuse once it runs is refused by Helm before. */}}
+{{/* What the injector, or Redis, would refuse once it runs is refused by Helm before. Called with the injector's settings. */}}
 {{- define "embercache.checkSidecar" -}}
-{{- with .Values.sidecar -}}
+{{- with . -}}
 {{- if eq (int .port) (int .metricsPort) -}}
 {{- fail "sidecar.port and sidecar.metricsPort must not be the same" -}}
 {{- end -}}
 {{- include "embercache.checkSidecarResources" .resources -}}
+{{- include "embercache.checkMounts" . -}}
 {{- $own := list "SERVER_SOCKET" "SERVER_ADDRESS" "SERVER_METRICS_ADDRESS" "SERVER_INSECURE_METRICS" "SERVER_DRAIN_DELAY" "SERVER_DRAIN_TIMEOUT" "REDIS_URL" "ENCODER_TARGET" "MODEL_PACKS" "CACHE_NAMESPACE" "LOG_LEVEL" -}}
 {{- range .env -}}
 {{- if and (hasPrefix "EMBERCACHE_" .name) (has (trimPrefix "EMBERCACHE_" .name) $own) -}}
 {{- fail (printf "sidecar.env: %s is set by the injector: use the value of its own under sidecar or redis" .name) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Called with the injector's settings. Below are the folders of the sidecar's socket and of a pod's token. */}}
+{{- define "embercache.checkMounts" -}}
+{{- $folders := list "/run/embercache/" "/var/run/secrets/kubernetes.io/serviceaccount/" -}}
+{{- range concat (.secretMounts | default list) (.configMapMounts | default list) -}}
+{{- $folder := printf "%s/" .path -}}
+{{- range $folders -}}
+{{- if or (hasPrefix . $folder) (hasPrefix $folder .) -}}
+{{- fail (printf "sidecar.secretMounts and configMapMounts: nothing can be mounted at %s beside %s: give each Secret and ConfigMap a folder of its own" (trimSuffix "/" $folder) (trimSuffix "/" .)) -}}
+{{- end -}}
+{{- end -}}
+{{- $folders = append $folders $folder -}}
 {{- end -}}
 {{- end -}}
 

@@ -58,7 +58,16 @@ labels:
 {{- end -}}
 
 {{- define "embercache.encoderTarget" -}}
-{{- printf "dns:///%s-encoder.%s.svc:50551" (include "embercache.fullname" .) .Release.Namespace -}}
+{{- printf "dns:///%s:50551" (include "embercache.encoderHost" .) -}}
+{{- end -}}
+
+{{/* The names of variables, as a list in YAML. */}}
+{{- define "embercache.namesOf" -}}
+{{- $names := list -}}
+{{- range . -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- toYaml $names -}}
 {{- end -}}
 
 {{- define "embercache.serviceAccount" -}}

@@ -171,6 +171,18 @@ def factors() -> dict[str, list[dict[str, Any]]]:
             encoder(modelVolume={"source": "claim", "existingClaim": "m", "pull": False}),
             encoder(enabled=False),
         ],
+        "trust": [
+            {},
+            encoder(tls={"existingSecret": "pool-tls", "caConfigMap": "authorities"}),
+            encoder(
+                tls={
+                    "issuerRef": {"name": "ours", "kind": "ClusterIssuer"},
+                    "clientAuth": True,
+                    "clientSecret": "client-tls",
+                },
+                policy={"existingSecret": "pool-policy"},
+            ),
+        ],
         "gpu": [{}, encoder(gpu={"enabled": True, "runtimeClassName": "nvidia"})],
         "encoders": [
             {},

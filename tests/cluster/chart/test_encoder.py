@@ -117,6 +117,64 @@ def test_variables_are_settings_and_pods_outlive_their_drain(helm: Any) -> None:
     assert pod_of(helm.render({"encoder": values}))["terminationGracePeriodSeconds"] > drain
 
 
+TLS = {"existingSecret": "pool-tls"}
+MUTUAL = TLS | {"clientAuth": True, "clientSecret": "client-tls"}
+
+
+@pytest.mark.parametrize("tls", [TLS, MUTUAL], ids=["TLS", "mutual TLS"])
+def test_a_pool_with_a_certificate_listens_to_nobody_unencrypted(
+    helm: Any, tls: dict[str, Any]
+) -> None:
+    container = encoder_of(helm, tls=tls)
+    given = variables(container)
+    assert not [name for name in given if "INSECURE" in name]
+    assert given.keys() <= {setting.variable for setting in all_settings()}
+    settings = load_settings(None, given, {})
+    assert str(settings.tls.cert_file) == "/etc/embercache/tls/tls.crt"
+    assert str(settings.tls.key_file) == "/etc/embercache/tls/tls.key"
+    authority = "/etc/embercache/tls/ca.crt" if tls is MUTUAL else "None"
+    assert str(settings.tls.client_ca_file) == authority
+    assert settings.server.metrics_address == "[::]:50552"
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        # The kubelet checks no certificate, and shows none.
+        assert container[kind]["httpGet"]["scheme"] == "HTTPS"
+
+
+def test_only_the_container_that_serves_has_the_pool_s_secrets(helm: Any) -> None:
+    spec = pod_of(helm.render({"encoder": {"tls": TLS, "policy": {"existingSecret": "policy"}}}))
+    volumes = {each["name"]: each.get("secret") for each in spec["volumes"]}
+    assert volumes["tls"] == {"secretName": "pool-tls"}
+    assert volumes["policy"] == {"secretName": "policy"}
+    (encoder,), (pull,) = spec["containers"], spec["initContainers"]
+    read_only = {"readOnly": True}
+    for name in ("tls", "policy"):
+        mount = {"name": name, "mountPath": f"/etc/embercache/{name}"} | read_only
+        assert mount in encoder["volumeMounts"]
+        assert mount not in pull["volumeMounts"]
+
+
+def test_a_policy_comes_from_a_secret(helm: Any) -> None:
+    given = variables(encoder_of(helm, policy={"existingSecret": "policy"}))
+    settings = load_settings(None, given, {})
+    assert str(settings.access.policy_file) == "/etc/embercache/policy/policy.yaml"
+    assert "EMBERCACHE_ACCESS_POLICY_FILE" not in variables(encoder_of(helm))
+
+
+def test_cert_manager_makes_the_certificate_of_the_pool_if_an_issuer_is_named(helm: Any) -> None:
+    issuer = {"name": "internal", "kind": "ClusterIssuer"}
+    objects = helm.render({"encoder": {"tls": {"issuerRef": issuer}}})
+    certificate = objects.one("Certificate")["spec"]
+    assert certificate["issuerRef"] == issuer
+    assert certificate["privateKey"]["algorithm"] == "ECDSA"
+    volumes = pod_of(objects)["volumes"]
+    assert {"name": "tls", "secret": {"secretName": certificate["secretName"]}} in volumes
+    # The name by which sidecars call it.
+    (name,) = certificate["dnsNames"]
+    config = objects.one("ConfigMap", "cache-injector")["data"]["config.yaml"]
+    assert f"encoderTarget: dns:///{name}:50551" in config
+    assert not helm.render({"encoder": {"tls": TLS}}).of("Certificate")
+
+
 def test_a_variable_of_ones_own_takes_the_place_of_the_chart_s(helm: Any) -> None:
     level = {"name": "EMBERCACHE_LOG_LEVEL", "value": "debug"}
     mine = {"name": "MINE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}

@@ -47,6 +47,73 @@ def test_sidecars_use_the_encoder_pool_and_the_redis_of_the_release(settings_of:
     assert settings.redis_url == "redis://cache-redis.models.svc:6379/0"
 
 
+def upstream_of(settings: InjectorSettings) -> dict[str, str]:
+    """What sidecars are told of TLS towards the pool."""
+    prefix = "EMBERCACHE_UPSTREAM_TLS_"
+    return {
+        each["name"].removeprefix(prefix): each["value"]
+        for each in settings.env
+        if each["name"].startswith(prefix)
+    }
+
+
+def test_sidecars_check_the_certificate_of_an_encrypted_pool_and_show_theirs_if_it_asks(
+    settings_of: Any,
+) -> None:
+    secret = {"existingSecret": "pool-tls", "clientSecret": "client-tls"}
+    settings = settings_of({"encoder": {"tls": secret}})
+    (mount,) = settings.secret_mounts
+    assert mount.secret == "client-tls"  # noqa: S105 - a name
+    assert not mount.optional
+    assert upstream_of(settings) == {"ENABLED": "true", "CA_FILE": f"{mount.path}/ca.crt"}
+    mutual = settings_of({"encoder": {"tls": secret | {"clientAuth": True}}})
+    assert upstream_of(mutual) == upstream_of(settings) | {
+        "CERT_FILE": f"{mount.path}/tls.crt",
+        "KEY_FILE": f"{mount.path}/tls.key",
+    }
+
+
+def test_the_authority_of_the_pool_may_come_from_a_config_map(settings_of: Any) -> None:
+    tls = {"existingSecret": "pool-tls", "caConfigMap": "authorities"}
+    settings = settings_of({"encoder": {"tls": tls}})
+    (mount,) = settings.config_map_mounts
+    assert mount.config_map == "authorities"
+    assert settings.secret_mounts == ()
+    assert upstream_of(settings) == {"ENABLED": "true", "CA_FILE": f"{mount.path}/ca.crt"}
+    mutual = tls | {"clientAuth": True, "clientSecret": "client-tls"}
+    both = upstream_of(settings_of({"encoder": {"tls": mutual}}))
+    assert both["CA_FILE"] == f"{mount.path}/ca.crt"
+    assert both["CERT_FILE"].endswith("/tls.crt")
+    # Without either, authorities are those of the image.
+    bare = upstream_of(settings_of({"encoder": {"tls": {"existingSecret": "pool-tls"}}}))
+    assert bare == {"ENABLED": "true"}
+
+
+def test_nothing_is_added_for_another_pool_or_where_sidecars_are_told_already(
+    settings_of: Any,
+) -> None:
+    tls = {"encoder": {"tls": {"existingSecret": "pool-tls", "clientSecret": "client-tls"}}}
+    variable = {"name": "EMBERCACHE_UPSTREAM_TLS_ENABLED", "value": "false"}
+    for sidecar in ({"encoderTarget": "dns:///other.models.svc:50551"}, {"env": [variable]}):
+        settings = settings_of(tls | {"sidecar": sidecar})
+        assert settings.secret_mounts == ()
+        assert list(settings.env) == sidecar.get("env", [])
+    off = settings_of({"encoder": tls["encoder"] | {"enabled": False}})
+    assert off.env == ()
+
+
+def test_what_is_mounted_for_the_pool_comes_beside_what_the_values_say(settings_of: Any) -> None:
+    keys = {"secret": "keys", "path": "/etc/embercache/keys"}
+    variable = {"name": "EMBERCACHE_ENCRYPTION_KEYS_FILE", "value": "/etc/embercache/keys/keys"}
+    values = {
+        "sidecar": {"secretMounts": [keys], "env": [variable]},
+        "encoder": {"tls": {"existingSecret": "pool-tls", "clientSecret": "client-tls"}},
+    }
+    settings = settings_of(values)
+    assert [each.secret for each in settings.secret_mounts] == ["keys", "client-tls"]
+    assert settings.env[0] == variable
+
+
 def test_what_is_said_of_sidecars_wins_over_what_follows_from_the_release(settings_of: Any) -> None:
     values = {
         "image": {"repository": "registry.example/embercache", "tag": "1"},
@@ -89,6 +156,13 @@ def test_every_choice_of_values_is_a_file_that_the_injector_takes(
             load_settings(tmp_path / "config.yaml")
 
 
+def files(*paths: str) -> dict[str, Any]:
+    """Mounts of Secrets and ConfigMaps in turn."""
+    secrets = [{"secret": "s", "path": path} for path in paths[::2]]
+    configs = [{"configMap": "c", "path": path, "optional": True} for path in paths[1::2]]
+    return {"sidecar": {"secretMounts": secrets, "configMapMounts": configs}}
+
+
 def resources(**kinds: dict[str, object] | None) -> dict[str, Any]:
     return {"sidecar": {"resources": kinds}}
 
@@ -129,6 +203,15 @@ def resources(**kinds: dict[str, object] | None) -> dict[str, Any]:
         ({"sidecar": {"model": "a, b"}}, ""),
         ({"sidecar": {"encoderTarget": "a" * 2049}}, "maxLength"),
         ({"sidecar": {"runAsUser": 1000660000, "runAsGroup": None}}, ""),
+        (files("/etc/a", "/etc/a-b", "/etc/.a"), ""),
+        (files("/etc/a", "/etc/a/b"), "nothing can be mounted at /etc/a/b beside /etc/a"),
+        (files("/etc/a/b", "/etc/a"), "nothing can be mounted at /etc/a beside /etc/a/b"),
+        (files("/a", "/a"), "nothing can be mounted at /a beside /a: give each Secret and"),
+        (files("/var/run/secrets"), "beside /var/run/secrets/kubernetes.io/serviceaccount"),
+        (files("/etc/..a"), "pattern"),
+        (files("/" + "a" * 511), ""),
+        (files("/" + "a" * 512), "maxLength"),
+        ({"sidecar": {"secretMounts": None, "configMapMounts": None}}, ""),
     ],
 )
 def test_what_helm_accepts_the_injector_takes_and_what_it_refuses_it_says_in_words(

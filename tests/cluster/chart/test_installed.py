@@ -252,8 +252,23 @@ def definition(kind: str, plural: str) -> dict[str, Any]:
         ),
         (
             {"injector": {"enabled": False}, "networkPolicy": {"enabled": False}},
-            ["a pool of encoders for minilm", "set networkPolicy.enabled"],
+            [
+                "a pool of encoders for minilm",
+                "are not encrypted: set encoder.tls.existingSecret",
+                "asks nobody who he is: set encoder.tls.clientAuth",
+                "set networkPolicy.enabled",
+            ],
             ["kubectl label namespace", "certificate"],
+        ),
+        (
+            {
+                "encoder": {
+                    "tls": {"existingSecret": "pool", "clientSecret": "mine", "caConfigMap": "ca"},
+                    "policy": {"existingSecret": "policy"},
+                }
+            },
+            ["the Secret mine and the ConfigMap ca must be in each namespace with sidecars"],
+            ["not encrypted", "asks nobody"],
         ),
     ],
 )

@@ -33,6 +33,8 @@ OVERRIDES: dict[str, Any] = {
         "replicas": 5,
         "env": [{"name": "EMBERCACHE_LOG_LEVEL", "value": "debug"}, {"name": "M", "value": "1"}],
         "resources": {"limits": {"cpu": "4"}},
+        "tls": {"existingSecret": "pool-tls"},
+        "policy": {"existingSecret": "pool-policy"},
         "modelVolume": {"source": "image"},
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
         "podAnnotations": {"example.com/owner": "ml"},

@@ -145,6 +145,7 @@ def test_what_pods_refer_to_is_there(objects: Any, values: dict[str, Any]) -> No
     # What cert-manager makes, and what the values say is there.
     there |= {("Secret", item["spec"]["secretName"]) for item in objects.of("Certificate")}
     there |= {("Secret", "tls"), ("ServiceAccount", "mine"), ("PersistentVolumeClaim", "m")}
+    there |= {("Secret", name) for name in ("pool-tls", "pool-policy", "client-tls")}
     for _, template in objects.pod_templates():
         spec = template["spec"]
         if name := spec.get("serviceAccountName"):

@@ -74,6 +74,38 @@ def test_monitors_read_metrics_from_ports_that_are_there(helm: Any) -> None:
     assert endpoint["port"] == METRICS_PORT_NAME
 
 
+def test_metrics_of_an_encrypted_pool_are_read_with_its_authority_and_under_its_name(
+    helm: Any,
+) -> None:
+    def endpoint(**tls: Any) -> dict[str, Any]:
+        objects = helm.render({**EVERYTHING, "encoder": {"tls": tls}})
+        (found,) = objects.one("ServiceMonitor", "cache-encoder")["spec"]["endpoints"]
+        return dict(found)
+
+    assert "scheme" not in endpoint()
+    found = endpoint(existingSecret="pool-tls")
+    assert found["scheme"] == "https"
+    authority = {"secret": {"name": "pool-tls", "key": "ca.crt"}}
+    assert found["tlsConfig"] == {"serverName": "cache-encoder.models.svc", "ca": authority}
+    # Those who watch show a certificate, too.
+    mutual = endpoint(existingSecret="pool-tls", clientAuth=True, clientSecret="client-tls")
+    assert mutual["tlsConfig"] == found["tlsConfig"] | {
+        "cert": {"secret": {"name": "client-tls", "key": "tls.crt"}},
+        "keySecret": {"name": "client-tls", "key": "tls.key"},
+    }
+
+
+def test_metrics_of_sidecars_are_read_encrypted_where_they_have_a_certificate(helm: Any) -> None:
+    def endpoint(name: str) -> dict[str, Any]:
+        env = [{"name": name, "value": "/etc/embercache/tls/tls.crt"}]
+        objects = helm.render({**EVERYTHING, "sidecar": {"env": env}})
+        (found,) = objects.one("PodMonitor")["spec"]["podMetricsEndpoints"]
+        return dict(found)
+
+    assert endpoint("EMBERCACHE_TLS_CERT_FILE")["scheme"] == "https"
+    assert "scheme" not in endpoint("EMBERCACHE_UPSTREAM_TLS_CERT_FILE")
+
+
 def test_injected_pods_are_monitored_in_all_namespaces_and_may_call_pool_and_redis(
     helm: Any,
 ) -> None:

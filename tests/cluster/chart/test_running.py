@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ipaddress
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from cryptography import x509
+from embercache import Client
 
+from bench.certificates import Authority
 from sidecar.dev_redis import find_redis_server
+from sidecar.injector.patch import apply
+from sidecar.injector.pod import inject
+from sidecar.injector.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +52,9 @@ class Pod:
         template = dict(objects.pod_templates())[name]
         self._objects = objects
         self._folder = folder
-        self._containers = {each["name"]: each for each in template["spec"]["containers"]}
+        spec = template["spec"]
+        every = [*spec.get("initContainers", []), *spec["containers"]]
+        self._containers = {each["name"]: each for each in every}
         self._volumes = {each["name"]: each for each in template["spec"].get("volumes", [])}
 
     def command(self, container: str, changes: Mapping[str, str]) -> list[str]:
@@ -173,6 +185,117 @@ def test_helm_test_finds_the_encoder_pool_at_work(
         assert (done.returncode, done.stdout) == (0, "SERVING\n")
     done = ask(test, "encoder", {place: address, "10s": "100ms"}, {})
     assert done.returncode != 0
+
+
+TOKEN = "a-token-of-the-shop-s-sidecars"  # noqa: S105 - of this test
+POLICY = """\
+callers:
+  - {name: shop, token_file: /etc/embercache/policy/shop, namespaces: [shop]}
+"""
+TRUST = {
+    "tls": {"existingSecret": "pool-tls", "clientAuth": True, "clientSecret": "client-tls"},
+    "policy": {"existingSecret": "pool-policy"},
+}
+SIDECAR = {
+    "secretMounts": [{"secret": "pool-token", "path": "/etc/embercache/token"}],
+    "env": [
+        {"name": "EMBERCACHE_ENCODER_TOKEN_FILE", "value": "/etc/embercache/token/token"},
+    ],
+}
+
+
+def secret(name: str, **files: bytes | str) -> dict[str, Any]:
+    """A Secret; ``_`` in the name of a file stands for a dot."""
+    data = {
+        key.replace("_", "."): base64.b64encode(
+            content.encode() if isinstance(content, str) else content
+        ).decode()
+        for key, content in files.items()
+    }
+    return {"kind": "Secret", "metadata": {"name": name}, "data": data}
+
+
+def with_secrets(objects: Any, folder: Path) -> Any:
+    """What a chart makes, and the Secrets that its values name, as cert-manager makes them."""
+    authority = Authority()
+    names = (
+        x509.DNSName("cache-encoder.models.svc"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+    )
+    pairs = {"pool-tls": authority.issue(names=names), "client-tls": authority.issue()}
+    # Files of a volume have no other name on this machine than in the policy.
+    policy = POLICY.replace("/etc/embercache/policy", str(folder / "policy"))
+    objects.append(secret("pool-policy", policy_yaml=policy, shop=TOKEN))
+    objects.append(secret("pool-token", token=TOKEN))
+    for name, (certificate, key) in pairs.items():
+        objects.append(secret(name, tls_crt=certificate, tls_key=key, ca_crt=authority.pem))
+    return objects
+
+
+def injected(objects: Any, folder: Path) -> dict[str, Any]:
+    """A pod with the sidecar that the chart's injector gives it."""
+    config = folder / "injector.yaml"
+    config.write_text(objects.one("ConfigMap", "cache-injector")["data"]["config.yaml"])
+    pod: dict[str, Any] = {
+        "kind": "Pod",
+        "metadata": {"name": "app"},
+        "spec": {"containers": [{"name": "app", "image": "app"}]},
+    }
+    found = inject(pod, namespace="shop", settings=load_settings(config), native=True)
+    patched: dict[str, Any] = apply(pod, found.operations)
+    return patched
+
+
+def status_of(url: str, context: ssl.SSLContext) -> int:
+    try:
+        with urllib.request.urlopen(url, context=context, timeout=HANG_GUARD) as answer:  # noqa: S310
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_sidecars_of_the_chart_call_its_pool_with_certificates_and_a_token(
+    helm: Any, tmp_path: Path, minilm_folder: Path
+) -> None:
+    objects = with_secrets(helm.render({"encoder": TRUST, "sidecar": SIDECAR}), tmp_path)
+    objects.append(injected(objects, tmp_path))
+    pool, pod, test = (
+        Pod(objects, name, tmp_path) for name in ("cache-encoder", "app", "cache-test")
+    )
+    anywhere = {"[::]:50551": "127.0.0.1:0", "[::]:50552": "127.0.0.1:0"}
+    anywhere["/models"] = str(minilm_folder.parent)
+    environment = pool.environment("encoder", anywhere)
+    with running(pool.command("encoder", {}), environment, tmp_path / "encoder.log") as serves:
+        event = serves()
+        (address, *_) = event["addresses"]
+
+        # The kubelet checks no certificate and shows none; Prometheus does both.
+        kubelet = ssl._create_unverified_context()  # noqa: S323
+        url = f"https://{event['metrics_address']}"
+        assert [status_of(url + path, kubelet) for path in ("/livez", "/readyz")] == [200, 200]
+        assert status_of(f"{url}/metrics", kubelet) == 403
+        files = test.environment("encoder", {})
+        prometheus = ssl.create_default_context(cafile=files["EMBERCACHE_CA_FILE"])
+        prometheus.load_cert_chain(files["EMBERCACHE_CERT_FILE"], files["EMBERCACHE_KEY_FILE"])
+        assert status_of(f"{url}/metrics", prometheus) == 200
+
+        place = "tls://cache-encoder.models.svc:50551"
+        done = ask(test, "encoder", {place: f"tls://{address}"}, {})
+        assert (done.returncode, done.stdout) == (0, "SERVING\n"), done.stderr
+
+        here = {
+            "dns:///cache-encoder.models.svc:50551": address,
+            "127.0.0.1:50551": "127.0.0.1:0",
+            "[::]:50552": "127.0.0.1:0",
+            "/run/embercache/embercache.sock": "",
+        }
+        with running(
+            pod.command("embercache", {}), pod.environment("embercache", here), tmp_path / "app.log"
+        ) as sidecar_serves:
+            (own, *_) = sidecar_serves()["addresses"]
+            with Client(own) as client:
+                assert client.embed(["how warm is an ember?"]).tiers == ["computed"]
 
 
 def test_the_redis_for_trying_out_starts_without_writing_and_evicts_what_is_not_used(

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 
 
+def mounts(**fields: Any) -> dict[str, Any]:
+    return {"sidecar": {"secretMounts": [{"secret": "keys", "path": "/etc/keys"} | fields]}}
+
+
 def test_the_chart_passes_the_strict_linter(helm: Any, chart: Path) -> None:
     for values in ("values.yaml", "values-ha.yaml"):
         done = helm.run(
@@ -56,6 +60,13 @@ def test_old_clusters_are_refused_by_version(helm: Any, chart: Path) -> None:
         ({"encoder": {"drainTimeoutSeconds": "30s"}}, "/drainTimeoutSeconds", "want integer"),
         ({"sidecar": {"nativeSidecar": "yes"}}, "/sidecar/nativeSidecar", "'auto'"),
         ({"sidecar": {"redisUrl": "redis://r"}}, "/sidecar", "'redisUrl' not allowed"),
+        (mounts(path="etc/keys"), "/sidecar/secretMounts/0/path", "pattern"),
+        (mounts(path="/etc/../keys"), "/sidecar/secretMounts/0/path", "pattern"),
+        (mounts(mode=256), "/sidecar/secretMounts/0", "'mode' not allowed"),
+        ({"sidecar": {"secretMounts": [{"secret": "a"}]}}, "/secretMounts/0", "'path'"),
+        ({"encoder": {"tls": {"existingSecret": "A"}}}, "/tls/existingSecret", "pattern"),
+        ({"encoder": {"tls": {"issuerRef": {"kind": "Issuer"}}}}, "/tls/issuerRef", "'name'"),
+        ({"encoder": {"policy": "secret"}}, "/encoder/policy", "want object"),
         ({"redis": {"enabled": "true"}}, "/redis/enabled", "want boolean"),
         ({"redis": {"existingSecret": "a b"}}, "/redis/existingSecret", "pattern"),
         ({"redis": {"maxMemory": "256 MiB"}}, "/redis/maxMemory", "pattern"),
@@ -113,6 +124,22 @@ def test_a_wrong_value_is_refused_with_its_place(
             "redis.maxMemory, 600mb, must be less than redis.resources.limits.memory, 512Mi",
         ),
         ({"redis": {"enabled": True, "maxMemory": "0"}}, "and not 0, which is without end"),
+        (
+            {"encoder": {"tls": {"existingSecret": "pool", "issuerRef": {"name": "ours"}}}},
+            "set only one of encoder.tls.existingSecret and encoder.tls.issuerRef",
+        ),
+        ({"encoder": {"tls": {"clientAuth": True}}}, "of no use without a certificate of the pool"),
+        ({"encoder": {"tls": {"caConfigMap": "ca"}}}, "of no use without a certificate of the"),
+        (
+            {"encoder": {"tls": {"existingSecret": "pool", "clientAuth": True}}},
+            "name the Secrets that have them in encoder.tls.clientSecret",
+        ),
+        (mounts(path="/run"), "nothing can be mounted at /run beside /run/embercache"),
+        (
+            mounts(path="/etc/embercache")
+            | {"encoder": {"tls": {"existingSecret": "pool", "clientSecret": "mine"}}},
+            "nothing can be mounted at /etc/embercache/encoder beside /etc/embercache",
+        ),
         ({"encoder": {"modelVolume": {"source": "claim"}}}, "set encoder.kind to StatefulSet"),
         ({"encoder": {"modelVolume": {"pull": False}}}, "the volume stays empty"),
     ],

@@ -111,6 +111,8 @@ def test_numbers_and_booleans_without_quotes_are_what_they_look_like(
         (mount(name="keys"), "secretMounts.0.name: there is no such setting"),
         (mount(path="etc/keys"), "secretMounts.0.path: write the whole path of a folder"),
         (mount(path="/etc/../root"), "secretMounts.0.path: write the whole path of a folder"),
+        (mount(path="/."), "secretMounts.0.path: write the whole path of a folder"),
+        (mount(path="/" + "a" * 512), "secretMounts.0.path: write the whole path of a folder"),
         (mount(path="/etc/keys/"), "secretMounts.0.path: write the whole path of a folder"),
         (mount(path="/"), "secretMounts.0.path: write the whole path of a folder"),
         (mount(path="/etc/a:b"), "secretMounts.0.path: write the whole path of a folder"),
@@ -140,7 +142,7 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(
 
 
 def test_folders_whose_names_begin_alike_are_apart(load: Callable[..., InjectorSettings]) -> None:
-    paths = ("/etc/a", "/etc/a-b", "/etc/a.b", "/run/embercache-keys", "/...")
+    paths = ("/etc/a", "/etc/a-b", "/etc/a.b", "/run/embercache-keys", "/.d")
     mounts = [{"secret": "keys", "path": path} for path in paths]
     assert [each.path for each in load(secretMounts=mounts).secret_mounts] == list(paths)
 

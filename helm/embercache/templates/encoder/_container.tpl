@@ -19,6 +19,17 @@ env:
     "HOT_MAX_BYTES" 0
     "LOG_LEVEL" .logLevel
     "LOG_FORMAT" "json" }}
+  {{- if include "embercache.encoderTLS" $ }}
+  {{- $variables = omit $variables "SERVER_INSECURE" "SERVER_INSECURE_METRICS" }}
+  {{- $_ := set $variables "TLS_CERT_FILE" "/etc/embercache/tls/tls.crt" }}
+  {{- $_ := set $variables "TLS_KEY_FILE" "/etc/embercache/tls/tls.key" }}
+  {{- if .tls.clientAuth }}
+  {{- $_ := set $variables "TLS_CLIENT_CA_FILE" "/etc/embercache/tls/ca.crt" }}
+  {{- end }}
+  {{- end }}
+  {{- if .policy.existingSecret }}
+  {{- $_ := set $variables "ACCESS_POLICY_FILE" "/etc/embercache/policy/policy.yaml" }}
+  {{- end }}
   {{- /* Each name once: of two, Helm's patch would take away both when the user's goes. */}}
   {{- $theirs := dict }}
   {{- range .env }}
@@ -71,6 +82,29 @@ volumeMounts:
 - name: models
   persistentVolumeClaim:
     claimName: {{ .existingClaim }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Secrets that the container that serves has as files, and it alone: (list $ "mounts"), or "volumes" */}}
+{{- define "embercache.encoderSecrets" -}}
+{{- $root := index . 0 -}}
+{{- $secrets := dict -}}
+{{- if include "embercache.encoderTLS" $root -}}
+{{- $_ := set $secrets "tls" (include "embercache.encoderTLSSecret" $root) -}}
+{{- end -}}
+{{- with $root.Values.encoder.policy.existingSecret -}}
+{{- $_ := set $secrets "policy" . -}}
+{{- end -}}
+{{- range $name, $secret := $secrets -}}
+{{- if eq (index $ 1) "mounts" }}
+- name: {{ $name }}
+  mountPath: /etc/embercache/{{ $name }}
+  readOnly: true
+{{- else }}
+- name: {{ $name }}
+  secret:
+    secretName: {{ $secret }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
