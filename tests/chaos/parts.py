@@ -237,8 +237,6 @@ class Cluster:
             "model_provider": "cpu",
             "model_threads": 1,
             "encoder_target": ",".join(encoders),
-            # What a frozen encoder costs a call that was sent to it.
-            "encoder_timeout": 2,
             "generator_packs": self._packs[1],
             "prefix_shared": "true",
         }

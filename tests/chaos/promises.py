@@ -102,6 +102,17 @@ class Change:
     done: Asked | None = None
     failed_at: float = -math.inf
 
+    def words(self, asked: Asked) -> str:
+        """When it was made, seen from a call."""
+        done = self.done
+        assert done is not None
+        failed = "" if math.isinf(self.failed_at) else ", after it had failed"
+        return (
+            f"version {self.version} was acknowledged by {done.sidecar}"
+            f" {asked.start - done.end:.2f} s before the call, it took"
+            f" {done.end - done.start:.2f} s{failed}"
+        )
+
 
 @dataclass(frozen=True)
 class Found:
@@ -128,9 +139,8 @@ class Documents:
         changes = [Change(0, None, "", -math.inf), *self.history[document]]
         return [
             change
-            for place, change in enumerate(changes)
-            if change.started < asked.end
-            and not any(self._replaced(change, later, asked) for later in changes[place + 1 :])
+            for change in changes
+            if change.started < asked.end and self._replacement(document, change, asked) is None
         ]
 
     def wrong(self, query: str, lang: str, top_k: int, found: Sequence[Found], asked: Asked) -> str:
@@ -159,8 +169,8 @@ class Documents:
             return "it does not pass the filter"
         if abs(one.score - self.truth.cosine(query, one.content)) > self.tolerance:
             return "its score is wrong"
-        if change not in self.visible(one.id, asked):
-            return "it was replaced or deleted too long ago"
+        if (later := self._replacement(one.id, change, asked)) is not None:
+            return f"it was replaced or deleted too long ago, {later.words(asked)}"
         return ""
 
     def _missing(
@@ -175,12 +185,17 @@ class Documents:
             (change,) = visible
             score = self.truth.cosine(query, change.content or "")
             if change.lang == lang and score > floor + self.tolerance:
-                return f"{document}, version {change.version}, is missing"
+                return f"{document} is missing, {change.words(asked)}"
         return ""
 
-    def _replaced(self, change: Change, later: Change, asked: Asked) -> bool:
-        return (
-            later.done is not None
-            and later.done.start > change.failed_at + _LATE
-            and self.promises.heeded(later.done, asked, has_tags=True)
-        )
+    def _replacement(self, document: str, change: Change, asked: Asked) -> Change | None:
+        """The change because of which a call must not see this one any more."""
+        for later in self.history[document]:
+            if (
+                later.version > change.version
+                and later.done is not None
+                and later.done.start > change.failed_at + _LATE
+                and self.promises.heeded(later.done, asked, has_tags=True)
+            ):
+                return later
+        return None

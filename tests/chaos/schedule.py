@@ -23,6 +23,7 @@ POOL = "pool"
 _SERVER_KINDS = ("kill", "freeze", "restart")
 # What it takes to start a part again, which is not known beforehand.
 _START_SECONDS = 3.0
+_FAULTS_A_REST = 5
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,28 @@ class Fault:
 
 @dataclass(frozen=True)
 class _Lane:
-    """Which kinds of faults, at which parts, and least and most seconds between two."""
+    """Which kinds of faults, at which parts, and least and most seconds between two.
+
+    Every so many there is a ``rest``, long enough for all that waits for a retry to come back: then
+    calls are held to more.
+    """
 
     parts: dict[str, Sequence[str]]
     pause: tuple[float, float]
+    rest: tuple[float, float]
 
     def faults(self, rng: random.Random) -> Iterator[Fault]:
         """Every kind once in each round, in another order each time, at any of its parts."""
+        number = 0
         while True:
             for kind in rng.sample(list(self.parts), len(self.parts)):
+                number += 1
+                rests = number % _FAULTS_A_REST == 0
                 part = rng.choice(self.parts[kind])
                 # Some longer than the bound of staleness, most shorter.
                 lasts = rng.uniform(0.3, 3) if rng.random() < 0.75 else rng.uniform(3, 8)
                 yield Fault(
-                    after=rng.uniform(*self.pause),
+                    after=rng.uniform(*(self.rest if rests else self.pause)),
                     part=part,
                     kind=kind.removeprefix(f"{POOL}: "),
                     lasts=min(lasts, 3.0) if part == POOL else lasts,
@@ -78,13 +87,13 @@ def _lanes() -> dict[str, _Lane]:
         | {f"{POOL}: {kind}": (POOL,) for kind in ("kill", "freeze")}
     )
     lanes = {
-        "sidecars": _Lane(dict.fromkeys(_SERVER_KINDS, SIDECARS), (3, 8)),
-        "encoders": _Lane(encoders, (2.5, 4)),
-        "redis": _Lane({"kill": (REDIS,), "freeze": (REDIS,)}, (8, 16)),
+        "sidecars": _Lane(dict.fromkeys(_SERVER_KINDS, SIDECARS), pause=(3, 8), rest=(3, 8)),
+        "encoders": _Lane(encoders, pause=(2.5, 4), rest=(8, 10)),
+        "redis": _Lane({"kill": (REDIS,), "freeze": (REDIS,)}, pause=(15, 35), rest=(15, 35)),
     }
     for sidecar in SIDECARS:
         name = link(sidecar, REDIS)
-        lanes[name] = _Lane(dict.fromkeys(LINK_KINDS, (name,)), (2, 6))
+        lanes[name] = _Lane(dict.fromkeys(LINK_KINDS, (name,)), pause=(2, 5), rest=(18, 24))
     return lanes
 
 

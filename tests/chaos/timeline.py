@@ -139,10 +139,15 @@ class Circumstances:
 
 
 def _pool_recovery(one: Disturbance) -> float:
-    """gRPC connects anew within 0.5 s; a slow link is no disturbance."""
-    return -math.inf if one.kind == "latency" else 2.0
+    """gRPC connects anew within 0.5 s, but notices after 5 s that a connection is dead.
+
+    A slow link is no disturbance.
+    """
+    if one.kind == "latency":
+        return -math.inf
+    return 7.0 if one.kind in ("half open", "black hole", "freeze") else 2.0
 
 
-def _redis_recovery(one: Disturbance) -> float:
-    """The breaker's back-off is about as long as what it was for, and 15 s at most."""
-    return min(17.0, 2 * one.seconds + 3)
+def _redis_recovery(_: Disturbance) -> float:
+    """The breaker's back-off is 15 s at most, and a probe may take two."""
+    return 17.0
