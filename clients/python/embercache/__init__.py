@@ -67,6 +67,7 @@ from embercache.stats import (
     WarmState,
 )
 from embercache.types import (
+    CredentialFiles,
     EmbedInput,
     EmbedOptions,
     Entity,
@@ -87,6 +88,7 @@ __all__ = [
     "Chunk",
     "Client",
     "ClientClosedError",
+    "CredentialFiles",
     "DeadlineExceededError",
     "DiskState",
     "Document",

@@ -50,8 +50,8 @@ class CredentialFiles(TypedDict, total=False):
 
     - ``token_file``: a token, which every call carries; read again when it is older than 10 s. It
       is not sent to other machines without TLS.
-    - ``ca_file``: the authorities that the sidecar's certificate may be of, in place of the
-      system's.
+    - ``ca_file``: the authorities that the sidecar's certificate may be of, in place of those that
+      gRPC comes with.
     - ``cert_file``, ``key_file``: the certificate that is shown to the sidecar, and its key. They
       are read once: a client that lives longer than its certificate has to be made anew.
     """

@@ -15,6 +15,7 @@ import embercache
 from embercache import (
     AsyncClient,
     Client,
+    CredentialFiles,
     EmbedOptions,
     EmbercacheError,
     GenerateOptions,
@@ -36,8 +37,11 @@ def blocks(page):
 
 
 @pytest.mark.parametrize("page", [PACKAGE / "README.md", GUIDE], ids=lambda page: page.name)
-def test_the_code_of_a_page_runs_from_top_to_bottom(page, sidecar, monkeypatch):
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, sidecar, monkeypatch, tmp_path):
     monkeypatch.setenv("EMBERCACHE_ADDRESS", sidecar.address)
+    monkeypatch.chdir(tmp_path)
+    for name in ("token", "ca.crt"):  # which the guide shows to a sidecar that is not called
+        (tmp_path / name).write_text("a-token")
     sidecar.found.results.add(id="manual", content="An ember is glowing coal.")
     sidecar.found.semantic.query = "what glows?"
     names = {}
@@ -45,7 +49,9 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, sidecar, monkeypatch):
         for block in blocks(page):
             exec(block, names)  # noqa: S102 - our own pages
     finally:
-        names["client"].close()
+        for client in names.values():
+            if isinstance(client, Client):
+                client.close()
     assert sidecar.requests
 
 
@@ -125,3 +131,9 @@ def test_both_clients_have_no_other_methods():
     assert {name for name in vars(AsyncClient) if not name.startswith("_")} == {
         name for name in vars(Client) if not name.startswith("_")
     }
+
+
+@pytest.mark.parametrize("file", CredentialFiles.__annotations__)
+def test_every_file_of_a_client_is_in_the_guide_with_its_variable(file):
+    (row,) = [line for line in GUIDE.read_text().splitlines() if re.match(rf"\| .*`{file}`", line)]
+    assert f"`EMBERCACHE_{file.upper()}`" in row
