@@ -1,6 +1,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 TOOLS := .tools/bin
+FUZZ_SECONDS := 30
 GO_INSTALL := GOBIN=$(CURDIR)/$(TOOLS) go install
 
 .PHONY: setup run test test-clients test-cluster chaos soak fuzz audit sbom lint bench load-test proto proto-check \
@@ -73,7 +74,7 @@ soak: setup
 
 # Hostile bytes for all that reads bytes of others, a while for each.
 fuzz: setup
-	$(PY) tests/fuzz/run.py
+	$(PY) tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 # Asks whether anything that is locked has a known vulnerability. Needs the network, and npm.
 audit: setup

@@ -22,6 +22,7 @@ from sidecar.open_tls import open_tls
 from sidecar.open_upstream import open_upstream
 from sidecar.open_watch import open_watch
 from sidecar.telemetry.metrics import StatsCollector
+from sidecar.telemetry.task_metrics import TaskCollector
 from sidecar.transport.openai.front import OpenAIFront
 from sidecar.transport.server import GrpcServer
 from sidecar.transport.status import StatusListener
@@ -58,6 +59,7 @@ class App:
         async with contextlib.AsyncExitStack() as exits:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
+            registry.register(TaskCollector(asyncio.get_running_loop()))
             certificate = open_tls(self._settings.tls, registry, exits)
             status = await _open_status(self._settings, registry, certificate, exits)
             access = open_access(self._settings.access, exits)

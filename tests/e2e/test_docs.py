@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import re
 import runpy
@@ -21,7 +23,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from sidecar.cache.events import parse_event
 from sidecar.injector.metrics import InjectorMetrics
 from sidecar.telemetry.metrics import CallMetrics, StatsCollector
+from sidecar.telemetry.task_metrics import TaskCollector
 from sidecar.telemetry.trace_export import TraceExport
+from sidecar.transport.certificate import CertificateMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,6 +130,9 @@ def test_every_metric_is_documented() -> None:
     )
     registry.register(StatsCollector(lambda: stats))
     registry.register(TraceExport("http://127.0.0.1:4317"))
+    CertificateMetrics(registry, "embercache")
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        registry.register(TaskCollector(loop))
     names = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))
     injector = generate_latest(InjectorMetrics().registry).decode()
     names |= set(re.findall(r"^# TYPE (\S+)", injector, re.MULTILINE))
