@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,14 @@ def keep(name: str, new: Path) -> None:
     worker = multiprocessing.get_context("spawn").Process(target=_keep, args=(name, new))
     worker.start()
     worker.join()
+    if worker.exitcode != 0:
+        raise RuntimeError(f"the corpus of {name} stays as it is: see {new.parent / 'keep.log'}")
 
 
 def _keep(name: str, new: Path) -> None:
+    # Where targets make libraries complain.
+    log = (new.parent / "keep.log").open("wb")
+    os.dup2(log.fileno(), 2)
     target = Target(name)
     folder = CORPUS / name
     old = [path for path in folder.glob("*") if not path.name.startswith(_FOUND)]

@@ -2,7 +2,8 @@
 
 Each target runs in a process of its own under libFuzzer (by Atheris), which is led by the branches
 of our own modules that inputs reach. It begins with what is in ``corpus``. Exits with 1 if a target
-raised what it must not, or took too much time or memory; the input is then in ``build/fuzz``.
+raised what it must not, took too much time or memory for an input, or grew with their number; the
+input is then in ``build/fuzz``.
 
 ``--keep`` puts into ``corpus`` the smallest inputs that together reach all that is reached.
 """
@@ -24,6 +25,8 @@ from keep import keep
 
 WORK = Path("build/fuzz")
 _RSS_MEGABYTES = 1024
+# From the first inputs to the last; what is cached and what libFuzzer keeps take less.
+_GROWTH_MEGABYTES = 256
 # What is in no Python code, and so cannot be stopped by our own clock, is stopped by libFuzzer's.
 _WALL_SECONDS = 60
 _ADDRESS_BYTES = 12 << 30
@@ -57,12 +60,16 @@ def fuzz(name: str, seconds: int, seed: int) -> Outcome:
             check=False,
         )
     text = log.read_text(errors="replace")
+    problem = "" if done.returncode == 0 else _problem(text, folder)
+    sizes = [int(size) for size in re.findall(r" rss: (\d+)Mb", text)]
+    if not problem and sizes and sizes[-1] - sizes[0] > _GROWTH_MEGABYTES:
+        problem = f"it grew from {sizes[0]} to {sizes[-1]} MiB ({log})"
     return Outcome(
         executions=_last(r"stat::number_of_executed_units: (\d+)|^#(\d+)\s", text),
         coverage=_last(r" cov: (\d+)", text),
         inputs=_last(r" corp: (\d+)", text),
         peak_megabytes=_last(r"stat::peak_rss_mb: *(\d+)| rss: (\d+)Mb", text),
-        problem="" if done.returncode == 0 else _problem(text, folder),
+        problem=problem,
     )
 
 
