@@ -1007,10 +1007,17 @@ type ModelStats struct {
 	PaddingTokens uint64 `protobuf:"varint,6,opt,name=padding_tokens,json=paddingTokens,proto3" json:"padding_tokens,omitempty"`
 	// Inputs waiting for the model now.
 	Queued uint64 `protobuf:"varint,7,opt,name=queued,proto3" json:"queued,omitempty"`
-	// Inputs refused because the queue was full.
+	// Inputs refused because the queue was full, or because they would have been done
+	// after their deadlines.
 	Shed uint64 `protobuf:"varint,8,opt,name=shed,proto3" json:"shed,omitempty"`
 	// Inputs whose callers had all gone before the model reached them.
-	Abandoned     uint64 `protobuf:"varint,9,opt,name=abandoned,proto3" json:"abandoned,omitempty"`
+	Abandoned uint64 `protobuf:"varint,9,opt,name=abandoned,proto3" json:"abandoned,omitempty"`
+	// Of those refused, the ones that would have been done after their deadlines.
+	RefusedLate uint64 `protobuf:"varint,10,opt,name=refused_late,json=refusedLate,proto3" json:"refused_late,omitempty"`
+	// Inputs dropped because their deadlines passed while they waited.
+	DroppedLate uint64 `protobuf:"varint,11,opt,name=dropped_late,json=droppedLate,proto3" json:"dropped_late,omitempty"`
+	// How long the model will take for the inputs that wait now; 0 if that is not known.
+	QueueSeconds  float64 `protobuf:"fixed64,12,opt,name=queue_seconds,json=queueSeconds,proto3" json:"queue_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1108,12 +1115,34 @@ func (x *ModelStats) GetAbandoned() uint64 {
 	return 0
 }
 
+func (x *ModelStats) GetRefusedLate() uint64 {
+	if x != nil {
+		return x.RefusedLate
+	}
+	return 0
+}
+
+func (x *ModelStats) GetDroppedLate() uint64 {
+	if x != nil {
+		return x.DroppedLate
+	}
+	return 0
+}
+
+func (x *ModelStats) GetQueueSeconds() float64 {
+	if x != nil {
+		return x.QueueSeconds
+	}
+	return 0
+}
+
 type GeneratorStats struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	// Generations that ended, were refused because the queue was full, and were given
-	// up because nobody waited for them any more.
+	// Generations that ended, were refused because the queue was full or because they
+	// would have begun after their deadlines, and were given up because nobody waited
+	// for them any more.
 	Generated uint64 `protobuf:"varint,3,opt,name=generated,proto3" json:"generated,omitempty"`
 	Shed      uint64 `protobuf:"varint,4,opt,name=shed,proto3" json:"shed,omitempty"`
 	Abandoned uint64 `protobuf:"varint,5,opt,name=abandoned,proto3" json:"abandoned,omitempty"`
@@ -2916,7 +2945,7 @@ const file_embercache_v1_cache_proto_rawDesc = "" +
 	"\x06errors\x18\x01 \x01(\x04R\x06errors\x12\x18\n" +
 	"\askipped\x18\x02 \x01(\x04R\askipped\x12%\n" +
 	"\x0ewrites_dropped\x18\x03 \x01(\x04R\rwritesDropped\x12#\n" +
-	"\rcorrupt_files\x18\x04 \x01(\x04R\fcorruptFiles\"\xf9\x01\n" +
+	"\rcorrupt_files\x18\x04 \x01(\x04R\fcorruptFiles\"\xe4\x02\n" +
 	"\n" +
 	"ModelStats\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -2927,7 +2956,11 @@ const file_embercache_v1_cache_proto_rawDesc = "" +
 	"\x0epadding_tokens\x18\x06 \x01(\x04R\rpaddingTokens\x12\x16\n" +
 	"\x06queued\x18\a \x01(\x04R\x06queued\x12\x12\n" +
 	"\x04shed\x18\b \x01(\x04R\x04shed\x12\x1c\n" +
-	"\tabandoned\x18\t \x01(\x04R\tabandoned\"\x8e\x03\n" +
+	"\tabandoned\x18\t \x01(\x04R\tabandoned\x12!\n" +
+	"\frefused_late\x18\n" +
+	" \x01(\x04R\vrefusedLate\x12!\n" +
+	"\fdropped_late\x18\v \x01(\x04R\vdroppedLate\x12#\n" +
+	"\rqueue_seconds\x18\f \x01(\x01R\fqueueSeconds\"\x8e\x03\n" +
 	"\x0eGeneratorStats\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1c\n" +

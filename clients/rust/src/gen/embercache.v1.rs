@@ -1836,7 +1836,7 @@ pub struct DiskState {
     #[prost(uint64, tag = "4")]
     pub corrupt_files: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelStats {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -1856,12 +1856,22 @@ pub struct ModelStats {
     /// Inputs waiting for the model now.
     #[prost(uint64, tag = "7")]
     pub queued: u64,
-    /// Inputs refused because the queue was full.
+    /// Inputs refused because the queue was full, or because they would have been done
+    /// after their deadlines.
     #[prost(uint64, tag = "8")]
     pub shed: u64,
     /// Inputs whose callers had all gone before the model reached them.
     #[prost(uint64, tag = "9")]
     pub abandoned: u64,
+    /// Of those refused, the ones that would have been done after their deadlines.
+    #[prost(uint64, tag = "10")]
+    pub refused_late: u64,
+    /// Inputs dropped because their deadlines passed while they waited.
+    #[prost(uint64, tag = "11")]
+    pub dropped_late: u64,
+    /// How long the model will take for the inputs that wait now; 0 if that is not known.
+    #[prost(double, tag = "12")]
+    pub queue_seconds: f64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GeneratorStats {
@@ -1869,8 +1879,9 @@ pub struct GeneratorStats {
     pub name: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub version: ::prost::alloc::string::String,
-    /// Generations that ended, were refused because the queue was full, and were given
-    /// up because nobody waited for them any more.
+    /// Generations that ended, were refused because the queue was full or because they
+    /// would have begun after their deadlines, and were given up because nobody waited
+    /// for them any more.
     #[prost(uint64, tag = "3")]
     pub generated: u64,
     #[prost(uint64, tag = "4")]
@@ -2313,7 +2324,9 @@ pub mod cache_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Counters of this sidecar since it started, and the state of its tiers.
+        /// Counters of this sidecar since it started, and the state of its tiers. A caller who
+        /// may not administer is told of his namespaces only. Ends with no other status than
+        /// those that every method has.
         pub async fn stats(
             &mut self,
             request: impl tonic::IntoRequest<super::StatsRequest>,
@@ -2336,8 +2349,13 @@ pub mod cache_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Makes entries invalid on every sidecar that shares the same Redis.
-        ///   UNAVAILABLE  Redis could not be told: this sidecar obeys at once, others
-        ///                may still answer from cache; repeat the call.
+        ///   INVALID_ARGUMENT     nothing is named; what is named is bad
+        ///   NOT_FOUND            there is no such model here; there is no such reranker here;
+        ///                        there is no such generator here
+        ///   PERMISSION_DENIED    the namespace is not one that the caller may use
+        ///   FAILED_PRECONDITION  the model is loaded in another version than asked for
+        ///   UNAVAILABLE          the encoder cannot be reached; the change is made, but other
+        ///                        sidecars could not be told: repeat the call
         pub async fn invalidate(
             &mut self,
             request: impl tonic::IntoRequest<super::InvalidateRequest>,
@@ -2364,7 +2382,11 @@ pub mod cache_service_client {
         }
         /// Tells of documents that changed outside: what depends on them becomes invalid.
         /// Programs that cannot call a sidecar write to the Redis stream instead: see
-        /// docs/invalidation.md. Status as for Invalidate.
+        /// docs/invalidation.md.
+        ///   INVALID_ARGUMENT     there are no events, or too many; an event is bad
+        ///   PERMISSION_DENIED    the namespace is not one that the caller may use
+        ///   UNAVAILABLE          the change is made, but other sidecars could not be told:
+        ///                        repeat the call
         pub async fn publish_events(
             &mut self,
             request: impl tonic::IntoRequest<super::PublishEventsRequest>,
@@ -2392,10 +2414,16 @@ pub mod cache_service_client {
         /// Fills the cache before it is needed, and tells how far it is about once a
         /// second. What is cached already is skipped, so a warming that was cut short is
         /// simply asked for again. Ends when the caller goes away.
-        /// If every item failed, the call ends with the status of the first.
-        ///   FAILED_PRECONDITION  popular queries are asked for but not tracked
-        ///   UNAVAILABLE, RESOURCE_EXHAUSTED  the model or the index stayed away for half
-        ///                        a minute
+        ///   INVALID_ARGUMENT     there is nothing to warm; an option is bad; every item failed,
+        ///                        the first with this
+        ///   NOT_FOUND            every item failed, the first with this
+        ///   PERMISSION_DENIED    the namespace is not one that the caller may use
+        ///   RESOURCE_EXHAUSTED   for half a minute there was no room; for half a minute a quota
+        ///                        of the namespace was used up
+        ///   FAILED_PRECONDITION  popular queries are not tracked; every item failed, the first
+        ///                        with this
+        ///   INTERNAL             every item failed, the first with this
+        ///   UNAVAILABLE          for half a minute the encoder or the index could not be reached
         pub async fn warm(
             &mut self,
             request: impl tonic::IntoRequest<super::WarmRequest>,
@@ -2423,12 +2451,19 @@ pub mod cache_service_client {
         /// Moves a name to another model without a cold start: embeds the documents of
         /// every collection and the popular queries with the other model, then lets the
         /// name mean the other model on every sidecar. The old one serves until then.
-        ///   NOT_FOUND            one of the models is not served here
-        ///   FAILED_PRECONDITION  the name means that model already; or another migration
-        ///                        is going on
-        ///   ABORTED              a document cannot be embedded with the other model, or a
-        ///                        model changed meanwhile: nothing has moved
-        ///   UNAVAILABLE          Redis or the index cannot be reached: repeat the call
+        ///   INVALID_ARGUMENT     an option is bad
+        ///   NOT_FOUND            there is no such model here
+        ///   RESOURCE_EXHAUSTED   for half a minute there was no room
+        ///   FAILED_PRECONDITION  the name cannot mean that model; another migration is going
+        ///                        on; the move before is not complete; the Redis of the index
+        ///                        cannot hold one
+        ///   ABORTED              a document cannot be embedded with the other model; the model
+        ///                        became another version meanwhile; somebody else has moved the
+        ///                        name meanwhile; Redis was away for too long
+        ///   UNAVAILABLE          Redis cannot be reached; the index cannot be reached; the
+        ///                        encoder cannot be reached; the name has moved, but not all
+        ///                        documents have followed
+        /// Unless the message says that the name has moved, it has not.
         pub async fn migrate_model(
             &mut self,
             request: impl tonic::IntoRequest<super::MigrateModelRequest>,
@@ -2454,6 +2489,8 @@ pub mod cache_service_client {
             self.inner.server_streaming(req, path, codec).await
         }
         /// Lets a name mean its own model again, on every sidecar.
+        ///   NOT_FOUND            there is no such model here
+        ///   UNAVAILABLE          Redis cannot be reached: repeat the call
         pub async fn rollback_model(
             &mut self,
             request: impl tonic::IntoRequest<super::RollbackModelRequest>,
@@ -2480,6 +2517,7 @@ pub mod cache_service_client {
         }
         /// Empties tiers of this sidecar alone. Nothing becomes invalid: what Redis
         /// holds is served again.
+        ///   INVALID_ARGUMENT     a tier is not of this sidecar alone
         pub async fn flush(
             &mut self,
             request: impl tonic::IntoRequest<super::FlushRequest>,

@@ -196,18 +196,28 @@ export interface ModelStats {
   paddingTokens: number;
   /** Inputs waiting for the model now. */
   queued: number;
-  /** Inputs refused because the queue was full. */
+  /**
+   * Inputs refused because the queue was full, or because they would have been done
+   * after their deadlines.
+   */
   shed: number;
   /** Inputs whose callers had all gone before the model reached them. */
   abandoned: number;
+  /** Of those refused, the ones that would have been done after their deadlines. */
+  refusedLate: number;
+  /** Inputs dropped because their deadlines passed while they waited. */
+  droppedLate: number;
+  /** How long the model will take for the inputs that wait now; 0 if that is not known. */
+  queueSeconds: number;
 }
 
 export interface GeneratorStats {
   name: string;
   version: string;
   /**
-   * Generations that ended, were refused because the queue was full, and were given
-   * up because nobody waited for them any more.
+   * Generations that ended, were refused because the queue was full or because they
+   * would have begun after their deadlines, and were given up because nobody waited
+   * for them any more.
    */
   generated: number;
   shed: number;
@@ -1663,6 +1673,9 @@ function createBaseModelStats(): ModelStats {
     queued: 0,
     shed: 0,
     abandoned: 0,
+    refusedLate: 0,
+    droppedLate: 0,
+    queueSeconds: 0,
   };
 }
 
@@ -1694,6 +1707,15 @@ export const ModelStats: MessageFns<ModelStats> = {
     }
     if (message.abandoned !== 0) {
       writer.uint32(72).uint64(message.abandoned);
+    }
+    if (message.refusedLate !== 0) {
+      writer.uint32(80).uint64(message.refusedLate);
+    }
+    if (message.droppedLate !== 0) {
+      writer.uint32(88).uint64(message.droppedLate);
+    }
+    if (message.queueSeconds !== 0) {
+      writer.uint32(97).double(message.queueSeconds);
     }
     return writer;
   },
@@ -1783,6 +1805,30 @@ export const ModelStats: MessageFns<ModelStats> = {
             message.abandoned = longToNumber(reader.uint64());
             continue;
           }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.refusedLate = longToNumber(reader.uint64());
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.droppedLate = longToNumber(reader.uint64());
+            continue;
+          }
+          case 12: {
+            if (tag !== 97) {
+              break;
+            }
+
+            message.queueSeconds = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1809,6 +1855,9 @@ export const ModelStats: MessageFns<ModelStats> = {
     message.queued = object.queued ?? 0;
     message.shed = object.shed ?? 0;
     message.abandoned = object.abandoned ?? 0;
+    message.refusedLate = object.refusedLate ?? 0;
+    message.droppedLate = object.droppedLate ?? 0;
+    message.queueSeconds = object.queueSeconds ?? 0;
     return message;
   },
 };
@@ -3807,7 +3856,11 @@ export const FlushResponse: MessageFns<FlushResponse> = {
 /** Administration of the cache. */
 export type CacheServiceService = typeof CacheServiceService;
 export const CacheServiceService = {
-  /** Counters of this sidecar since it started, and the state of its tiers. */
+  /**
+   * Counters of this sidecar since it started, and the state of its tiers. A caller who
+   * may not administer is told of his namespaces only. Ends with no other status than
+   * those that every method has.
+   */
   stats: {
     path: "/embercache.v1.CacheService/Stats" as const,
     requestStream: false as const,
@@ -3819,8 +3872,13 @@ export const CacheServiceService = {
   },
   /**
    * Makes entries invalid on every sidecar that shares the same Redis.
-   *   UNAVAILABLE  Redis could not be told: this sidecar obeys at once, others
-   *                may still answer from cache; repeat the call.
+   *   INVALID_ARGUMENT     nothing is named; what is named is bad
+   *   NOT_FOUND            there is no such model here; there is no such reranker here;
+   *                        there is no such generator here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   FAILED_PRECONDITION  the model is loaded in another version than asked for
+   *   UNAVAILABLE          the encoder cannot be reached; the change is made, but other
+   *                        sidecars could not be told: repeat the call
    */
   invalidate: {
     path: "/embercache.v1.CacheService/Invalidate" as const,
@@ -3834,7 +3892,11 @@ export const CacheServiceService = {
   /**
    * Tells of documents that changed outside: what depends on them becomes invalid.
    * Programs that cannot call a sidecar write to the Redis stream instead: see
-   * docs/invalidation.md. Status as for Invalidate.
+   * docs/invalidation.md.
+   *   INVALID_ARGUMENT     there are no events, or too many; an event is bad
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   UNAVAILABLE          the change is made, but other sidecars could not be told:
+   *                        repeat the call
    */
   publishEvents: {
     path: "/embercache.v1.CacheService/PublishEvents" as const,
@@ -3850,10 +3912,16 @@ export const CacheServiceService = {
    * Fills the cache before it is needed, and tells how far it is about once a
    * second. What is cached already is skipped, so a warming that was cut short is
    * simply asked for again. Ends when the caller goes away.
-   * If every item failed, the call ends with the status of the first.
-   *   FAILED_PRECONDITION  popular queries are asked for but not tracked
-   *   UNAVAILABLE, RESOURCE_EXHAUSTED  the model or the index stayed away for half
-   *                        a minute
+   *   INVALID_ARGUMENT     there is nothing to warm; an option is bad; every item failed,
+   *                        the first with this
+   *   NOT_FOUND            every item failed, the first with this
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   for half a minute there was no room; for half a minute a quota
+   *                        of the namespace was used up
+   *   FAILED_PRECONDITION  popular queries are not tracked; every item failed, the first
+   *                        with this
+   *   INTERNAL             every item failed, the first with this
+   *   UNAVAILABLE          for half a minute the encoder or the index could not be reached
    */
   warm: {
     path: "/embercache.v1.CacheService/Warm" as const,
@@ -3868,12 +3936,19 @@ export const CacheServiceService = {
    * Moves a name to another model without a cold start: embeds the documents of
    * every collection and the popular queries with the other model, then lets the
    * name mean the other model on every sidecar. The old one serves until then.
-   *   NOT_FOUND            one of the models is not served here
-   *   FAILED_PRECONDITION  the name means that model already; or another migration
-   *                        is going on
-   *   ABORTED              a document cannot be embedded with the other model, or a
-   *                        model changed meanwhile: nothing has moved
-   *   UNAVAILABLE          Redis or the index cannot be reached: repeat the call
+   *   INVALID_ARGUMENT     an option is bad
+   *   NOT_FOUND            there is no such model here
+   *   RESOURCE_EXHAUSTED   for half a minute there was no room
+   *   FAILED_PRECONDITION  the name cannot mean that model; another migration is going
+   *                        on; the move before is not complete; the Redis of the index
+   *                        cannot hold one
+   *   ABORTED              a document cannot be embedded with the other model; the model
+   *                        became another version meanwhile; somebody else has moved the
+   *                        name meanwhile; Redis was away for too long
+   *   UNAVAILABLE          Redis cannot be reached; the index cannot be reached; the
+   *                        encoder cannot be reached; the name has moved, but not all
+   *                        documents have followed
+   * Unless the message says that the name has moved, it has not.
    */
   migrateModel: {
     path: "/embercache.v1.CacheService/MigrateModel" as const,
@@ -3885,7 +3960,11 @@ export const CacheServiceService = {
       Buffer.from(MigrateModelProgress.encode(value).finish()),
     responseDeserialize: (value: Buffer): MigrateModelProgress => MigrateModelProgress.decode(value),
   },
-  /** Lets a name mean its own model again, on every sidecar. */
+  /**
+   * Lets a name mean its own model again, on every sidecar.
+   *   NOT_FOUND            there is no such model here
+   *   UNAVAILABLE          Redis cannot be reached: repeat the call
+   */
   rollbackModel: {
     path: "/embercache.v1.CacheService/RollbackModel" as const,
     requestStream: false as const,
@@ -3899,6 +3978,7 @@ export const CacheServiceService = {
   /**
    * Empties tiers of this sidecar alone. Nothing becomes invalid: what Redis
    * holds is served again.
+   *   INVALID_ARGUMENT     a tier is not of this sidecar alone
    */
   flush: {
     path: "/embercache.v1.CacheService/Flush" as const,
@@ -3912,53 +3992,88 @@ export const CacheServiceService = {
 } as const;
 
 export interface CacheServiceServer extends UntypedServiceImplementation {
-  /** Counters of this sidecar since it started, and the state of its tiers. */
+  /**
+   * Counters of this sidecar since it started, and the state of its tiers. A caller who
+   * may not administer is told of his namespaces only. Ends with no other status than
+   * those that every method has.
+   */
   stats: handleUnaryCall<StatsRequest, StatsResponse>;
   /**
    * Makes entries invalid on every sidecar that shares the same Redis.
-   *   UNAVAILABLE  Redis could not be told: this sidecar obeys at once, others
-   *                may still answer from cache; repeat the call.
+   *   INVALID_ARGUMENT     nothing is named; what is named is bad
+   *   NOT_FOUND            there is no such model here; there is no such reranker here;
+   *                        there is no such generator here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   FAILED_PRECONDITION  the model is loaded in another version than asked for
+   *   UNAVAILABLE          the encoder cannot be reached; the change is made, but other
+   *                        sidecars could not be told: repeat the call
    */
   invalidate: handleUnaryCall<InvalidateRequest, InvalidateResponse>;
   /**
    * Tells of documents that changed outside: what depends on them becomes invalid.
    * Programs that cannot call a sidecar write to the Redis stream instead: see
-   * docs/invalidation.md. Status as for Invalidate.
+   * docs/invalidation.md.
+   *   INVALID_ARGUMENT     there are no events, or too many; an event is bad
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   UNAVAILABLE          the change is made, but other sidecars could not be told:
+   *                        repeat the call
    */
   publishEvents: handleUnaryCall<PublishEventsRequest, PublishEventsResponse>;
   /**
    * Fills the cache before it is needed, and tells how far it is about once a
    * second. What is cached already is skipped, so a warming that was cut short is
    * simply asked for again. Ends when the caller goes away.
-   * If every item failed, the call ends with the status of the first.
-   *   FAILED_PRECONDITION  popular queries are asked for but not tracked
-   *   UNAVAILABLE, RESOURCE_EXHAUSTED  the model or the index stayed away for half
-   *                        a minute
+   *   INVALID_ARGUMENT     there is nothing to warm; an option is bad; every item failed,
+   *                        the first with this
+   *   NOT_FOUND            every item failed, the first with this
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   for half a minute there was no room; for half a minute a quota
+   *                        of the namespace was used up
+   *   FAILED_PRECONDITION  popular queries are not tracked; every item failed, the first
+   *                        with this
+   *   INTERNAL             every item failed, the first with this
+   *   UNAVAILABLE          for half a minute the encoder or the index could not be reached
    */
   warm: handleServerStreamingCall<WarmRequest, WarmProgress>;
   /**
    * Moves a name to another model without a cold start: embeds the documents of
    * every collection and the popular queries with the other model, then lets the
    * name mean the other model on every sidecar. The old one serves until then.
-   *   NOT_FOUND            one of the models is not served here
-   *   FAILED_PRECONDITION  the name means that model already; or another migration
-   *                        is going on
-   *   ABORTED              a document cannot be embedded with the other model, or a
-   *                        model changed meanwhile: nothing has moved
-   *   UNAVAILABLE          Redis or the index cannot be reached: repeat the call
+   *   INVALID_ARGUMENT     an option is bad
+   *   NOT_FOUND            there is no such model here
+   *   RESOURCE_EXHAUSTED   for half a minute there was no room
+   *   FAILED_PRECONDITION  the name cannot mean that model; another migration is going
+   *                        on; the move before is not complete; the Redis of the index
+   *                        cannot hold one
+   *   ABORTED              a document cannot be embedded with the other model; the model
+   *                        became another version meanwhile; somebody else has moved the
+   *                        name meanwhile; Redis was away for too long
+   *   UNAVAILABLE          Redis cannot be reached; the index cannot be reached; the
+   *                        encoder cannot be reached; the name has moved, but not all
+   *                        documents have followed
+   * Unless the message says that the name has moved, it has not.
    */
   migrateModel: handleServerStreamingCall<MigrateModelRequest, MigrateModelProgress>;
-  /** Lets a name mean its own model again, on every sidecar. */
+  /**
+   * Lets a name mean its own model again, on every sidecar.
+   *   NOT_FOUND            there is no such model here
+   *   UNAVAILABLE          Redis cannot be reached: repeat the call
+   */
   rollbackModel: handleUnaryCall<RollbackModelRequest, RollbackModelResponse>;
   /**
    * Empties tiers of this sidecar alone. Nothing becomes invalid: what Redis
    * holds is served again.
+   *   INVALID_ARGUMENT     a tier is not of this sidecar alone
    */
   flush: handleUnaryCall<FlushRequest, FlushResponse>;
 }
 
 export interface CacheServiceClient extends Client {
-  /** Counters of this sidecar since it started, and the state of its tiers. */
+  /**
+   * Counters of this sidecar since it started, and the state of its tiers. A caller who
+   * may not administer is told of his namespaces only. Ends with no other status than
+   * those that every method has.
+   */
   stats(
     request: StatsRequest,
     callback: (error: ServiceError | null, response: StatsResponse) => void,
@@ -3976,8 +4091,13 @@ export interface CacheServiceClient extends Client {
   ): ClientUnaryCall;
   /**
    * Makes entries invalid on every sidecar that shares the same Redis.
-   *   UNAVAILABLE  Redis could not be told: this sidecar obeys at once, others
-   *                may still answer from cache; repeat the call.
+   *   INVALID_ARGUMENT     nothing is named; what is named is bad
+   *   NOT_FOUND            there is no such model here; there is no such reranker here;
+   *                        there is no such generator here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   FAILED_PRECONDITION  the model is loaded in another version than asked for
+   *   UNAVAILABLE          the encoder cannot be reached; the change is made, but other
+   *                        sidecars could not be told: repeat the call
    */
   invalidate(
     request: InvalidateRequest,
@@ -3997,7 +4117,11 @@ export interface CacheServiceClient extends Client {
   /**
    * Tells of documents that changed outside: what depends on them becomes invalid.
    * Programs that cannot call a sidecar write to the Redis stream instead: see
-   * docs/invalidation.md. Status as for Invalidate.
+   * docs/invalidation.md.
+   *   INVALID_ARGUMENT     there are no events, or too many; an event is bad
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   UNAVAILABLE          the change is made, but other sidecars could not be told:
+   *                        repeat the call
    */
   publishEvents(
     request: PublishEventsRequest,
@@ -4018,10 +4142,16 @@ export interface CacheServiceClient extends Client {
    * Fills the cache before it is needed, and tells how far it is about once a
    * second. What is cached already is skipped, so a warming that was cut short is
    * simply asked for again. Ends when the caller goes away.
-   * If every item failed, the call ends with the status of the first.
-   *   FAILED_PRECONDITION  popular queries are asked for but not tracked
-   *   UNAVAILABLE, RESOURCE_EXHAUSTED  the model or the index stayed away for half
-   *                        a minute
+   *   INVALID_ARGUMENT     there is nothing to warm; an option is bad; every item failed,
+   *                        the first with this
+   *   NOT_FOUND            every item failed, the first with this
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   for half a minute there was no room; for half a minute a quota
+   *                        of the namespace was used up
+   *   FAILED_PRECONDITION  popular queries are not tracked; every item failed, the first
+   *                        with this
+   *   INTERNAL             every item failed, the first with this
+   *   UNAVAILABLE          for half a minute the encoder or the index could not be reached
    */
   warm(request: WarmRequest, options?: Partial<CallOptions>): ClientReadableStream<WarmProgress>;
   warm(request: WarmRequest, metadata?: Metadata, options?: Partial<CallOptions>): ClientReadableStream<WarmProgress>;
@@ -4029,12 +4159,19 @@ export interface CacheServiceClient extends Client {
    * Moves a name to another model without a cold start: embeds the documents of
    * every collection and the popular queries with the other model, then lets the
    * name mean the other model on every sidecar. The old one serves until then.
-   *   NOT_FOUND            one of the models is not served here
-   *   FAILED_PRECONDITION  the name means that model already; or another migration
-   *                        is going on
-   *   ABORTED              a document cannot be embedded with the other model, or a
-   *                        model changed meanwhile: nothing has moved
-   *   UNAVAILABLE          Redis or the index cannot be reached: repeat the call
+   *   INVALID_ARGUMENT     an option is bad
+   *   NOT_FOUND            there is no such model here
+   *   RESOURCE_EXHAUSTED   for half a minute there was no room
+   *   FAILED_PRECONDITION  the name cannot mean that model; another migration is going
+   *                        on; the move before is not complete; the Redis of the index
+   *                        cannot hold one
+   *   ABORTED              a document cannot be embedded with the other model; the model
+   *                        became another version meanwhile; somebody else has moved the
+   *                        name meanwhile; Redis was away for too long
+   *   UNAVAILABLE          Redis cannot be reached; the index cannot be reached; the
+   *                        encoder cannot be reached; the name has moved, but not all
+   *                        documents have followed
+   * Unless the message says that the name has moved, it has not.
    */
   migrateModel(
     request: MigrateModelRequest,
@@ -4045,7 +4182,11 @@ export interface CacheServiceClient extends Client {
     metadata?: Metadata,
     options?: Partial<CallOptions>,
   ): ClientReadableStream<MigrateModelProgress>;
-  /** Lets a name mean its own model again, on every sidecar. */
+  /**
+   * Lets a name mean its own model again, on every sidecar.
+   *   NOT_FOUND            there is no such model here
+   *   UNAVAILABLE          Redis cannot be reached: repeat the call
+   */
   rollbackModel(
     request: RollbackModelRequest,
     callback: (error: ServiceError | null, response: RollbackModelResponse) => void,
@@ -4064,6 +4205,7 @@ export interface CacheServiceClient extends Client {
   /**
    * Empties tiers of this sidecar alone. Nothing becomes invalid: what Redis
    * holds is served again.
+   *   INVALID_ARGUMENT     a tier is not of this sidecar alone
    */
   flush(
     request: FlushRequest,
