@@ -180,6 +180,7 @@ async def attempt(call: Any) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.threat("Texts of users reach logs, metrics or traces")
 async def test_no_text_of_a_user_is_in_logs_metrics_traces_or_messages(
     form: str,
     launch: Launch,
@@ -224,6 +225,7 @@ async def test_no_text_of_a_user_is_in_logs_metrics_traces_or_messages(
     assert MARKER not in "".join(map(str, collector.spans))
 
 
+@pytest.mark.threat("Secrets reach logs, arguments or errors")
 async def test_the_password_of_redis_is_in_no_log(
     launch: Launch, client_of: Callable[[str], Sidecar]
 ) -> None:
@@ -255,6 +257,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.threat("Secrets reach logs, arguments or errors")
 def test_secrets_are_not_shown_among_the_settings() -> None:
     shown = run(
         "config",

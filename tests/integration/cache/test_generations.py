@@ -251,6 +251,7 @@ async def test_a_namespace_with_something_to_share_does_not_fall_out_of_memory(
     assert (await Generations(store).state("a")).epoch > before
 
 
+@pytest.mark.threat("A caller makes the sidecar hold ever more state")
 async def test_an_invalidation_is_refused_when_too_many_namespaces_wait_to_be_shared(
     store: Breakable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,6 +206,7 @@ async def test_too_many_tags_are_forgotten_and_none_of_their_entries_is_valid_ag
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.threat("A caller makes the sidecar hold ever more state")
 async def test_when_there_are_too_many_namespaces_the_oldest_go_and_nothing_of_them_is_valid_again(
     file: Path, monkeypatch: pytest.MonkeyPatch, *, in_memory: bool
 ) -> None:

@@ -111,6 +111,7 @@ async def fail_until_open(service: Encoders, embedder: RemoteEmbedder) -> None:
     assert is_open(service)
 
 
+@pytest.mark.threat("An upstream never answers")
 async def test_after_five_calls_in_a_row_that_nobody_answered_calls_fail_at_once(
     encoders: tuple[Encoders, str], connect: Connect
 ) -> None:
@@ -185,6 +186,7 @@ async def test_who_gives_an_encoder_no_time_does_not_close_the_way_for_others(
     assert not is_open(service)
 
 
+@pytest.mark.threat("An encoder of another version answers")
 async def test_the_version_is_known_before_calls_are_taken_again(
     encoders: tuple[Encoders, str], connect: Connect, eventually: Eventually
 ) -> None:

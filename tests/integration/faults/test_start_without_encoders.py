@@ -120,6 +120,7 @@ async def test_entries_of_a_service_that_is_away_are_served_too(
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.threat("An encoder of another version answers")
 async def test_entries_of_the_old_version_are_not_used_once_the_encoders_have_another(
     start: Start, start_front: Start, address: str, other_tiny_pack: Path, tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ async def test_what_is_damaged_is_as_if_it_were_not_there(
     assert (await status(front, "a text"))[0] is Code.UNAVAILABLE
 
 
+@pytest.mark.threat("Who writes to Redis says that a name means another model, or what a model is")
 async def test_who_writes_to_redis_without_the_key_cannot_say_what_a_model_is(
     start: Start,
     start_front: Start,

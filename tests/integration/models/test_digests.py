@@ -61,6 +61,7 @@ async def test_a_whole_pack_is_started(minilm_folder: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["model.onnx", "tokenizer.json", "modules.json", "sentence_bert_config.json"]
 )
+@pytest.mark.threat("A file of a pack was tampered with")
 async def test_a_file_of_a_built_in_pack_that_was_tampered_with_is_named(
     minilm_folder: Path, copy: Callable[[Path], Path], name: str
 ) -> None:
@@ -70,6 +71,7 @@ async def test_a_file_of_a_built_in_pack_that_was_tampered_with_is_named(
         await start("minilm", folder.parent)
 
 
+@pytest.mark.threat("A file of a pack was tampered with")
 async def test_who_changes_the_manifest_too_is_found_out(
     minilm_folder: Path, copy: Callable[[Path], Path]
 ) -> None:
@@ -108,6 +110,7 @@ def test_weights_beside_the_graph_that_were_tampered_with_are_named(
         read_decoder_pack(resolve("smollm2-135m", folder.parent))
 
 
+@pytest.mark.threat("A file of a pack was tampered with")
 async def test_a_folder_of_ones_own_is_started_only_as_it_was_pinned(
     minilm_folder: Path, copy: Callable[[Path], Path]
 ) -> None:

@@ -334,6 +334,7 @@ async def test_a_pair_of_surrogates_in_two_pieces_is_one_character(
 
 
 @pytest.mark.parametrize("prompt", ["Am I right?", CHAT])
+@pytest.mark.threat("An upstream sends without end")
 async def test_a_service_that_does_not_stop_is_an_error_and_its_call_is_ended(
     prompt: Any, openai_server: Any, connect: Any, eventually: Any
 ) -> None:
@@ -345,6 +346,7 @@ async def test_a_service_that_does_not_stop_is_an_error_and_its_call_is_ended(
     await eventually(lambda: openai_server.disconnects == 1)
 
 
+@pytest.mark.threat("An upstream sends without end")
 async def test_a_service_that_never_ends_its_answer_has_only_so_long(
     openai_server: Any, connect: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

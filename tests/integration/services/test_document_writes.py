@@ -5,6 +5,7 @@ thrown away than that.
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +164,32 @@ async def test_a_call_that_is_cut_short_while_it_announces_still_does(
     await cut_short(sidecar, call)
     let_go.set()
     await until_found(sidecar, "aaaa", ["a1", "a3"])
+
+
+async def test_a_failure_that_no_caller_waits_for_any_more_is_no_error_of_the_sidecar(
+    monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    index, held, let_go = MemoryIndex(), asyncio.Event(), asyncio.Event()
+    writer = DocumentWriter(index, Generations(LocalGenerations(None)), UNSALTED)
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+
+    async def fails(*_: Any) -> None:
+        held.set()
+        await let_go.wait()
+        raise IndexUnavailableError("down")
+
+    monkeypatch.setattr(index, "upsert", fails)
+    call = asyncio.create_task(writer.upsert(Collection("n", "c", "m", "1", 4), [whole("a", 1)]))
+    await eventually(held.is_set)
+    call.cancel()
+    await asyncio.wait([call])
+    let_go.set()
+    await writer.close()
+    del call
+    gc.collect()
+    assert complaints == []
+    await index.close()
 
 
 async def test_who_closes_waits_for_what_callers_went_away_from(

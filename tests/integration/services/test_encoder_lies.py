@@ -74,6 +74,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+@pytest.mark.threat("An encoder answers with NaN or the wrong number of vectors")
 async def test_a_wrong_number_of_vectors_fails_every_input_and_none_is_stored(
     lie: embed_pb2.EmbedResponse, liar: tuple[Liar, Sidecar]
 ) -> None:
@@ -92,6 +93,7 @@ async def test_a_wrong_number_of_vectors_fails_every_input_and_none_is_stored(
     [[np.nan, 0], [0, np.inf], [1, 2, 3], [1], []],
     ids=["nan", "infinity", "too long", "too short", "empty"],
 )
+@pytest.mark.threat("A caller spoils the batch of others")
 async def test_a_vector_that_is_none_fails_its_input_alone_and_is_not_stored(
     bad: list[float], liar: tuple[Liar, Sidecar]
 ) -> None:
@@ -105,6 +107,7 @@ async def test_a_vector_that_is_none_fails_its_input_alone_and_is_not_stored(
     assert await front.tiers("one", "two", "three") == ["HOT", "COMPUTED", "HOT"]
 
 
+@pytest.mark.threat("An encoder answers with NaN or the wrong number of vectors")
 async def test_bytes_of_a_vector_that_are_no_floats_fail_their_input(
     liar: tuple[Liar, Sidecar],
 ) -> None:

@@ -125,6 +125,9 @@ FORGERIES: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES)
+@pytest.mark.threat(
+    "Who writes to Redis or the disk forges a vector, copies one to another key, or cuts it short"
+)
 async def test_a_forged_vector_is_never_served(
     start: Start,
     redis_server: DevRedis,
@@ -160,6 +163,9 @@ async def test_without_encryption_a_forged_vector_is_served(
     assert await client.vectors("one") != [truth]
 
 
+@pytest.mark.threat(
+    "Who writes to Redis or the disk forges a vector, copies one to another key, or cuts it short"
+)
 async def test_a_value_of_another_namespace_is_never_served(
     start: Start, redis_server: DevRedis, attacker: Attacker, sealed: dict[str, Any]
 ) -> None:
@@ -175,6 +181,9 @@ async def test_a_value_of_another_namespace_is_never_served(
     assert await refused(client) == {"entries": 2}
 
 
+@pytest.mark.threat(
+    "Who writes to Redis or the disk forges a vector, copies one to another key, or cuts it short"
+)
 async def test_a_forged_vector_on_disk_is_never_served(
     start: Start, tmp_path: Path, sealed: dict[str, Any]
 ) -> None:
@@ -199,6 +208,7 @@ async def test_a_forged_vector_on_disk_is_never_served(
 # Values from before an invalidation
 
 
+@pytest.mark.threat("Who writes to Redis puts back a value from before an invalidation")
 async def test_a_value_from_before_the_invalidation_of_its_tag_is_not_served(
     start: Start,
     redis_server: DevRedis,
@@ -219,6 +229,7 @@ async def test_a_value_from_before_the_invalidation_of_its_tag_is_not_served(
         assert await asked.tiers("one", tags=["t"]) == ["COMPUTED"]
 
 
+@pytest.mark.threat("Who writes to Redis puts back a value from before an invalidation")
 async def test_a_value_from_before_the_invalidation_of_its_namespace_is_not_served(
     start: Start, redis_server: DevRedis, attacker: Attacker, sealed: dict[str, Any]
 ) -> None:
@@ -274,6 +285,7 @@ FORGED_EVENTS = {
 
 
 @pytest.mark.parametrize("event", FORGED_EVENTS.values(), ids=FORGED_EVENTS)
+@pytest.mark.threat("Who writes to Redis forges an invalidation")
 async def test_a_forged_invalidation_costs_hits_and_never_a_right_answer(
     start: Start,
     redis_server: DevRedis,
@@ -295,6 +307,7 @@ async def test_a_forged_invalidation_costs_hits_and_never_a_right_answer(
 
 
 @pytest.mark.parametrize("epoch", ["inf", "nan", "x", "-1", "9" * 50])
+@pytest.mark.threat("Who writes to Redis forges an invalidation")
 async def test_state_that_makes_no_sense_costs_hits_and_never_a_right_answer(
     start: Start,
     redis_server: DevRedis,
@@ -315,6 +328,9 @@ async def test_state_that_makes_no_sense_costs_hits_and_never_a_right_answer(
 # Answers of every kind
 
 
+@pytest.mark.threat(
+    "Who writes to Redis or the disk forges a vector, copies one to another key, or cuts it short"
+)
 async def test_answers_of_every_kind_are_not_mixed_up(
     start: Start,
     redis_server: DevRedis,
@@ -356,6 +372,7 @@ async def test_answers_of_every_kind_are_not_mixed_up(
 
 
 @pytest.mark.parametrize("encrypts", [True, False])
+@pytest.mark.threat("Who writes to Redis forges a semantic match")
 async def test_a_forged_semantic_match_answers_nobody_where_records_are_sealed(
     start: Start,
     redis_server: DevRedis,
@@ -398,6 +415,7 @@ async def test_a_forged_semantic_match_answers_nobody_where_records_are_sealed(
 
 
 @pytest.mark.parametrize("encrypts", [True, False])
+@pytest.mark.threat("Who writes to Redis forges popular queries")
 async def test_forged_popular_queries_are_not_warmed_where_they_are_sealed(
     start: Start,
     redis_server: DevRedis,
@@ -425,6 +443,7 @@ async def test_forged_popular_queries_are_not_warmed_where_they_are_sealed(
 
 
 @pytest.mark.parametrize("encrypts", [True, False])
+@pytest.mark.threat("Who writes to Redis says that a name means another model, or what a model is")
 async def test_a_forged_move_is_not_obeyed_where_moves_are_sealed(
     start: Start,
     redis_server: DevRedis,
@@ -448,6 +467,7 @@ async def test_a_forged_move_is_not_obeyed_where_moves_are_sealed(
 # Keys
 
 
+@pytest.mark.threat("A key has leaked")
 async def test_keys_are_rotated_in_a_sidecar_that_goes_on(
     start: Start,
     redis_server: DevRedis,
@@ -492,6 +512,7 @@ async def test_keys_are_rotated_in_a_sidecar_that_goes_on(
         ({"encryption": {"keys_file": "empty"}}, "encryption.keys_file: .* no key"),
     ],
 )
+@pytest.mark.threat("Who reads Redis tests guesses of texts against the keys")
 async def test_a_sidecar_with_secrets_that_cannot_be_used_does_not_start(
     start: Start,
     sealed: dict[str, Any],

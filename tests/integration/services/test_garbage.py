@@ -117,6 +117,7 @@ async def test_random_bytes_never_hurt(sidecar: Sidecar, method: str, raw: bytes
 
 @small
 @given(request_=requests())
+@pytest.mark.threat("A caller sends hostile bytes")
 async def test_every_request_that_can_be_parsed_is_answered_or_refused(
     sidecar: Sidecar, request_: embed_pb2.EmbedRequest
 ) -> None:
@@ -131,6 +132,7 @@ async def test_every_request_that_can_be_parsed_is_answered_or_refused(
     request_=requests(),
     changes=st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 255)), max_size=4),
 )
+@pytest.mark.threat("A caller sends hostile bytes")
 async def test_requests_with_broken_bytes_never_hurt(
     sidecar: Sidecar, request_: embed_pb2.EmbedRequest, changes: list[tuple[int, int]]
 ) -> None:

@@ -190,6 +190,8 @@ def values_on(folder: Path) -> list[bytes]:
     return values
 
 
+@pytest.mark.threat("Who reads Redis reads texts or vectors")
+@pytest.mark.threat("Who reads Redis tests guesses of texts against the keys")
 async def test_nothing_in_redis_on_disk_or_in_logs_shows_what_users_said(
     begin: Start,
     redis_server: DevRedis,
@@ -222,6 +224,7 @@ async def test_nothing_in_redis_on_disk_or_in_logs_shows_what_users_said(
     assert shown(logs, vectors) == []
 
 
+@pytest.mark.threat("Who reads the disk reads texts or vectors")
 async def test_nothing_on_the_disk_of_a_sidecar_without_redis_shows_what_users_said(
     begin: Start, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ async def queued(sidecar: Sidecar, count: int) -> None:
             pass
 
 
+@pytest.mark.threat("A caller asks for more than the model can do")
 async def test_a_miss_that_would_come_too_late_is_refused_at_once_and_told_when_to_try_again(
     busy: tuple[Sidecar, asyncio.Task[Any]], held_model: HeldModel
 ) -> None:
@@ -76,6 +77,7 @@ async def test_a_miss_that_would_come_too_late_is_refused_at_once_and_told_when_
     await running
 
 
+@pytest.mark.threat("A caller asks for more than the model can do")
 async def test_hits_are_never_refused(
     busy: tuple[Sidecar, asyncio.Task[Any]], held_model: HeldModel
 ) -> None:
@@ -124,6 +126,7 @@ async def test_the_pair_of_a_reranker_is_refused_like_a_text(
 
 
 @pytest.mark.parametrize(("share", "is_taken"), [(1, False), (10, True)])
+@pytest.mark.threat("A caller takes the model for himself")
 async def test_a_namespace_with_a_larger_share_has_less_to_wait_for(
     share: int,
     is_taken: bool,

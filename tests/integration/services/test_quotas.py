@@ -88,6 +88,7 @@ async def refusals(sidecar: Sidecar) -> dict[tuple[str, str], int]:
 # --- Items a second ----------------------------------------------------------------------------
 
 
+@pytest.mark.threat("A caller takes the model for himself")
 async def test_a_namespace_that_asks_for_too_much_is_refused_and_others_are_not(
     start: Start, quotas: Quotas
 ) -> None:
@@ -301,6 +302,7 @@ async def test_hits_and_what_is_being_computed_already_need_no_place(
     await running
 
 
+@pytest.mark.threat("A caller takes the model for himself")
 async def test_another_namespace_may_compute_meanwhile(
     busy: tuple[Sidecar, Any], held_model: HeldModel
 ) -> None:
@@ -383,6 +385,7 @@ async def hot_bytes(sidecar: Sidecar) -> dict[str, int]:
     return sums
 
 
+@pytest.mark.threat("A caller fills the memory")
 async def test_a_namespace_keeps_within_its_bytes_and_pushes_out_nothing_of_others(
     start: Start, quotas: Quotas
 ) -> None:

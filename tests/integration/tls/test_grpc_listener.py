@@ -78,6 +78,7 @@ async def test_who_speaks_tls_to_a_plain_port_fails_cleanly_and_others_are_serve
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+@pytest.mark.threat("A stranger reads calls on the wire")
 async def test_versions_before_1_2_and_ciphers_without_authentication_are_refused(
     start: Start, tls: dict[str, Any]
 ) -> None:
@@ -95,6 +96,7 @@ async def test_versions_before_1_2_and_ciphers_without_authentication_are_refuse
         )
 
 
+@pytest.mark.threat("A stranger without a certificate calls")
 async def test_with_mutual_tls_only_callers_with_a_good_certificate_are_served(
     start: Start,
     mutual_tls: dict[str, Any],

@@ -64,6 +64,7 @@ async def test_the_openai_api_is_served_over_tls(
     assert await status(http, url, caller, anonymous=True) == 200
 
 
+@pytest.mark.threat("A stranger without a certificate calls")
 async def test_with_mutual_tls_the_openai_api_is_for_callers_with_a_good_certificate(
     start: Start,
     mutual_tls: dict[str, Any],
@@ -81,6 +82,7 @@ async def test_with_mutual_tls_the_openai_api_is_for_callers_with_a_good_certifi
             await status(http, url, unknown, anonymous=False)
 
 
+@pytest.mark.threat("A stranger without a certificate calls")
 async def test_with_mutual_tls_probes_need_no_certificate_and_metrics_do(
     start: Start, mutual_tls: dict[str, Any], http: aiohttp.ClientSession, caller: Party
 ) -> None:
@@ -181,6 +183,7 @@ async def test_authorities_of_callers_are_replaced_too(
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+@pytest.mark.threat("A stranger reads calls on the wire")
 async def test_versions_before_1_2_and_ciphers_without_authentication_are_refused(
     start: Start, tls: dict[str, Any]
 ) -> None:

@@ -171,6 +171,7 @@ async def test_an_answer_that_has_begun_goes_on_over_its_connection(
     await client.close()
 
 
+@pytest.mark.threat("A stranger poses as the encoder pool")
 async def test_what_is_wrong_with_certificates_is_logged_once_and_told_to_callers(
     start: Start,
     service: Service,

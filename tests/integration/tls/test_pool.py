@@ -149,6 +149,7 @@ async def test_certificates_that_cannot_be_read_leave_those_before_in_use_and_ar
     assert len(told()) == 1
 
 
+@pytest.mark.threat("A stranger poses as the encoder pool")
 async def test_what_is_wrong_with_certificates_is_logged_once_and_told_to_callers(
     start: Start,
     tls: dict[str, Any],

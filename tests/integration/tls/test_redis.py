@@ -168,6 +168,7 @@ async def test_connections_to_a_cluster_use_the_files_too(
     ],
     ids=["its authority is not known", "ours is not known to it"],
 )
+@pytest.mark.threat("A stranger poses as Redis")
 async def test_without_trust_a_sidecar_works_without_redis_and_says_why(
     start: Start,
     end: TlsEnd,

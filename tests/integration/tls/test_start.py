@@ -61,6 +61,7 @@ async def test_a_certificate_that_cannot_be_used_is_named(
 
 @pytest.mark.parametrize("name", ADDRESSES)
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "10.0.0.1", "cache.internal"])  # noqa: S104
+@pytest.mark.threat("A stranger reaches a sidecar that was opened by mistake")
 def test_an_address_that_others_reach_needs_tls_or_an_explicit_setting(
     name: str, host: str, server: Party, tls: dict[str, Any]
 ) -> None:
@@ -102,6 +103,7 @@ def some_group() -> grp.struct_group:
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(None, 0o660), ("0600", 0o600), ("666", 0o666)])
+@pytest.mark.threat("Another user of the machine connects to the socket")
 async def test_the_socket_has_the_mode_that_is_set(
     start: Start, socket_path: Path, mode: str | None, expected: int
 ) -> None:
@@ -136,6 +138,7 @@ async def test_a_group_that_this_user_may_not_give_is_named(
         await start(server={"socket": str(socket_path), "socket_group": "1"})
 
 
+@pytest.mark.threat("Another user of the machine connects to the socket")
 async def test_nobody_else_may_connect_before_the_socket_has_its_group(
     start: Start, socket_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ async def test_a_sidecar_has_certificates_for_its_verifier_and_keeps_the_token_f
     assert access.token is None
 
 
+@pytest.mark.threat("A stranger poses as the semantic verifier")
 async def test_nothing_is_accepted_by_a_verifier_that_cannot_be_trusted_and_the_log_says_why(
     address: str,
     caller: Party,

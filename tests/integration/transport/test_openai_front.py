@@ -47,6 +47,7 @@ async def test_a_model_may_be_asked_for_by_name(front: Front) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://example.com", "http://127.0.0.1", "null"])
+@pytest.mark.threat("A page in a browser calls the OpenAI API")
 async def test_web_pages_are_refused(front: Front, services: FakeServices, origin: str) -> None:
     status, answer, _ = await front.post("embeddings", TEXT, Origin=origin)
     assert (status, answer["error"]["code"]) == (403, "origin")
@@ -56,6 +57,7 @@ async def test_web_pages_are_refused(front: Front, services: FakeServices, origi
 @pytest.mark.parametrize(
     "host", ["example.com", "example.com:80", "127.0.0.1.example.com", "", "["]
 )
+@pytest.mark.threat("A page in a browser calls the OpenAI API")
 async def test_names_of_other_hosts_are_refused(front: Front, host: str) -> None:
     status, answer, _ = await front.send("GET", "models", headers={"Host": host})
     assert (status, answer["error"]["code"]) == (403, "host")

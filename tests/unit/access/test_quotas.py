@@ -310,6 +310,7 @@ async def test_computations_that_nobody_asked_for_take_no_place() -> None:
 # Many namespaces
 
 
+@pytest.mark.threat("A caller makes the sidecar hold ever more state")
 def test_namespaces_beyond_the_bound_share_a_meter_but_those_with_a_quota_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

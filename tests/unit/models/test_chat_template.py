@@ -199,6 +199,7 @@ def test_a_template_that_cannot_be_compiled_is_an_error_of_the_set_up(
         "{% include '/etc/hostname' %}",
     ],
 )
+@pytest.mark.threat("A pack brings code")
 def test_a_template_cannot_leave_the_sandbox(source: str) -> None:
     with pytest.raises(InputRejectedError, match="fails on this conversation"):
         render(source)
@@ -320,6 +321,7 @@ CALLS = (
     ],
     ids=["loops", "macros", "calls"],
 )
+@pytest.mark.threat("A pack brings code")
 def test_a_template_cannot_go_on_for_ever(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_jinja, "MAX_SECONDS", 0.05)
     with pytest.raises(InputRejectedError, match="takes too long"):

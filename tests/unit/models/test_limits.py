@@ -71,6 +71,7 @@ def inside_a_function(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     "how", [add_node("PyOp", "ai.onnx.contrib"), inside_a_branch, inside_a_function]
 )
+@pytest.mark.threat("A pack brings code")
 def test_operators_from_libraries_are_refused(make_pack: Any, how: Any) -> None:
     with pytest.raises(SetupError, match=r"the operator 'PyOp' of .* is not one of ONNX or"):
         read_pack(change(make_pack.text(), how))
@@ -88,6 +89,7 @@ def test_functions_of_the_graphs_own_are_no_libraries(make_pack: Any) -> None:
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "a/../../secret", "link"])
+@pytest.mark.threat("A pack points outside of its folder")
 def test_weights_outside_of_the_pack_are_refused(make_pack: Any, location: str) -> None:
     folder = make_pack.text()
     (folder.parent / "secret").write_bytes(bytes(72))
@@ -166,6 +168,7 @@ def test_a_place_that_is_written_twice_is_checked_twice(make_pack: Any) -> None:
         ("MAX_RANK", 2, "has a shape of more than 2 dimensions"),
     ],
 )
+@pytest.mark.threat("A pack is of absurd size")
 def test_a_graph_of_absurd_size_is_refused(
     make_pack: Any, monkeypatch: pytest.MonkeyPatch, constant: str, value: int, message: str
 ) -> None:
@@ -176,6 +179,7 @@ def test_a_graph_of_absurd_size_is_refused(
         read_pack(folder)
 
 
+@pytest.mark.threat("A pack is of absurd size")
 def test_weights_of_absurd_size_are_refused(
     make_pack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +264,7 @@ def test_merges_with_their_prefix_are_taken(tmp_path: Path) -> None:
         assert tokens.ids == [2]
 
 
+@pytest.mark.threat("A pack is of absurd size")
 def test_a_vocabulary_of_absurd_size_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +290,7 @@ class Harm:
         return (os.mkdir, ("harm",))
 
 
+@pytest.mark.threat("A pack brings code")
 def test_no_code_of_a_pack_is_run(
     make_pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_manifest_lists_all_but_itself_and_what_is_hidden(pack: Path) -> None:
     assert write_manifest(pack) == first == read_manifest(pack)
 
 
+@pytest.mark.threat("A pack points outside of its folder")
 def test_a_link_out_of_the_folder_is_refused(pack: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.json").write_text("{}")
     (pack / "config.json").symlink_to("../secret.json")

@@ -72,6 +72,7 @@ def test_without_known_vulnerabilities_it_passes(
     assert "2 entries of locks asked for, 0 vulnerable, 0 not asked" in capsys.readouterr().out
 
 
+@pytest.mark.threat("A dependency is swapped or known to be vulnerable")
 def test_a_vulnerable_package_is_named_with_the_version_that_is_not(
     lock: Path, advisories: Advisories, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +149,7 @@ def test_all_locks_of_the_project_are_asked_for() -> None:
     assert all(len(read_lock(path)) > 5 for path in audit.LOCKS)
 
 
+@pytest.mark.threat("A dependency is swapped or known to be vulnerable")
 def test_a_package_without_a_hash_is_refused(lock: Path) -> None:
     lock.write_text("good==1.0\n")
     with pytest.raises(ValueError, match="good has no hash"):

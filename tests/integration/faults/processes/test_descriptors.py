@@ -110,6 +110,7 @@ async def test_without_descriptors_open_connections_are_served_and_the_rest_come
     await client_of(address).embed("old")
 
 
+@pytest.mark.threat("A stranger takes every connection there is")
 async def test_idle_connections_leave_descriptors_for_what_the_sidecar_needs_itself(
     launch: Launch,
     client_of: ClientOf,

@@ -23,6 +23,7 @@ FAST = [
 ]
 
 
+@pytest.mark.threat("An upstream never answers")
 async def test_no_call_fails_when_one_of_two_encoders_freezes_and_a_frozen_pool_is_left_alone(
     launch: Launch,
     start_front: Start,

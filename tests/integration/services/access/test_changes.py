@@ -35,6 +35,7 @@ async def until(wanted: str, client: Any, **fields: Any) -> None:
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.threat("A caller with a withdrawn token goes on")
 async def test_a_withdrawn_token_is_refused_and_a_new_one_taken(
     start: Start, policy: Any, known_as: KnownAs, client_of: Any, show: Any
 ) -> None:
@@ -67,6 +68,7 @@ async def test_a_caller_who_lost_a_namespace_gets_nothing_of_it_not_even_by_the_
     assert await shop.tiers("a text") == ["HOT"]
 
 
+@pytest.mark.threat("A caller with a withdrawn token goes on")
 async def test_a_caller_who_is_no_longer_named_is_refused_in_a_stream_that_was_open(
     start: Start, policy: Any, known_as: KnownAs
 ) -> None:

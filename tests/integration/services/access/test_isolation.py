@@ -125,6 +125,7 @@ def begin(start: Start, policy: Any, known_as: KnownAs, openai_server: Any) -> S
 
 
 @EACH_KIND
+@pytest.mark.threat("A caller is answered from what another namespace has cached")
 async def test_no_hit_in_memory(begin: Start, ask: Ask) -> None:
     shop, bank, _ = await begin()
     # The third time, the whole response is stored under the bytes of the request.
@@ -134,6 +135,7 @@ async def test_no_hit_in_memory(begin: Start, ask: Ask) -> None:
 
 
 @EACH_KIND
+@pytest.mark.threat("A caller is answered from what another namespace has cached")
 async def test_no_hit_on_disk(begin: Start, ask: Ask, tmp_path: Path) -> None:
     shop, bank, admin = await begin(disk=tmp_path / "disk")
     assert await ask(shop) == "COMPUTED"
@@ -146,6 +148,7 @@ async def test_no_hit_on_disk(begin: Start, ask: Ask, tmp_path: Path) -> None:
 
 
 @EACH_KIND
+@pytest.mark.threat("A caller is answered from what another namespace has cached")
 async def test_no_hit_in_redis(begin: Start, ask: Ask, redis_server: DevRedis) -> None:
     shared = {"redis": redis_server, "index": {"url": redis_server.url}}
     shop, *_ = await begin(**shared)
@@ -158,6 +161,7 @@ async def test_no_hit_in_redis(begin: Start, ask: Ask, redis_server: DevRedis) -
 
 
 @pytest.mark.parametrize("ask", [embed, search], ids=lambda ask: ask.__name__)
+@pytest.mark.threat("A caller shares a computation with another namespace")
 async def test_no_share_in_a_computation_under_way(begin: Start, ask: Ask, held_model: Any) -> None:
     held_model.holds = False
     shop, bank, admin = await begin()
@@ -173,6 +177,7 @@ async def test_no_share_in_a_computation_under_way(begin: Start, ask: Ask, held_
         assert sorted(own) == ["COALESCED", "COMPUTED"]
 
 
+@pytest.mark.threat("A caller shares a computation with another namespace")
 async def test_no_share_in_a_generation_under_way(begin: Start, openai_server: Any) -> None:
     shop, bank, admin = await begin()
     openai_server.hold_after = 0
@@ -191,6 +196,7 @@ async def test_no_share_in_a_generation_under_way(begin: Start, openai_server: A
 # --- Answers that are alike, and parts of prompts ----------------------------------------------
 
 
+@pytest.mark.threat("A caller is answered from what another namespace has cached")
 async def test_no_answer_to_a_query_that_means_the_same(begin: Start) -> None:
     shop, bank, _ = await begin()
     await shop.search(ONE, semantic=ON)
@@ -219,6 +225,7 @@ async def test_no_answer_that_another_sidecar_told_of(begin: Start, redis_server
     assert (await bank.generate(SAME, temperature=0, semantic=ON)).text != own
 
 
+@pytest.mark.threat("A caller shares a computation with another namespace")
 async def test_no_block_of_a_prompt_that_was_read(
     begin: Start, smollm2_folder: Path, redis_server: DevRedis
 ) -> None:
@@ -248,6 +255,7 @@ async def test_no_block_of_a_prompt_that_was_read(
 # --- What is known of others -------------------------------------------------------------------
 
 
+@pytest.mark.threat("A caller sees the statistics of another namespace")
 async def test_statistics_are_of_his_own_namespaces(begin: Start) -> None:
     shop, bank, admin = await begin()
     for client in (shop, bank):
@@ -273,6 +281,7 @@ async def test_statistics_are_of_his_own_namespaces(begin: Start) -> None:
             assert tier.answered == sum(counts)
 
 
+@pytest.mark.threat("A caller sees the statistics of another namespace")
 async def test_figures_of_the_whole_sidecar_are_for_administrators(
     begin: Start, tmp_path: Path
 ) -> None:

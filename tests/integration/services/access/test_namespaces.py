@@ -81,6 +81,7 @@ def test_every_field_that_names_a_namespace_is_tried(every_method: list[Any]) ->
     assert fields == FOREIGN.keys() | NOT_LOOKED_AT
 
 
+@pytest.mark.threat("A caller uses the namespace of another")
 async def test_the_namespace_of_another_is_refused_in_every_field_and_changes_nothing(
     begin: Start, known_as: KnownAs, every_method: list[Any], end_of: EndOf
 ) -> None:

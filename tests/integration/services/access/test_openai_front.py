@@ -88,6 +88,7 @@ async def failures(front: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer no-such-token-here", "Basic dXNlcjpwYXNz"])
+@pytest.mark.threat("A caller without a token calls")
 async def test_no_route_is_for_strangers_and_nothing_of_their_body_is_read(
     front: Any, authorization: str
 ) -> None:
@@ -126,6 +127,7 @@ async def test_an_api_key_is_a_token(client: Front) -> None:
     assert [model.id async for model in client("shop").models.list()] == ["tiny", "echo"]
 
 
+@pytest.mark.threat("A caller uses the namespace of another")
 async def test_the_namespace_of_another_is_forbidden(client: Front) -> None:
     with pytest.raises(openai.PermissionDeniedError, match="may not use this namespace"):
         await client("shop").embeddings.create(
@@ -163,6 +165,7 @@ async def test_what_is_stored_whole_is_the_callers_on_one_connection_of_two(
     assert tiers == ["computed", "hot", "hot", "computed", "hot", "hot"]
 
 
+@pytest.mark.threat("A page in a browser calls the OpenAI API")
 async def test_web_pages_are_refused_whatever_token_they_have(front: Any, policy: Any) -> None:
     bearer = f"Bearer {policy.token('shop')}"
     status, _, answer = await send(

@@ -28,6 +28,7 @@ def right_of(method: Any) -> str:
     return RIGHTS[f"{method.containing_service.full_name}/{method.name}"].value
 
 
+@pytest.mark.threat("A caller without a token calls")
 async def test_no_method_is_for_strangers(
     start: Start, policy: Any, every_method: list[Any], end_of: EndOf
 ) -> None:
@@ -38,6 +39,7 @@ async def test_no_method_is_for_strangers(
 
 
 @pytest.mark.parametrize("right", ["read", "write", "administer"])
+@pytest.mark.threat("A reader changes or invalidates something")
 async def test_a_right_is_for_its_methods_and_no_others(
     start: Start, policy: Any, known_as: KnownAs, every_method: list[Any], end_of: EndOf, right: str
 ) -> None:
@@ -66,6 +68,7 @@ async def test_a_right_is_for_its_methods_and_no_others(
         "Bearer the-secret-token-of-shop,Bearer the-secret-token-of-shop",
     ],
 )
+@pytest.mark.threat("Secrets reach logs, arguments or errors")
 async def test_what_is_not_a_known_token_is_unauthenticated_and_not_quoted(
     start: Start, policy: Any, client_of: Any, show: Any, authorization: str
 ) -> None:
