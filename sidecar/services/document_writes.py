@@ -84,8 +84,14 @@ class DocumentWriter:
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            # Where the caller went away nobody else looks at it, which asyncio would complain of.
+            task.exception()
 
     async def _upsert(
         self, collection: Collection, documents: Sequence[Document], most: int | None
