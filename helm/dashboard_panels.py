@@ -267,7 +267,7 @@ _MODELS = [
         "Inputs not computed",
         "ops",
         {
-            f"{_MODEL}, queue full": _of_model("embercache_model_shed_total"),
+            f"{_MODEL}, refused": _of_model("embercache_model_shed_total"),
             f"{_MODEL}, nobody waits": _of_model("embercache_model_abandoned_total"),
         },
     ),
@@ -325,6 +325,61 @@ _GENERATORS = [
     ),
 ]
 
+_PROTECTION = [
+    _graph(
+        "Values that no sidecar has sealed for where they were",
+        "ops",
+        {
+            "{{tier}} {{what}}, {{reason}}": _rate(
+                "embercache_forged_values_total", "tier, what, reason", where=_CHOSEN
+            )
+        },
+        "unknown_key: keys were changed, or sidecars have different ones. Others: somebody else"
+        " writes there.",
+    ),
+    _graph(
+        "Calls refused by quotas",
+        "ops",
+        {
+            "{{component}} {{exported_namespace}}, {{quota}}": _rate(
+                "embercache_quota_refusals_total",
+                "component, exported_namespace, quota",
+                where=_CHOSEN,
+            )
+        },
+        "By namespace of the cache.",
+    ),
+    _graph(
+        "Inputs that would come too late",
+        "ops",
+        {
+            f"{_MODEL}, refused": _of_model("embercache_model_refused_late_total"),
+            f"{_MODEL}, dropped from the queue": _of_model("embercache_model_dropped_late_total"),
+        },
+        "After the deadlines of their callers.",
+    ),
+    _graph(
+        "Pods that leave something alone after failures",
+        "short",
+        {
+            "{{component}}, {{upstream}}": _sum(
+                "embercache_breaker_open", "component, upstream", _CHOSEN
+            )
+        },
+    ),
+    _graph(
+        "Time until the first certificate ends",
+        "s",
+        {
+            "{{component}}": _sum(
+                "embercache_certificate_expiry_timestamp_seconds", "component", _CHOSEN, "min"
+            )
+            + " - time()"
+        },
+        "Of those that the sidecars and encoders listen with.",
+    ),
+]
+
 _INJECTOR_PODS = 'component="injector"'
 _INJECTOR = [
     _graph(
@@ -373,5 +428,6 @@ ROWS = {
     "Memory and disk": _MEMORY,
     "Models and the encoder pool": _MODELS,
     "Generators": _GENERATORS,
+    "Protection": _PROTECTION,
     "Injector": _INJECTOR,
 }

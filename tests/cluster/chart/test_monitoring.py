@@ -13,10 +13,12 @@ import yaml
 from embercache.v1 import cache_pb2, common_pb2
 from prometheus_client import CollectorRegistry
 
+from sidecar.cache.breaker import Breaker
 from sidecar.injector import annotations
 from sidecar.injector.container import METRICS_PORT_NAME
 from sidecar.injector.metrics import InjectorMetrics
 from sidecar.telemetry.metrics import CallMetrics, StatsCollector
+from sidecar.transport.certificate import CertificateMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -213,6 +215,9 @@ def every_metric() -> Iterator[tuple[str, Metric]]:
     prefix = cache_pb2.PrefixStats(
         reused_tokens=counts, bandwidths=[{"tier": common_pb2.TIER_WARM, "bytes_per_second": 1}]
     )
+    # A certificate and what is left alone tell of themselves.
+    CertificateMetrics(sidecar, "embercache")
+    breaker = Breaker("index")
     usage = cache_pb2.UsageStats(kind="embed", namespace="n", model="m", answered=counts)
     band = cache_pb2.SemanticStats.Band(answered=1)
     stats = cache_pb2.StatsResponse(
@@ -223,6 +228,8 @@ def every_metric() -> Iterator[tuple[str, Metric]]:
         generators=[cache_pb2.GeneratorStats(name="g", prefix=prefix)],
         usage=[usage],
         semantic=[cache_pb2.SemanticStats(namespace="n", bands=[band])],
+        quotas=[cache_pb2.QuotaStats(namespace="n", quota="computations", refusals=1)],
+        forged=[cache_pb2.ForgedStats(tier=common_pb2.TIER_WARM, what="entries", reason="forged")],
     )
     sidecar.register(StatsCollector(lambda: stats))
     injector = InjectorMetrics()
@@ -230,6 +237,7 @@ def every_metric() -> Iterator[tuple[str, Metric]]:
     for component, registry in (("sidecar", sidecar), ("injector", injector.registry)):
         for metric in registry.collect():
             yield component, metric
+    assert breaker.closed
 
 
 def queries_of_dashboard(helm: Any) -> Iterator[tuple[str, str, str]]:
