@@ -230,7 +230,7 @@ class Generations:
             if sum(len(each.unshared) for each in self._states.values()) > MAX_ALL_UNSHARED_TAGS:
                 most = max(self._states.values(), key=lambda each: len(each.unshared))
                 most.invalidate_all_unshared(self._now_us())
-            raise InvalidationNotSharedError(str(error)) from error
+            raise _not_shared(error) from error
 
     async def invalidate_namespace(self, namespace: str) -> None:
         """Invalidates every entry of a namespace.
@@ -250,7 +250,7 @@ class Generations:
         except StoreUnavailableError as error:
             self._refuse_if_too_many(state)
             state.raise_unshared(scope, self._now_us())
-            raise InvalidationNotSharedError(str(error)) from error
+            raise _not_shared(error) from error
 
     def _refuse_if_too_many(self, state: NamespaceState) -> None:
         """Keeps room for what the store has to be told of: a namespace with such stays here."""
@@ -279,7 +279,7 @@ class Generations:
         try:
             await self._store.remove(state.name, keys)
         except StoreUnavailableError as error:
-            raise InvalidationNotSharedError(str(error)) from error
+            raise _not_shared(error) from error
 
     async def synchronise(self, most: int = MAX_NAMESPACES) -> None:
         """Brings states in memory and the store together, those first that have waited longest.
@@ -325,6 +325,12 @@ class Generations:
         """Makes every tag unknown: some invalidations may have been missed."""
         for state in self._states.values():
             state.forget_tags()
+
+
+def _not_shared(error: StoreUnavailableError) -> InvalidationNotSharedError:
+    return InvalidationNotSharedError(
+        f"{error}; an invalidation is in force on this sidecar alone: repeat the call"
+    )
 
 
 def _merge(state: NamespaceState, stored: Stored) -> None:

@@ -77,7 +77,9 @@ class CacheServiceServicer(object):
     """
 
     def Stats(self, request, context):
-        """Counters of this sidecar since it started, and the state of its tiers.
+        """Counters of this sidecar since it started, and the state of its tiers. A caller who
+        may not administer is told of his namespaces only. Ends with no other status than
+        those that every method has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,8 +87,13 @@ class CacheServiceServicer(object):
 
     def Invalidate(self, request, context):
         """Makes entries invalid on every sidecar that shares the same Redis.
-        UNAVAILABLE  Redis could not be told: this sidecar obeys at once, others
-        may still answer from cache; repeat the call.
+        INVALID_ARGUMENT     nothing is named; what is named is bad
+        NOT_FOUND            there is no such model here; there is no such reranker here;
+        there is no such generator here
+        PERMISSION_DENIED    the namespace is not one that the caller may use
+        FAILED_PRECONDITION  the model is loaded in another version than asked for
+        UNAVAILABLE          the encoder cannot be reached; the change is made, but other
+        sidecars could not be told: repeat the call
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +102,11 @@ class CacheServiceServicer(object):
     def PublishEvents(self, request, context):
         """Tells of documents that changed outside: what depends on them becomes invalid.
         Programs that cannot call a sidecar write to the Redis stream instead: see
-        docs/invalidation.md. Status as for Invalidate.
+        docs/invalidation.md.
+        INVALID_ARGUMENT     there are no events, or too many; an event is bad
+        PERMISSION_DENIED    the namespace is not one that the caller may use
+        UNAVAILABLE          the change is made, but other sidecars could not be told:
+        repeat the call
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,10 +116,16 @@ class CacheServiceServicer(object):
         """Fills the cache before it is needed, and tells how far it is about once a
         second. What is cached already is skipped, so a warming that was cut short is
         simply asked for again. Ends when the caller goes away.
-        If every item failed, the call ends with the status of the first.
-        FAILED_PRECONDITION  popular queries are asked for but not tracked
-        UNAVAILABLE, RESOURCE_EXHAUSTED  the model or the index stayed away for half
-        a minute
+        INVALID_ARGUMENT     there is nothing to warm; an option is bad; every item failed,
+        the first with this
+        NOT_FOUND            every item failed, the first with this
+        PERMISSION_DENIED    the namespace is not one that the caller may use
+        RESOURCE_EXHAUSTED   for half a minute there was no room; for half a minute a quota
+        of the namespace was used up
+        FAILED_PRECONDITION  popular queries are not tracked; every item failed, the first
+        with this
+        INTERNAL             every item failed, the first with this
+        UNAVAILABLE          for half a minute the encoder or the index could not be reached
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,12 +135,19 @@ class CacheServiceServicer(object):
         """Moves a name to another model without a cold start: embeds the documents of
         every collection and the popular queries with the other model, then lets the
         name mean the other model on every sidecar. The old one serves until then.
-        NOT_FOUND            one of the models is not served here
-        FAILED_PRECONDITION  the name means that model already; or another migration
-        is going on
-        ABORTED              a document cannot be embedded with the other model, or a
-        model changed meanwhile: nothing has moved
-        UNAVAILABLE          Redis or the index cannot be reached: repeat the call
+        INVALID_ARGUMENT     an option is bad
+        NOT_FOUND            there is no such model here
+        RESOURCE_EXHAUSTED   for half a minute there was no room
+        FAILED_PRECONDITION  the name cannot mean that model; another migration is going
+        on; the move before is not complete; the Redis of the index
+        cannot hold one
+        ABORTED              a document cannot be embedded with the other model; the model
+        became another version meanwhile; somebody else has moved the
+        name meanwhile; Redis was away for too long
+        UNAVAILABLE          Redis cannot be reached; the index cannot be reached; the
+        encoder cannot be reached; the name has moved, but not all
+        documents have followed
+        Unless the message says that the name has moved, it has not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +155,8 @@ class CacheServiceServicer(object):
 
     def RollbackModel(self, request, context):
         """Lets a name mean its own model again, on every sidecar.
+        NOT_FOUND            there is no such model here
+        UNAVAILABLE          Redis cannot be reached: repeat the call
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +165,7 @@ class CacheServiceServicer(object):
     def Flush(self, request, context):
         """Empties tiers of this sidecar alone. Nothing becomes invalid: what Redis
         holds is served again.
+        INVALID_ARGUMENT     a tier is not of this sidecar alone
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

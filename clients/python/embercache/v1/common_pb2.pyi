@@ -40,7 +40,31 @@ class _CacheModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheMode.V
     """Read every tier; an item that is missing fails with NOT_FOUND."""
 
 class CacheMode(_CacheMode, metaclass=_CacheModeEnumTypeWrapper):
-    """How a call uses the cache."""
+    """How calls end.
+
+    Every method of a sidecar may end with one of these:
+      CANCELLED            the caller ended the call; the sidecar ended before it began with
+                           the call: retry
+      INVALID_ARGUMENT     the bytes are no request of this method
+      DEADLINE_EXCEEDED    the deadline of the call passed
+      PERMISSION_DENIED    the caller has not the right that the method needs
+      RESOURCE_EXHAUSTED   the request is too large: split it
+      UNIMPLEMENTED        the sidecar is too old to know the method
+      INTERNAL             a fault in the sidecar: see its log
+      UNAVAILABLE          the sidecar is not there, or is ending: retry
+      UNAUTHENTICATED      the policy of the sidecar knows no such caller
+    With what else a method may end, and when, is said with the method; and where only
+    one of many items fails, with the field for the error of that item.
+
+    Messages say what was wrong and what to do. They never quote a text, an id, a tag
+    or a token of the caller.
+
+    A call that ended with RESOURCE_EXHAUSTED because of a quota, or because there was no
+    room or no time for it, may succeed later. When to retry is in the trailing metadata
+    `grpc-retry-pushback-ms`, in milliseconds, wherever the sidecar can tell.
+
+    How a call uses the cache.
+    """
 
 CACHE_MODE_UNSPECIFIED: CacheMode.ValueType  # 0
 """Same as CACHE_MODE_DEFAULT."""

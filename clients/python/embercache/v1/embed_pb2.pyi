@@ -316,7 +316,20 @@ class Embedding(_message.Message):
     age_ms: _builtins.int
     """Milliseconds since the vector was computed."""
     @_builtins.property
-    def error(self) -> _common_pb2.ItemError: ...
+    def error(self) -> _common_pb2.ItemError:
+        """  INVALID_ARGUMENT     the input is empty, too long or malformed; the model does not
+                               take such an input; the model does not read the whole text,
+                               with TRUNCATION_ERROR
+          NOT_FOUND            nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+          RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+                               for more inputs; the model would not be done before the
+                               deadline of the call
+          FAILED_PRECONDITION  the model became another version meanwhile: retry
+          INTERNAL             the model made nothing usable of it; the encoder, or the service
+                               elsewhere, refuses the sidecar
+          UNAVAILABLE          the encoder cannot be reached: retry
+        """
+
     def __init__(
         self,
         *,
@@ -373,7 +386,10 @@ class EmbedStreamResponse(_message.Message):
     def response(self) -> Global___EmbedResponse: ...
     @_builtins.property
     def error(self) -> _common_pb2.ItemError:
-        """The status that Embed would have ended with."""
+        """Status as for Embed, and:
+          INVALID_ARGUMENT     the bytes are no request of this method
+          RESOURCE_EXHAUSTED   the request is too large: split it
+        """
 
     def __init__(
         self,

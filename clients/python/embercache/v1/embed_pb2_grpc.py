@@ -57,17 +57,18 @@ class EmbedServiceServicer(object):
     """
 
     def Embed(self, request, context):
-        """Embeds a batch. Answers come in the order of the inputs, one for each.
-
-        Status of the call as a whole:
-        INVALID_ARGUMENT     empty or too large a batch, bad options, bad bytes
-        NOT_FOUND            unknown model
+        """Embeds a batch. Answers come in the order of the inputs, one for each. What
+        concerns a single input is in Embedding.error. If all inputs fail with
+        RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call itself ends so, that the
+        retries of gRPC clients apply.
+        INVALID_ARGUMENT     the batch is empty or too large; an option is bad
+        NOT_FOUND            there is no such model here
+        PERMISSION_DENIED    the namespace is not one that the caller may use
+        RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+        for more inputs; the model would not be done before the
+        deadline of the call
         FAILED_PRECONDITION  the model is loaded in another version than asked for
-        RESOURCE_EXHAUSTED   message too large; or the encoder's queue is full and
-        no item of the call could be answered: back off, retry
-        UNAVAILABLE          the encoder cannot be reached and no item could be
-        answered: retry
-        Anything that concerns a single item is reported in Embedding.error.
+        UNAVAILABLE          the encoder cannot be reached: retry
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,7 +78,9 @@ class EmbedServiceServicer(object):
         """Embeds many batches over one stream, for bulk work. Responses come as they
         are ready, each with the id of its request. The server reads no further
         request while too many are unanswered, so a fast sender is slowed down, not
-        refused. A bad request is answered by its error; the stream goes on.
+        refused. A request that fails, be it of bytes that are none, is answered by its
+        error, and the stream goes on. The stream itself ends with no other status than
+        those that every method has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +88,7 @@ class EmbedServiceServicer(object):
 
     def ListModels(self, request, context):
         """The models that this sidecar answers for.
+        UNAVAILABLE          the encoder cannot be reached: retry
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,26 +34,31 @@ class EmbedServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EmbedServiceAsyncStub: ...
     Embed: _grpc.UnaryUnaryMultiCallable[_embed_pb2.EmbedRequest, _embed_pb2.EmbedResponse]
-    """Embeds a batch. Answers come in the order of the inputs, one for each.
-
-    Status of the call as a whole:
-      INVALID_ARGUMENT     empty or too large a batch, bad options, bad bytes
-      NOT_FOUND            unknown model
+    """Embeds a batch. Answers come in the order of the inputs, one for each. What
+    concerns a single input is in Embedding.error. If all inputs fail with
+    RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call itself ends so, that the
+    retries of gRPC clients apply.
+      INVALID_ARGUMENT     the batch is empty or too large; an option is bad
+      NOT_FOUND            there is no such model here
+      PERMISSION_DENIED    the namespace is not one that the caller may use
+      RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+                           for more inputs; the model would not be done before the
+                           deadline of the call
       FAILED_PRECONDITION  the model is loaded in another version than asked for
-      RESOURCE_EXHAUSTED   message too large; or the encoder's queue is full and
-                           no item of the call could be answered: back off, retry
-      UNAVAILABLE          the encoder cannot be reached and no item could be
-                           answered: retry
-    Anything that concerns a single item is reported in Embedding.error.
+      UNAVAILABLE          the encoder cannot be reached: retry
     """
     EmbedStream: _grpc.StreamStreamMultiCallable[_embed_pb2.EmbedStreamRequest, _embed_pb2.EmbedStreamResponse]
     """Embeds many batches over one stream, for bulk work. Responses come as they
     are ready, each with the id of its request. The server reads no further
     request while too many are unanswered, so a fast sender is slowed down, not
-    refused. A bad request is answered by its error; the stream goes on.
+    refused. A request that fails, be it of bytes that are none, is answered by its
+    error, and the stream goes on. The stream itself ends with no other status than
+    those that every method has.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_embed_pb2.ListModelsRequest, _embed_pb2.ListModelsResponse]
-    """The models that this sidecar answers for."""
+    """The models that this sidecar answers for.
+      UNAVAILABLE          the encoder cannot be reached: retry
+    """
 
 @_typing.type_check_only
 class EmbedServiceAsyncStub(EmbedServiceStub):
@@ -61,26 +66,31 @@ class EmbedServiceAsyncStub(EmbedServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embed_pb2.EmbedRequest, _embed_pb2.EmbedResponse]  # type: ignore[assignment]
-    """Embeds a batch. Answers come in the order of the inputs, one for each.
-
-    Status of the call as a whole:
-      INVALID_ARGUMENT     empty or too large a batch, bad options, bad bytes
-      NOT_FOUND            unknown model
+    """Embeds a batch. Answers come in the order of the inputs, one for each. What
+    concerns a single input is in Embedding.error. If all inputs fail with
+    RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call itself ends so, that the
+    retries of gRPC clients apply.
+      INVALID_ARGUMENT     the batch is empty or too large; an option is bad
+      NOT_FOUND            there is no such model here
+      PERMISSION_DENIED    the namespace is not one that the caller may use
+      RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+                           for more inputs; the model would not be done before the
+                           deadline of the call
       FAILED_PRECONDITION  the model is loaded in another version than asked for
-      RESOURCE_EXHAUSTED   message too large; or the encoder's queue is full and
-                           no item of the call could be answered: back off, retry
-      UNAVAILABLE          the encoder cannot be reached and no item could be
-                           answered: retry
-    Anything that concerns a single item is reported in Embedding.error.
+      UNAVAILABLE          the encoder cannot be reached: retry
     """
     EmbedStream: _aio.StreamStreamMultiCallable[_embed_pb2.EmbedStreamRequest, _embed_pb2.EmbedStreamResponse]  # type: ignore[assignment]
     """Embeds many batches over one stream, for bulk work. Responses come as they
     are ready, each with the id of its request. The server reads no further
     request while too many are unanswered, so a fast sender is slowed down, not
-    refused. A bad request is answered by its error; the stream goes on.
+    refused. A request that fails, be it of bytes that are none, is answered by its
+    error, and the stream goes on. The stream itself ends with no other status than
+    those that every method has.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_embed_pb2.ListModelsRequest, _embed_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """The models that this sidecar answers for."""
+    """The models that this sidecar answers for.
+      UNAVAILABLE          the encoder cannot be reached: retry
+    """
 
 class EmbedServiceServicer(metaclass=_abc_1.ABCMeta):
     """Vectors for texts, entities and tensors: from cache where possible."""
@@ -91,17 +101,18 @@ class EmbedServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embed_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embed_pb2.EmbedResponse, _abc.Awaitable[_embed_pb2.EmbedResponse]]:
-        """Embeds a batch. Answers come in the order of the inputs, one for each.
-
-        Status of the call as a whole:
-          INVALID_ARGUMENT     empty or too large a batch, bad options, bad bytes
-          NOT_FOUND            unknown model
+        """Embeds a batch. Answers come in the order of the inputs, one for each. What
+        concerns a single input is in Embedding.error. If all inputs fail with
+        RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call itself ends so, that the
+        retries of gRPC clients apply.
+          INVALID_ARGUMENT     the batch is empty or too large; an option is bad
+          NOT_FOUND            there is no such model here
+          PERMISSION_DENIED    the namespace is not one that the caller may use
+          RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+                               for more inputs; the model would not be done before the
+                               deadline of the call
           FAILED_PRECONDITION  the model is loaded in another version than asked for
-          RESOURCE_EXHAUSTED   message too large; or the encoder's queue is full and
-                               no item of the call could be answered: back off, retry
-          UNAVAILABLE          the encoder cannot be reached and no item could be
-                               answered: retry
-        Anything that concerns a single item is reported in Embedding.error.
+          UNAVAILABLE          the encoder cannot be reached: retry
         """
 
     @_abc_1.abstractmethod
@@ -113,7 +124,9 @@ class EmbedServiceServicer(metaclass=_abc_1.ABCMeta):
         """Embeds many batches over one stream, for bulk work. Responses come as they
         are ready, each with the id of its request. The server reads no further
         request while too many are unanswered, so a fast sender is slowed down, not
-        refused. A bad request is answered by its error; the stream goes on.
+        refused. A request that fails, be it of bytes that are none, is answered by its
+        error, and the stream goes on. The stream itself ends with no other status than
+        those that every method has.
         """
 
     @_abc_1.abstractmethod
@@ -122,6 +135,8 @@ class EmbedServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embed_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embed_pb2.ListModelsResponse, _abc.Awaitable[_embed_pb2.ListModelsResponse]]:
-        """The models that this sidecar answers for."""
+        """The models that this sidecar answers for.
+          UNAVAILABLE          the encoder cannot be reached: retry
+        """
 
 def add_EmbedServiceServicer_to_server(servicer: EmbedServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -41,21 +41,33 @@ class GenerateServiceStub:
     An answer that was generated before, with the same prompt and options, is given
     again. Sampling without a seed is meant to differ from call to call: such a call
     neither reads nor stores, unless it says store_sampled.
-      INVALID_ARGUMENT     bad prompt or options; or the prompt is longer than the
-                           model reads
-      NOT_FOUND            unknown model; or CACHE_MODE_ONLY_IF_CACHED and nothing
-                           is cached
+      INVALID_ARGUMENT     there is no prompt; a role is unknown; an option is bad; the
+                           prompt is longer than the model reads; the prompt and its
+                           answer need more than prefix.max_bytes; the model has no
+                           template for chats; the template refuses the chat; the model
+                           has no such stop token; the service elsewhere does not take
+                           the prompt, or an option
+      NOT_FOUND            there is no such generator here; nothing is cached, with
+                           CACHE_MODE_ONLY_IF_CACHED
+      PERMISSION_DENIED    the namespace is not one that the caller may use
+      RESOURCE_EXHAUSTED   a quota of the namespace is used up; too many generations
+                           wait; the answer would not begin before the deadline of the
+                           call; the service elsewhere takes no more calls
       FAILED_PRECONDITION  the model is loaded in another version than asked for
-      RESOURCE_EXHAUSTED   message too large; or too many calls wait: back off, retry
-      UNAVAILABLE          the model cannot be reached: retry
+      INTERNAL             the model made nothing usable of it; the service elsewhere
+                           refuses the key, or has no such model
+      UNAVAILABLE          the service elsewhere cannot be reached, or broke off: retry
     """
     GenerateStream: _grpc.UnaryStreamMultiCallable[_generate_pb2.GenerateRequest, _generate_pb2.GenerateStreamResponse]
     """The same, piece by piece as it comes. A cached answer comes in the pieces in
     which it was generated, as fast as they are read. The last message has the
-    summary; a stream that ends without one was cut short.
+    summary; a stream that ends without one was cut short. Status as for Generate,
+    with which it may also end after some pieces.
     """
     ListGenerators: _grpc.UnaryUnaryMultiCallable[_generate_pb2.ListGeneratorsRequest, _generate_pb2.ListGeneratorsResponse]
-    """The generators of this sidecar."""
+    """The generators of this sidecar. Ends with no other status than those that every
+    method has.
+    """
 
 @_typing.type_check_only
 class GenerateServiceAsyncStub(GenerateServiceStub):
@@ -70,21 +82,33 @@ class GenerateServiceAsyncStub(GenerateServiceStub):
     An answer that was generated before, with the same prompt and options, is given
     again. Sampling without a seed is meant to differ from call to call: such a call
     neither reads nor stores, unless it says store_sampled.
-      INVALID_ARGUMENT     bad prompt or options; or the prompt is longer than the
-                           model reads
-      NOT_FOUND            unknown model; or CACHE_MODE_ONLY_IF_CACHED and nothing
-                           is cached
+      INVALID_ARGUMENT     there is no prompt; a role is unknown; an option is bad; the
+                           prompt is longer than the model reads; the prompt and its
+                           answer need more than prefix.max_bytes; the model has no
+                           template for chats; the template refuses the chat; the model
+                           has no such stop token; the service elsewhere does not take
+                           the prompt, or an option
+      NOT_FOUND            there is no such generator here; nothing is cached, with
+                           CACHE_MODE_ONLY_IF_CACHED
+      PERMISSION_DENIED    the namespace is not one that the caller may use
+      RESOURCE_EXHAUSTED   a quota of the namespace is used up; too many generations
+                           wait; the answer would not begin before the deadline of the
+                           call; the service elsewhere takes no more calls
       FAILED_PRECONDITION  the model is loaded in another version than asked for
-      RESOURCE_EXHAUSTED   message too large; or too many calls wait: back off, retry
-      UNAVAILABLE          the model cannot be reached: retry
+      INTERNAL             the model made nothing usable of it; the service elsewhere
+                           refuses the key, or has no such model
+      UNAVAILABLE          the service elsewhere cannot be reached, or broke off: retry
     """
     GenerateStream: _aio.UnaryStreamMultiCallable[_generate_pb2.GenerateRequest, _generate_pb2.GenerateStreamResponse]  # type: ignore[assignment]
     """The same, piece by piece as it comes. A cached answer comes in the pieces in
     which it was generated, as fast as they are read. The last message has the
-    summary; a stream that ends without one was cut short.
+    summary; a stream that ends without one was cut short. Status as for Generate,
+    with which it may also end after some pieces.
     """
     ListGenerators: _aio.UnaryUnaryMultiCallable[_generate_pb2.ListGeneratorsRequest, _generate_pb2.ListGeneratorsResponse]  # type: ignore[assignment]
-    """The generators of this sidecar."""
+    """The generators of this sidecar. Ends with no other status than those that every
+    method has.
+    """
 
 class GenerateServiceServicer(metaclass=_abc_1.ABCMeta):
     """Text from language models: whole answers from cache where possible, else with as
@@ -102,13 +126,22 @@ class GenerateServiceServicer(metaclass=_abc_1.ABCMeta):
         An answer that was generated before, with the same prompt and options, is given
         again. Sampling without a seed is meant to differ from call to call: such a call
         neither reads nor stores, unless it says store_sampled.
-          INVALID_ARGUMENT     bad prompt or options; or the prompt is longer than the
-                               model reads
-          NOT_FOUND            unknown model; or CACHE_MODE_ONLY_IF_CACHED and nothing
-                               is cached
+          INVALID_ARGUMENT     there is no prompt; a role is unknown; an option is bad; the
+                               prompt is longer than the model reads; the prompt and its
+                               answer need more than prefix.max_bytes; the model has no
+                               template for chats; the template refuses the chat; the model
+                               has no such stop token; the service elsewhere does not take
+                               the prompt, or an option
+          NOT_FOUND            there is no such generator here; nothing is cached, with
+                               CACHE_MODE_ONLY_IF_CACHED
+          PERMISSION_DENIED    the namespace is not one that the caller may use
+          RESOURCE_EXHAUSTED   a quota of the namespace is used up; too many generations
+                               wait; the answer would not begin before the deadline of the
+                               call; the service elsewhere takes no more calls
           FAILED_PRECONDITION  the model is loaded in another version than asked for
-          RESOURCE_EXHAUSTED   message too large; or too many calls wait: back off, retry
-          UNAVAILABLE          the model cannot be reached: retry
+          INTERNAL             the model made nothing usable of it; the service elsewhere
+                               refuses the key, or has no such model
+          UNAVAILABLE          the service elsewhere cannot be reached, or broke off: retry
         """
 
     @_abc_1.abstractmethod
@@ -119,7 +152,8 @@ class GenerateServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_generate_pb2.GenerateStreamResponse], _abc.AsyncIterator[_generate_pb2.GenerateStreamResponse]]:
         """The same, piece by piece as it comes. A cached answer comes in the pieces in
         which it was generated, as fast as they are read. The last message has the
-        summary; a stream that ends without one was cut short.
+        summary; a stream that ends without one was cut short. Status as for Generate,
+        with which it may also end after some pieces.
         """
 
     @_abc_1.abstractmethod
@@ -128,6 +162,8 @@ class GenerateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generate_pb2.ListGeneratorsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_generate_pb2.ListGeneratorsResponse, _abc.Awaitable[_generate_pb2.ListGeneratorsResponse]]:
-        """The generators of this sidecar."""
+        """The generators of this sidecar. Ends with no other status than those that every
+        method has.
+        """
 
 def add_GenerateServiceServicer_to_server(servicer: GenerateServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

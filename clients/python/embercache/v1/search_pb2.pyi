@@ -626,7 +626,17 @@ class Upserted(_message.Message):
     """Chunks that the model computed, and chunks whose vectors were cached."""
     cached: _builtins.int
     @_builtins.property
-    def error(self) -> _common_pb2.ItemError: ...
+    def error(self) -> _common_pb2.ItemError:
+        """  INVALID_ARGUMENT     the document is malformed or too large; the model does not take
+                               such an input
+          RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+                               for more inputs; the model would not be done before the
+                               deadline of the call
+          INTERNAL             the model made nothing usable of it; the encoder, or the service
+                               elsewhere, refuses the sidecar
+          UNAVAILABLE          the encoder cannot be reached: retry
+        """
+
     def __init__(
         self,
         *,
@@ -776,7 +786,18 @@ class RerankScore(_message.Message):
     """Higher is better; the scale is the reranker's."""
     tier: _common_pb2.Tier.ValueType
     @_builtins.property
-    def error(self) -> _common_pb2.ItemError: ...
+    def error(self) -> _common_pb2.ItemError:
+        """  INVALID_ARGUMENT     the query leaves no room for a passage
+          NOT_FOUND            nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+          RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+                               for more inputs; the model would not be done before the
+                               deadline of the call
+          FAILED_PRECONDITION  the model became another version meanwhile: retry
+          INTERNAL             the model made nothing usable of it; the encoder, or the service
+                               elsewhere, refuses the sidecar
+          UNAVAILABLE          the encoder cannot be reached: retry
+        """
+
     def __init__(
         self,
         *,
