@@ -38,6 +38,11 @@ class BatchLimits:
         """What part of a full run an input of so many tokens is; above 1 if it exceeds one."""
         return max(length / self.tokens, 1 / self.rows)
 
+    @property
+    def run_work(self) -> float:
+        """What a run costs besides its inputs, as such a part."""
+        return self.run_cost / self.tokens
+
 
 # Measured with bench/encoder.py: a CPU gains nothing from more tokens in a run, and a short run
 # delays the next caller less.

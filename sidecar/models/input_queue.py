@@ -183,7 +183,7 @@ class InputQueue(Generic[In, Out]):
                 self._forget(taken)
                 batch, too_late = self._part(taken, self._clock())
                 if batch:
-                    work = sum(job.counted[1] for job in batch)
+                    work = sum(job.counted[1] for job in batch) + self._limits.run_work
                     self._run = _Run(work, self._clock(), bool(self._ready))
                 if batch or late or too_late:
                     return Taken(batch, late + too_late)

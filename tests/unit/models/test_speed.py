@@ -40,8 +40,25 @@ def test_small_runs_with_nothing_behind_them_do_not_make_it_seem_slow() -> None:
     for _ in range(10):
         speed.measured(1, 0.1, while_others_waited=True)
     for _ in range(1000):
-        speed.measured(0.01, 0.01, while_others_waited=False)
+        speed.measured(0.04, 0.01, while_others_waited=False)
     assert speed.per_second == pytest.approx(10)
+
+
+def test_a_small_run_that_takes_far_too_long_tells_that_it_has_become_slower() -> None:
+    speed = Speed()
+    for _ in range(10):
+        speed.measured(1, 0.1, while_others_waited=True)
+    for _ in range(5):
+        speed.measured(0.1, 1, while_others_waited=False)
+    assert speed.per_second is not None
+    assert 0.1 <= speed.per_second <= 0.3
+
+
+def test_with_nothing_known_a_small_run_tells_nothing() -> None:
+    speed = Speed()
+    for _ in range(100):
+        speed.measured(0.1, 1, while_others_waited=False)
+    assert speed.per_second is None
 
 
 def test_a_fast_run_with_nothing_behind_it_tells_that_it_has_become_faster() -> None:
