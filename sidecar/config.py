@@ -34,7 +34,9 @@ class ModelSettings(Section):
     """The models that are served."""
 
     packs: Words = Field(
-        ("minilm",), description="names of packs or paths of folders; the first is the default"
+        ("minilm",),
+        description="names of packs or paths of folders, with @sha256:DIGEST behind one to pin what"
+        " is in it; the first is the default",
     )
     folder: Path = Field(default_factory=default_folder, description="where packs are kept")
     provider: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models run")
@@ -42,7 +44,7 @@ class ModelSettings(Section):
     rerankers: Words = Field(
         ("maxsim",),
         description="'maxsim', which is the first model's own token vectors, or names or folders of"
-        " cross-encoders; the first is the default",
+        " cross-encoders, which may be pinned too; the first is the default",
     )
     normalise: Words = Field(
         (), description="changes made to texts before anything else: nfc, strip, lower"
@@ -95,8 +97,9 @@ class GeneratorSettings(Section):
 
     packs: Words = Field(
         (),
-        description="names of packs or paths of folders; with another target names of its models,"
-        " or OURS=THEIRS; the first is the default; empty for no generation",
+        description="names of packs or paths of folders, which may be pinned too; with another"
+        " target names of its models, or OURS=THEIRS; the first is the default; empty for no"
+        " generation",
     )
     target: str = Field(
         "local",

@@ -38,12 +38,6 @@ settings.register_profile("embercache", deadline=None)
 settings.load_profile("embercache")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Names the tests of the threat model after the threats."""
-    for mark in item.iter_markers("threat"):
-        item._nodeid += f" <{mark.args[0]}>"
-
-
 @pytest.fixture(scope="session")
 def save_graph() -> Callable[..., None]:
     """Writes a small ONNX graph; inputs and outputs have a type and a shape each."""
