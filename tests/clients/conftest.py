@@ -69,23 +69,22 @@ class Line:
 def start_sidecar(
     tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path
 ) -> Callable[..., contextlib.AbstractContextManager[Callable[[], Sidecar]]]:
-    """A sidecar in a process of its own, on TCP and on a Unix socket, with more arguments.
+    """A sidecar in a process of its own, on TCP and on a Unix socket, with more settings.
 
     What its context gives waits until it serves, so that several can start together.
     """
 
     @contextlib.contextmanager
-    def start(*arguments: str | Path) -> Iterator[Callable[[], Sidecar]]:
+    def start(*arguments: str | Path, **variables: str) -> Iterator[Callable[[], Sidecar]]:
         folder = tmp_path_factory.mktemp("sidecar")
         socket, log = folder / "sidecar.sock", folder / "log"
         command = [sys.executable, "-m", "sidecar", "serve", "--log-format", "json"]
         command += ["--server-address", "127.0.0.1:0", "--server-socket", str(socket)]
         command += ["--server-drain-delay", "0", "--model-packs", str(minilm_folder)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
+        command += map(str, arguments)
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*command, *map(str, arguments)], env=environment, stderr=output
-            )
+            process = subprocess.Popen(command, env=environment | variables, stderr=output)
         try:
             yield lambda: Sidecar(tcp=_tcp_address(process, log), unix=f"unix:{socket}")
         finally:
@@ -100,9 +99,8 @@ def sidecar(
     start_sidecar: Callable[..., Any], smollm2_folder: Path, shared_redis: DevRedis
 ) -> Iterator[Sidecar]:
     """One that whoever connects may use, with a real Redis."""
-    with start_sidecar(
-        "--generator-packs", smollm2_folder, "--redis-url", shared_redis.url
-    ) as serving:
+    redis = {"EMBERCACHE_REDIS_URL": shared_redis.url}
+    with start_sidecar("--generator-packs", smollm2_folder, **redis) as serving:
         yield serving()
 
 
