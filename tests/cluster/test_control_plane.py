@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 INJECT = "embercache.io/inject"
 PODS = "pods.injector.embercache.io"
 NAMESPACES = "namespaces.injector.embercache.io"
+KEYS = "/etc/embercache/keys"
+TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 
 
 def template(**spec: Any) -> dict[str, Any]:
@@ -40,6 +48,7 @@ def injector(
     pair.put(*cluster.authority.issue())
     (folder / "sidecar.yaml").write_text(
         "image: registry.test/embercache:1\nredisSecret: redis\nnativeSidecar: auto\n"
+        f"secretMounts: [{{secret: cache-keys, path: {KEYS}}}]\n"
     )
     with InjectorProcess(folder, pair, config=folder / "sidecar.yaml", drain_delay="0s") as process:
         hooks = (
@@ -129,14 +138,8 @@ def test_pods_of_a_deployment_are_injected(
 def test_a_restricted_namespace_accepts_an_injected_pod(
     cluster: Any, injector: InjectorProcess, asking_pod: Callable[..., Any]
 ) -> None:
-    context = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "runAsNonRoot": True,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
     plain, restricted = asking_pod("plain"), asking_pod("restricted")
-    restricted["spec"]["containers"][0]["securityContext"] = context
+    restricted["spec"]["containers"][0]["securityContext"] = RESTRICTED
     with cluster.namespace({"pod-security.kubernetes.io/enforce": "restricted"}) as namespace:
         assert is_injected(cluster.create_pod(namespace, restricted))
         with pytest.raises(AssertionError, match='container "app" must set'):
@@ -203,3 +206,90 @@ def test_an_injected_pod_can_be_created_from_its_own_manifest(
     again["metadata"] |= {key: injected["metadata"][key] for key in ("labels", "annotations")}
     stored = cluster.create_pod(namespace, again | {"spec": injected["spec"]})
     assert [each["name"] for each in stored["spec"]["initContainers"]] == ["embercache"]
+
+
+def sources(pod: dict[str, Any], container: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a container has mounted, by place: the volumes."""
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    return {each["mountPath"]: volumes[each["name"]] for each in container["volumeMounts"]}
+
+
+@pytest.mark.threat("A container reads the secrets of the sidecar beside it")
+def test_the_sidecar_alone_has_its_secrets_and_the_app_alone_the_token_of_the_pod(
+    cluster: Any, injector: InjectorProcess, namespace: str, asking_pod: Callable[..., Any]
+) -> None:
+    stored = cluster.create_pod(namespace, asking_pod())
+    own = sources(stored, sidecar_of(stored))
+    assert own[KEYS]["secret"]["secretName"] == "cache-keys"
+    # The API server puts tokens into containers that webhooks add, too.
+    assert "emptyDir" in own[TOKEN]
+    apps = sources(stored, stored["spec"]["containers"][0])
+    assert "projected" in apps[TOKEN]
+    assert not [each for each in apps.values() if "secret" in each]
+
+
+@pytest.mark.threat("A container reads the secrets of the sidecar beside it")
+def test_a_pod_whose_app_counts_on_a_volume_of_the_sidecar_is_refused(
+    cluster: Any, injector: InjectorProcess, namespace: str, asking_pod: Callable[..., Any]
+) -> None:
+    sly = asking_pod()
+    hoped = {"name": "embercache-files", "mountPath": "/keys"}
+    sly["spec"]["containers"][0]["volumeMounts"] = [hoped]
+    stdin = json.dumps(sly)
+    done = cluster.try_kubectl("create", "--filename=-", f"--namespace={namespace}", stdin=stdin)
+    assert 'volumeMounts[0].name: Not found: "embercache-files"' in done.stderr
+
+
+@pytest.mark.threat("A pod's author gets rights through the injector")
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("/securityContext/privileged", True),
+        ("/securityContext/allowPrivilegeEscalation", True),
+        ("/securityContext/capabilities/add", ["SYS_ADMIN"]),
+        ("/securityContext/runAsUser", 0),
+        ("/securityContext", {}),
+        ("/ports/0/hostPort", 8080),
+        ("/livenessProbe/httpGet/host", "169.254.169.254"),
+    ],
+)
+def test_no_annotation_loosens_what_confines_the_sidecar_where_no_standard_is_enforced_either(
+    cluster: Any,
+    injector: InjectorProcess,
+    namespace: str,
+    asking_pod: Callable[..., Any],
+    path: str,
+    value: Any,
+) -> None:
+    patch = json.dumps([{"op": "add", "path": path, "value": value}])
+    stdin = json.dumps(asking_pod(config_patch=patch))
+    done = cluster.try_kubectl("create", "--filename=-", f"--namespace={namespace}", stdin=stdin)
+    assert "denied the request: embercache.io/config-patch: " in done.stderr
+
+
+@pytest.mark.threat("A pod's author gets rights through the injector")
+def test_an_author_chooses_the_image_and_what_it_runs_and_the_standard_of_his_namespace_holds(
+    cluster: Any, injector: InjectorProcess, asking_pod: Callable[..., Any]
+) -> None:
+    host = {"name": "host", "hostPath": {"path": "/"}}
+    patch = json.dumps(
+        [
+            {"op": "add", "path": "/command", "value": ["sh"]},
+            # Volumes are of pods, and are none of a patch's business.
+            {"op": "add", "path": "/volumes", "value": [host]},
+        ]
+    )
+    chosen = asking_pod("chosen", image="registry.test/mine:1", config_patch=patch)
+    mounting = asking_pod("mounting")
+    mounting["spec"]["volumes"] = [host]
+    for each in (chosen, mounting):
+        each["spec"]["containers"][0]["securityContext"] = RESTRICTED
+    with cluster.namespace({"pod-security.kubernetes.io/enforce": "restricted"}) as namespace:
+        stored = cluster.create_pod(namespace, chosen)
+        sidecar = sidecar_of(stored)
+        assert (sidecar["image"], sidecar["command"]) == ("registry.test/mine:1", ["sh"])
+        assert sidecar["securityContext"].items() >= RESTRICTED.items()
+        assert not [each for each in stored["spec"]["volumes"] if "hostPath" in each]
+        # What the author asks for himself is judged after the injector.
+        with pytest.raises(AssertionError, match=r'restricted volume types .*"hostPath"'):
+            cluster.create_pod(namespace, mounting)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from cryptography import x509
-from embercache import Client
+from embercache import Client, UnauthenticatedError, UnavailableError
 
 from bench.certificates import Authority
 from sidecar.dev_redis import find_redis_server
@@ -255,6 +255,7 @@ def status_of(url: str, context: ssl.SSLContext) -> int:
         return error.code
 
 
+@pytest.mark.threat("A pod that says it was injected calls the encoder pool")
 def test_sidecars_of_the_chart_call_its_pool_with_certificates_and_a_token(
     helm: Any, tmp_path: Path, minilm_folder: Path
 ) -> None:
@@ -296,6 +297,18 @@ def test_sidecars_of_the_chart_call_its_pool_with_certificates_and_a_token(
             (own, *_) = sidecar_serves()["addresses"]
             with Client(own) as client:
                 assert client.embed(["how warm is an ember?"]).tiers == ["computed"]
+
+        # Whoever has the label and nothing to show gets no further than the handshake; and with a
+        # certificate of somebody else, no further than the policy.
+        tls = {"ca_file": files["EMBERCACHE_CA_FILE"]}
+        with pytest.raises(UnavailableError), Client(f"tls://{address}", **tls) as client:
+            client.embed(["how warm is an ember?"], timeout=5)
+        tls |= {
+            "cert_file": files["EMBERCACHE_CERT_FILE"],
+            "key_file": files["EMBERCACHE_KEY_FILE"],
+        }
+        with pytest.raises(UnauthenticatedError), Client(f"tls://{address}", **tls) as client:
+            client.embed(["how warm is an ember?"])
 
 
 def test_the_redis_for_trying_out_starts_without_writing_and_evicts_what_is_not_used(
