@@ -37,6 +37,7 @@ class ServerSettings(Section):
         "", description="HTTP address HOST:PORT of the OpenAI-compatible API; empty for none"
     )
     max_message_bytes: Bytes = Field(16 * 2**20, ge=1024, description="largest request")
+    max_calls: int = Field(10_000, ge=1, description="most calls at once; more are refused")
     max_batch_items: int = Field(10_000, ge=1, description="most inputs in one request")
     max_text_bytes: Bytes = Field(2**20, ge=1, description="longest text, in UTF-8")
     max_connection_age: Seconds = Field(

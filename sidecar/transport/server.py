@@ -79,6 +79,8 @@ class GrpcServer:
     async def start(self) -> None:
         """Listens, and says so on the health service. Raises `ListenError`."""
         self._server = grpc.aio.server(
+            # Each holds its request, and perhaps an answer: without a bound memory has none.
+            maximum_concurrent_rpcs=self._settings.max_calls,
             options=[
                 # A request between one and two times the limit gets our own, clearer message.
                 ("grpc.max_receive_message_length", 2 * self._settings.max_message_bytes),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.app import App
 from sidecar.config import ServerSettings, Settings
@@ -87,3 +90,24 @@ async def test_where_metrics_are_is_logged() -> None:
             pass
     (log,) = (log for log in logs if log["event"] == "serving")
     assert int(log["metrics_address"].removeprefix("127.0.0.1:")) > 0
+
+
+async def test_more_calls_at_once_than_allowed_are_refused_until_some_have_ended() -> None:
+    settings = ServerSettings(address="127.0.0.1:0", max_calls=2, drain_delay=0)
+    grpc_server = GrpcServer(settings, [])
+    await grpc_server.start()
+    async with grpc.aio.insecure_channel(grpc_server.addresses[0]) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        for watch in watches:
+            await watch.read()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await health.Check(health_pb2.HealthCheckRequest())
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        watches[0].cancel()
+        async with asyncio.timeout(HANG_GUARD):
+            while True:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await health.Check(health_pb2.HealthCheckRequest())
+                    break
+    await grpc_server.drain()
