@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 from typing import TYPE_CHECKING
 
 from bench.report import add_json_option, write_json
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=Options.clients)
     add_json_option(parser)
     given = parser.parse_args(arguments)
+    # As an interrupt, so that no server is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     report = asyncio.run(
         run(Options(seconds=given.seconds, seed=given.seed, clients=given.clients))
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.report import print_table
@@ -10,7 +10,6 @@ from tests.chaos.record import FAILED, WRONG
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Sequence
 
     from tests.chaos.record import Record, Violation
     from tests.chaos.schedule import Fault
@@ -28,10 +27,8 @@ class Report:
     record: Record
     timeline: Timeline
     faults: Counter[tuple[str, str]]
-    complaints: Sequence[dict[str, Any]] = ()
     late: float = 0.0
     """The most that the harness itself was late, in seconds: latencies hold it too."""
-    extra: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -44,7 +41,6 @@ class Report:
         self._show_faults()
         self._show_calls()
         self._show_latencies()
-        self._show_complaints()
         for number, violation in enumerate(self.record.violations):
             if number < _SHOWN:
                 self._show_violation(violation)
@@ -108,10 +104,6 @@ class Report:
         rows = list(self.record.latency_rows())
         title = f"latency in milliseconds; the harness itself was late by {self.late * 1000:.0f}"
         print_table(title, ("calls", "number", "p50", "p99", "most"), rows)
-
-    def _show_complaints(self) -> None:
-        for complaint in self.complaints[:_SHOWN]:
-            print(f"{complaint.pop('log')} has an error: {complaint}")
 
     def _show_violation(self, violation: Violation) -> None:
         start, end = (moment - self.timeline.began for moment in (violation.start, violation.end))

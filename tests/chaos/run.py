@@ -151,25 +151,25 @@ async def run(options: Options) -> Report:
     if options.show:
         print(f"seed {options.seed}, {options.seconds:.0f} s")
         show_plan(lanes)
-    truth = await subjects.truth(minilm, generator)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        async with Cluster(Path(folder), minilm, generator, options.seed) as cluster:
+        cluster = Cluster(Path(folder), minilm, generator, options.seed)
+        computing = asyncio.create_task(subjects.truth(minilm, generator))
+        async with cluster:
+            truth = await computing
             run = Run(cluster, subjects, truth, options)
             addresses = {name: server.address for name, server in cluster.sidecars.items()}
             injector = Injector(cluster, run.timeline, show=options.show)
             async with run.asking(addresses):
                 await injector.run(lanes, options.seconds)
                 await asyncio.sleep(options.calm)
-            for words in injector.bad_ends:
-                run.record.violated(BROKEN, words, time.time(), time.time())
-            return Report(
-                seed=options.seed,
-                seconds=options.seconds,
-                record=run.record,
-                timeline=run.timeline,
-                faults=injector.done,
-                complaints=[
-                    one for server in cluster.servers.values() for one in server.complaints()
-                ],
-                late=run.late,
-            )
+        complaints = [one for server in cluster.servers.values() for one in server.complaints()]
+        for words in [*injector.bad_ends, *complaints]:
+            run.record.violated(BROKEN, words, time.time(), time.time())
+    return Report(
+        seed=options.seed,
+        seconds=options.seconds,
+        record=run.record,
+        timeline=run.timeline,
+        faults=injector.done,
+        late=run.late,
+    )
