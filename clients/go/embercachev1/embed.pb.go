@@ -655,8 +655,25 @@ type Embedding struct {
 	// Tokens that the model read, its own special tokens included.
 	Tokens uint32 `protobuf:"varint,5,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	// The model did not read the whole text.
-	Truncated bool       `protobuf:"varint,6,opt,name=truncated,proto3" json:"truncated,omitempty"`
-	Error     *ItemError `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	Truncated bool `protobuf:"varint,6,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	// INVALID_ARGUMENT     the input is empty, too long or malformed; the model does not
+	//
+	//	take such an input; the model does not read the whole text,
+	//	with TRUNCATION_ERROR
+	//
+	// NOT_FOUND            nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+	// RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+	//
+	//	for more inputs; the model would not be done before the
+	//	deadline of the call
+	//
+	// FAILED_PRECONDITION  the model became another version meanwhile: retry
+	// INTERNAL             the model made nothing usable of it; the encoder, or the service
+	//
+	//	elsewhere, refuses the sidecar
+	//
+	// UNAVAILABLE          the encoder cannot be reached: retry
+	Error *ItemError `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
 	// Milliseconds since the vector was computed.
 	AgeMs         uint64 `protobuf:"fixed64,8,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -885,7 +902,10 @@ type EmbedStreamResponse_Response struct {
 }
 
 type EmbedStreamResponse_Error struct {
-	// The status that Embed would have ended with.
+	// Status as for Embed, and:
+	//
+	//	INVALID_ARGUMENT     the bytes are no request of this method
+	//	RESOURCE_EXHAUSTED   the request is too large: split it
 	Error *ItemError `protobuf:"bytes,3,opt,name=error,proto3,oneof"`
 }
 

@@ -28,26 +28,30 @@ const (
 //
 // Vectors for texts, entities and tensors: from cache where possible.
 type EmbedServiceClient interface {
-	// Embeds a batch. Answers come in the order of the inputs, one for each.
+	// Embeds a batch. Answers come in the order of the inputs, one for each. What
+	// concerns a single input is in Embedding.error. If all inputs fail with
+	// RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call itself ends so, that the
+	// retries of gRPC clients apply.
 	//
-	// Status of the call as a whole:
-	//
-	//	INVALID_ARGUMENT     empty or too large a batch, bad options, bad bytes
-	//	NOT_FOUND            unknown model
+	//	INVALID_ARGUMENT     the batch is empty or too large; an option is bad
+	//	NOT_FOUND            there is no such model here
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+	//	                     for more inputs; the model would not be done before the
+	//	                     deadline of the call
 	//	FAILED_PRECONDITION  the model is loaded in another version than asked for
-	//	RESOURCE_EXHAUSTED   message too large; or the encoder's queue is full and
-	//	                     no item of the call could be answered: back off, retry
-	//	UNAVAILABLE          the encoder cannot be reached and no item could be
-	//	                     answered: retry
-	//
-	// Anything that concerns a single item is reported in Embedding.error.
+	//	UNAVAILABLE          the encoder cannot be reached: retry
 	Embed(ctx context.Context, in *EmbedRequest, opts ...grpc.CallOption) (*EmbedResponse, error)
 	// Embeds many batches over one stream, for bulk work. Responses come as they
 	// are ready, each with the id of its request. The server reads no further
 	// request while too many are unanswered, so a fast sender is slowed down, not
-	// refused. A bad request is answered by its error; the stream goes on.
+	// refused. A request that fails, be it of bytes that are none, is answered by its
+	// error, and the stream goes on. The stream itself ends with no other status than
+	// those that every method has.
 	EmbedStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[EmbedStreamRequest, EmbedStreamResponse], error)
 	// The models that this sidecar answers for.
+	//
+	//	UNAVAILABLE          the encoder cannot be reached: retry
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
 }
 
@@ -98,26 +102,30 @@ func (c *embedServiceClient) ListModels(ctx context.Context, in *ListModelsReque
 //
 // Vectors for texts, entities and tensors: from cache where possible.
 type EmbedServiceServer interface {
-	// Embeds a batch. Answers come in the order of the inputs, one for each.
+	// Embeds a batch. Answers come in the order of the inputs, one for each. What
+	// concerns a single input is in Embedding.error. If all inputs fail with
+	// RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call itself ends so, that the
+	// retries of gRPC clients apply.
 	//
-	// Status of the call as a whole:
-	//
-	//	INVALID_ARGUMENT     empty or too large a batch, bad options, bad bytes
-	//	NOT_FOUND            unknown model
+	//	INVALID_ARGUMENT     the batch is empty or too large; an option is bad
+	//	NOT_FOUND            there is no such model here
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+	//	                     for more inputs; the model would not be done before the
+	//	                     deadline of the call
 	//	FAILED_PRECONDITION  the model is loaded in another version than asked for
-	//	RESOURCE_EXHAUSTED   message too large; or the encoder's queue is full and
-	//	                     no item of the call could be answered: back off, retry
-	//	UNAVAILABLE          the encoder cannot be reached and no item could be
-	//	                     answered: retry
-	//
-	// Anything that concerns a single item is reported in Embedding.error.
+	//	UNAVAILABLE          the encoder cannot be reached: retry
 	Embed(context.Context, *EmbedRequest) (*EmbedResponse, error)
 	// Embeds many batches over one stream, for bulk work. Responses come as they
 	// are ready, each with the id of its request. The server reads no further
 	// request while too many are unanswered, so a fast sender is slowed down, not
-	// refused. A bad request is answered by its error; the stream goes on.
+	// refused. A request that fails, be it of bytes that are none, is answered by its
+	// error, and the stream goes on. The stream itself ends with no other status than
+	// those that every method has.
 	EmbedStream(grpc.BidiStreamingServer[EmbedStreamRequest, EmbedStreamResponse]) error
 	// The models that this sidecar answers for.
+	//
+	//	UNAVAILABLE          the encoder cannot be reached: retry
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
 	mustEmbedUnimplementedEmbedServiceServer()
 }

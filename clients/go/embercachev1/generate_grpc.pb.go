@@ -35,19 +35,30 @@ type GenerateServiceClient interface {
 	// again. Sampling without a seed is meant to differ from call to call: such a call
 	// neither reads nor stores, unless it says store_sampled.
 	//
-	//	INVALID_ARGUMENT     bad prompt or options; or the prompt is longer than the
-	//	                     model reads
-	//	NOT_FOUND            unknown model; or CACHE_MODE_ONLY_IF_CACHED and nothing
-	//	                     is cached
+	//	INVALID_ARGUMENT     there is no prompt; a role is unknown; an option is bad; the
+	//	                     prompt is longer than the model reads; the prompt and its
+	//	                     answer need more than prefix.max_bytes; the model has no
+	//	                     template for chats; the template refuses the chat; the model
+	//	                     has no such stop token; the service elsewhere does not take
+	//	                     the prompt, or an option
+	//	NOT_FOUND            there is no such generator here; nothing is cached, with
+	//	                     CACHE_MODE_ONLY_IF_CACHED
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up; too many generations
+	//	                     wait; the answer would not begin before the deadline of the
+	//	                     call; the service elsewhere takes no more calls
 	//	FAILED_PRECONDITION  the model is loaded in another version than asked for
-	//	RESOURCE_EXHAUSTED   message too large; or too many calls wait: back off, retry
-	//	UNAVAILABLE          the model cannot be reached: retry
+	//	INTERNAL             the model made nothing usable of it; the service elsewhere
+	//	                     refuses the key, or has no such model
+	//	UNAVAILABLE          the service elsewhere cannot be reached, or broke off: retry
 	Generate(ctx context.Context, in *GenerateRequest, opts ...grpc.CallOption) (*GenerateResponse, error)
 	// The same, piece by piece as it comes. A cached answer comes in the pieces in
 	// which it was generated, as fast as they are read. The last message has the
-	// summary; a stream that ends without one was cut short.
+	// summary; a stream that ends without one was cut short. Status as for Generate,
+	// with which it may also end after some pieces.
 	GenerateStream(ctx context.Context, in *GenerateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GenerateStreamResponse], error)
-	// The generators of this sidecar.
+	// The generators of this sidecar. Ends with no other status than those that every
+	// method has.
 	ListGenerators(ctx context.Context, in *ListGeneratorsRequest, opts ...grpc.CallOption) (*ListGeneratorsResponse, error)
 }
 
@@ -111,19 +122,30 @@ type GenerateServiceServer interface {
 	// again. Sampling without a seed is meant to differ from call to call: such a call
 	// neither reads nor stores, unless it says store_sampled.
 	//
-	//	INVALID_ARGUMENT     bad prompt or options; or the prompt is longer than the
-	//	                     model reads
-	//	NOT_FOUND            unknown model; or CACHE_MODE_ONLY_IF_CACHED and nothing
-	//	                     is cached
+	//	INVALID_ARGUMENT     there is no prompt; a role is unknown; an option is bad; the
+	//	                     prompt is longer than the model reads; the prompt and its
+	//	                     answer need more than prefix.max_bytes; the model has no
+	//	                     template for chats; the template refuses the chat; the model
+	//	                     has no such stop token; the service elsewhere does not take
+	//	                     the prompt, or an option
+	//	NOT_FOUND            there is no such generator here; nothing is cached, with
+	//	                     CACHE_MODE_ONLY_IF_CACHED
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up; too many generations
+	//	                     wait; the answer would not begin before the deadline of the
+	//	                     call; the service elsewhere takes no more calls
 	//	FAILED_PRECONDITION  the model is loaded in another version than asked for
-	//	RESOURCE_EXHAUSTED   message too large; or too many calls wait: back off, retry
-	//	UNAVAILABLE          the model cannot be reached: retry
+	//	INTERNAL             the model made nothing usable of it; the service elsewhere
+	//	                     refuses the key, or has no such model
+	//	UNAVAILABLE          the service elsewhere cannot be reached, or broke off: retry
 	Generate(context.Context, *GenerateRequest) (*GenerateResponse, error)
 	// The same, piece by piece as it comes. A cached answer comes in the pieces in
 	// which it was generated, as fast as they are read. The last message has the
-	// summary; a stream that ends without one was cut short.
+	// summary; a stream that ends without one was cut short. Status as for Generate,
+	// with which it may also end after some pieces.
 	GenerateStream(*GenerateRequest, grpc.ServerStreamingServer[GenerateStreamResponse]) error
-	// The generators of this sidecar.
+	// The generators of this sidecar. Ends with no other status than those that every
+	// method has.
 	ListGenerators(context.Context, *ListGeneratorsRequest) (*ListGeneratorsResponse, error)
 	mustEmbedUnimplementedGenerateServiceServer()
 }

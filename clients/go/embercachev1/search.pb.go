@@ -1071,8 +1071,22 @@ type Upserted struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Change Upserted_Change        `protobuf:"varint,1,opt,name=change,proto3,enum=embercache.v1.Upserted_Change" json:"change,omitempty"`
 	// Chunks that the model computed, and chunks whose vectors were cached.
-	Computed      uint32     `protobuf:"varint,2,opt,name=computed,proto3" json:"computed,omitempty"`
-	Cached        uint32     `protobuf:"varint,3,opt,name=cached,proto3" json:"cached,omitempty"`
+	Computed uint32 `protobuf:"varint,2,opt,name=computed,proto3" json:"computed,omitempty"`
+	Cached   uint32 `protobuf:"varint,3,opt,name=cached,proto3" json:"cached,omitempty"`
+	// INVALID_ARGUMENT     the document is malformed or too large; the model does not take
+	//
+	//	such an input
+	//
+	// RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+	//
+	//	for more inputs; the model would not be done before the
+	//	deadline of the call
+	//
+	// INTERNAL             the model made nothing usable of it; the encoder, or the service
+	//
+	//	elsewhere, refuses the sidecar
+	//
+	// UNAVAILABLE          the encoder cannot be reached: retry
 	Error         *ItemError `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1403,8 +1417,21 @@ func (x *RerankResponse) GetRerankerVersion() string {
 type RerankScore struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Higher is better; the scale is the reranker's.
-	Score         float32    `protobuf:"fixed32,1,opt,name=score,proto3" json:"score,omitempty"`
-	Tier          Tier       `protobuf:"varint,2,opt,name=tier,proto3,enum=embercache.v1.Tier" json:"tier,omitempty"`
+	Score float32 `protobuf:"fixed32,1,opt,name=score,proto3" json:"score,omitempty"`
+	Tier  Tier    `protobuf:"varint,2,opt,name=tier,proto3,enum=embercache.v1.Tier" json:"tier,omitempty"`
+	// INVALID_ARGUMENT     the query leaves no room for a passage
+	// NOT_FOUND            nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+	// RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+	//
+	//	for more inputs; the model would not be done before the
+	//	deadline of the call
+	//
+	// FAILED_PRECONDITION  the model became another version meanwhile: retry
+	// INTERNAL             the model made nothing usable of it; the encoder, or the service
+	//
+	//	elsewhere, refuses the sidecar
+	//
+	// UNAVAILABLE          the encoder cannot be reached: retry
 	Error         *ItemError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -34,24 +34,63 @@ type SearchServiceClient interface {
 	// An answer that was computed before is given again until its lifetime ends or
 	// a document changes that is in it or belongs into it.
 	//
-	//	INVALID_ARGUMENT     bad query, filter or options
-	//	NOT_FOUND            unknown model or reranker; or CACHE_MODE_ONLY_IF_CACHED
-	//	                     and nothing is cached
-	//	FAILED_PRECONDITION  the model is loaded in another version than asked for
-	//	RESOURCE_EXHAUSTED   the model's queue is full: back off, retry
-	//	UNAVAILABLE          the index or the encoder cannot be reached: retry
+	//	INVALID_ARGUMENT     the query or the filter is bad; an option is bad; the answer
+	//	                     would be too large
+	//	NOT_FOUND            there is no such model here; there is no such reranker here;
+	//	                     nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+	//	                     for more inputs; the model would not be done before the
+	//	                     deadline of the call
+	//	FAILED_PRECONDITION  the model is loaded in another version than asked for; the
+	//	                     model became another version meanwhile; the Redis of the
+	//	                     index cannot hold one
+	//	INTERNAL             the model made nothing usable of it; the encoder, or the service
+	//	                     elsewhere, refuses the sidecar
+	//	UNAVAILABLE          the encoder cannot be reached; the index cannot be reached:
+	//	                     retry
 	Search(ctx context.Context, in *SearchRequest, opts ...grpc.CallOption) (*SearchResponse, error)
 	// Stores documents; each replaces what was there under its id. A document is
-	// embedded again only if its content changed. Errors are reported for each.
+	// embedded again only if its content changed. What concerns a single document is in
+	// Upserted.error.
 	//
-	//	UNAVAILABLE  the index cannot be reached; or the documents are stored, but
-	//	             other sidecars could not be told: repeat the call
+	//	INVALID_ARGUMENT     there are no documents, too many, or two with the same id; an
+	//	                     option is bad
+	//	NOT_FOUND            there is no such model here
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up
+	//	FAILED_PRECONDITION  the model became another version meanwhile; the Redis of the
+	//	                     index cannot hold one
+	//	UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+	//	                     index cannot store more; the change is made, but other
+	//	                     sidecars could not be told: repeat the call
 	Upsert(ctx context.Context, in *UpsertRequest, opts ...grpc.CallOption) (*UpsertResponse, error)
-	// Removes documents. Status as for Upsert.
+	// Removes documents.
+	//
+	//	INVALID_ARGUMENT     there are no ids, or too many; an id is bad; an option is bad
+	//	NOT_FOUND            there is no such model here
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up
+	//	FAILED_PRECONDITION  the Redis of the index cannot hold one
+	//	UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+	//	                     change is made, but other sidecars could not be told: repeat
+	//	                     the call
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
 	// Scores passages for a query. Each pair is cached on its own, so a list with
 	// one new passage computes one score. Without passages, it only tells name and
-	// version of the reranker. Status of the call as for EmbedService.Embed.
+	// version of the reranker. What concerns a single passage is in RerankScore.error;
+	// if all of them fail with RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call
+	// itself ends so.
+	//
+	//	INVALID_ARGUMENT     there are too many passages; a text is too long; an option is
+	//	                     bad
+	//	NOT_FOUND            there is no such reranker here
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+	//	                     for more inputs; the model would not be done before the
+	//	                     deadline of the call
+	//	FAILED_PRECONDITION  the model is loaded in another version than asked for
+	//	UNAVAILABLE          the encoder cannot be reached: retry
 	Rerank(ctx context.Context, in *RerankRequest, opts ...grpc.CallOption) (*RerankResponse, error)
 }
 
@@ -114,24 +153,63 @@ type SearchServiceServer interface {
 	// An answer that was computed before is given again until its lifetime ends or
 	// a document changes that is in it or belongs into it.
 	//
-	//	INVALID_ARGUMENT     bad query, filter or options
-	//	NOT_FOUND            unknown model or reranker; or CACHE_MODE_ONLY_IF_CACHED
-	//	                     and nothing is cached
-	//	FAILED_PRECONDITION  the model is loaded in another version than asked for
-	//	RESOURCE_EXHAUSTED   the model's queue is full: back off, retry
-	//	UNAVAILABLE          the index or the encoder cannot be reached: retry
+	//	INVALID_ARGUMENT     the query or the filter is bad; an option is bad; the answer
+	//	                     would be too large
+	//	NOT_FOUND            there is no such model here; there is no such reranker here;
+	//	                     nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+	//	                     for more inputs; the model would not be done before the
+	//	                     deadline of the call
+	//	FAILED_PRECONDITION  the model is loaded in another version than asked for; the
+	//	                     model became another version meanwhile; the Redis of the
+	//	                     index cannot hold one
+	//	INTERNAL             the model made nothing usable of it; the encoder, or the service
+	//	                     elsewhere, refuses the sidecar
+	//	UNAVAILABLE          the encoder cannot be reached; the index cannot be reached:
+	//	                     retry
 	Search(context.Context, *SearchRequest) (*SearchResponse, error)
 	// Stores documents; each replaces what was there under its id. A document is
-	// embedded again only if its content changed. Errors are reported for each.
+	// embedded again only if its content changed. What concerns a single document is in
+	// Upserted.error.
 	//
-	//	UNAVAILABLE  the index cannot be reached; or the documents are stored, but
-	//	             other sidecars could not be told: repeat the call
+	//	INVALID_ARGUMENT     there are no documents, too many, or two with the same id; an
+	//	                     option is bad
+	//	NOT_FOUND            there is no such model here
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up
+	//	FAILED_PRECONDITION  the model became another version meanwhile; the Redis of the
+	//	                     index cannot hold one
+	//	UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+	//	                     index cannot store more; the change is made, but other
+	//	                     sidecars could not be told: repeat the call
 	Upsert(context.Context, *UpsertRequest) (*UpsertResponse, error)
-	// Removes documents. Status as for Upsert.
+	// Removes documents.
+	//
+	//	INVALID_ARGUMENT     there are no ids, or too many; an id is bad; an option is bad
+	//	NOT_FOUND            there is no such model here
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up
+	//	FAILED_PRECONDITION  the Redis of the index cannot hold one
+	//	UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+	//	                     change is made, but other sidecars could not be told: repeat
+	//	                     the call
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	// Scores passages for a query. Each pair is cached on its own, so a list with
 	// one new passage computes one score. Without passages, it only tells name and
-	// version of the reranker. Status of the call as for EmbedService.Embed.
+	// version of the reranker. What concerns a single passage is in RerankScore.error;
+	// if all of them fail with RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call
+	// itself ends so.
+	//
+	//	INVALID_ARGUMENT     there are too many passages; a text is too long; an option is
+	//	                     bad
+	//	NOT_FOUND            there is no such reranker here
+	//	PERMISSION_DENIED    the namespace is not one that the caller may use
+	//	RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+	//	                     for more inputs; the model would not be done before the
+	//	                     deadline of the call
+	//	FAILED_PRECONDITION  the model is loaded in another version than asked for
+	//	UNAVAILABLE          the encoder cannot be reached: retry
 	Rerank(context.Context, *RerankRequest) (*RerankResponse, error)
 	mustEmbedUnimplementedSearchServiceServer()
 }

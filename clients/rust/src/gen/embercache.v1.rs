@@ -270,6 +270,17 @@ pub struct Embedding {
     /// The model did not read the whole text.
     #[prost(bool, tag = "6")]
     pub truncated: bool,
+    ///    INVALID_ARGUMENT     the input is empty, too long or malformed; the model does not
+    ///                         take such an input; the model does not read the whole text,
+    ///                         with TRUNCATION_ERROR
+    ///    NOT_FOUND            nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+    ///    RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+    ///                         for more inputs; the model would not be done before the
+    ///                         deadline of the call
+    ///    FAILED_PRECONDITION  the model became another version meanwhile: retry
+    ///    INTERNAL             the model made nothing usable of it; the encoder, or the service
+    ///                         elsewhere, refuses the sidecar
+    ///    UNAVAILABLE          the encoder cannot be reached: retry
     #[prost(message, optional, tag = "7")]
     pub error: ::core::option::Option<ItemError>,
     /// Milliseconds since the vector was computed.
@@ -297,7 +308,9 @@ pub mod embed_stream_response {
     pub enum Result {
         #[prost(message, tag = "2")]
         Response(super::EmbedResponse),
-        /// The status that Embed would have ended with.
+        /// Status as for Embed, and:
+        ///    INVALID_ARGUMENT     the bytes are no request of this method
+        ///    RESOURCE_EXHAUSTED   the request is too large: split it
         #[prost(message, tag = "3")]
         Error(super::ItemError),
     }
@@ -561,17 +574,18 @@ pub mod embed_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Embeds a batch. Answers come in the order of the inputs, one for each.
-        ///
-        /// Status of the call as a whole:
-        ///   INVALID_ARGUMENT     empty or too large a batch, bad options, bad bytes
-        ///   NOT_FOUND            unknown model
+        /// Embeds a batch. Answers come in the order of the inputs, one for each. What
+        /// concerns a single input is in Embedding.error. If all inputs fail with
+        /// RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call itself ends so, that the
+        /// retries of gRPC clients apply.
+        ///   INVALID_ARGUMENT     the batch is empty or too large; an option is bad
+        ///   NOT_FOUND            there is no such model here
+        ///   PERMISSION_DENIED    the namespace is not one that the caller may use
+        ///   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+        ///                        for more inputs; the model would not be done before the
+        ///                        deadline of the call
         ///   FAILED_PRECONDITION  the model is loaded in another version than asked for
-        ///   RESOURCE_EXHAUSTED   message too large; or the encoder's queue is full and
-        ///                        no item of the call could be answered: back off, retry
-        ///   UNAVAILABLE          the encoder cannot be reached and no item could be
-        ///                        answered: retry
-        /// Anything that concerns a single item is reported in Embedding.error.
+        ///   UNAVAILABLE          the encoder cannot be reached: retry
         pub async fn embed(
             &mut self,
             request: impl tonic::IntoRequest<super::EmbedRequest>,
@@ -596,7 +610,9 @@ pub mod embed_service_client {
         /// Embeds many batches over one stream, for bulk work. Responses come as they
         /// are ready, each with the id of its request. The server reads no further
         /// request while too many are unanswered, so a fast sender is slowed down, not
-        /// refused. A bad request is answered by its error; the stream goes on.
+        /// refused. A request that fails, be it of bytes that are none, is answered by its
+        /// error, and the stream goes on. The stream itself ends with no other status than
+        /// those that every method has.
         pub async fn embed_stream(
             &mut self,
             request: impl tonic::IntoStreamingRequest<
@@ -624,6 +640,7 @@ pub mod embed_service_client {
             self.inner.streaming(req, path, codec).await
         }
         /// The models that this sidecar answers for.
+        ///   UNAVAILABLE          the encoder cannot be reached: retry
         pub async fn list_models(
             &mut self,
             request: impl tonic::IntoRequest<super::ListModelsRequest>,
@@ -954,13 +971,22 @@ pub mod generate_service_client {
         /// An answer that was generated before, with the same prompt and options, is given
         /// again. Sampling without a seed is meant to differ from call to call: such a call
         /// neither reads nor stores, unless it says store_sampled.
-        ///   INVALID_ARGUMENT     bad prompt or options; or the prompt is longer than the
-        ///                        model reads
-        ///   NOT_FOUND            unknown model; or CACHE_MODE_ONLY_IF_CACHED and nothing
-        ///                        is cached
+        ///   INVALID_ARGUMENT     there is no prompt; a role is unknown; an option is bad; the
+        ///                        prompt is longer than the model reads; the prompt and its
+        ///                        answer need more than prefix.max_bytes; the model has no
+        ///                        template for chats; the template refuses the chat; the model
+        ///                        has no such stop token; the service elsewhere does not take
+        ///                        the prompt, or an option
+        ///   NOT_FOUND            there is no such generator here; nothing is cached, with
+        ///                        CACHE_MODE_ONLY_IF_CACHED
+        ///   PERMISSION_DENIED    the namespace is not one that the caller may use
+        ///   RESOURCE_EXHAUSTED   a quota of the namespace is used up; too many generations
+        ///                        wait; the answer would not begin before the deadline of the
+        ///                        call; the service elsewhere takes no more calls
         ///   FAILED_PRECONDITION  the model is loaded in another version than asked for
-        ///   RESOURCE_EXHAUSTED   message too large; or too many calls wait: back off, retry
-        ///   UNAVAILABLE          the model cannot be reached: retry
+        ///   INTERNAL             the model made nothing usable of it; the service elsewhere
+        ///                        refuses the key, or has no such model
+        ///   UNAVAILABLE          the service elsewhere cannot be reached, or broke off: retry
         pub async fn generate(
             &mut self,
             request: impl tonic::IntoRequest<super::GenerateRequest>,
@@ -987,7 +1013,8 @@ pub mod generate_service_client {
         }
         /// The same, piece by piece as it comes. A cached answer comes in the pieces in
         /// which it was generated, as fast as they are read. The last message has the
-        /// summary; a stream that ends without one was cut short.
+        /// summary; a stream that ends without one was cut short. Status as for Generate,
+        /// with which it may also end after some pieces.
         pub async fn generate_stream(
             &mut self,
             request: impl tonic::IntoRequest<super::GenerateRequest>,
@@ -1014,7 +1041,8 @@ pub mod generate_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
-        /// The generators of this sidecar.
+        /// The generators of this sidecar. Ends with no other status than those that every
+        /// method has.
         pub async fn list_generators(
             &mut self,
             request: impl tonic::IntoRequest<super::ListGeneratorsRequest>,
@@ -1297,6 +1325,14 @@ pub struct Upserted {
     pub computed: u32,
     #[prost(uint32, tag = "3")]
     pub cached: u32,
+    ///    INVALID_ARGUMENT     the document is malformed or too large; the model does not take
+    ///                         such an input
+    ///    RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+    ///                         for more inputs; the model would not be done before the
+    ///                         deadline of the call
+    ///    INTERNAL             the model made nothing usable of it; the encoder, or the service
+    ///                         elsewhere, refuses the sidecar
+    ///    UNAVAILABLE          the encoder cannot be reached: retry
     #[prost(message, optional, tag = "4")]
     pub error: ::core::option::Option<ItemError>,
 }
@@ -1401,6 +1437,15 @@ pub struct RerankScore {
     pub score: f32,
     #[prost(enumeration = "Tier", tag = "2")]
     pub tier: i32,
+    ///    INVALID_ARGUMENT     the query leaves no room for a passage
+    ///    NOT_FOUND            nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+    ///    RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+    ///                         for more inputs; the model would not be done before the
+    ///                         deadline of the call
+    ///    FAILED_PRECONDITION  the model became another version meanwhile: retry
+    ///    INTERNAL             the model made nothing usable of it; the encoder, or the service
+    ///                         elsewhere, refuses the sidecar
+    ///    UNAVAILABLE          the encoder cannot be reached: retry
     #[prost(message, optional, tag = "3")]
     pub error: ::core::option::Option<ItemError>,
 }
@@ -1489,12 +1534,21 @@ pub mod search_service_client {
         ///
         /// An answer that was computed before is given again until its lifetime ends or
         /// a document changes that is in it or belongs into it.
-        ///   INVALID_ARGUMENT     bad query, filter or options
-        ///   NOT_FOUND            unknown model or reranker; or CACHE_MODE_ONLY_IF_CACHED
-        ///                        and nothing is cached
-        ///   FAILED_PRECONDITION  the model is loaded in another version than asked for
-        ///   RESOURCE_EXHAUSTED   the model's queue is full: back off, retry
-        ///   UNAVAILABLE          the index or the encoder cannot be reached: retry
+        ///   INVALID_ARGUMENT     the query or the filter is bad; an option is bad; the answer
+        ///                        would be too large
+        ///   NOT_FOUND            there is no such model here; there is no such reranker here;
+        ///                        nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+        ///   PERMISSION_DENIED    the namespace is not one that the caller may use
+        ///   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+        ///                        for more inputs; the model would not be done before the
+        ///                        deadline of the call
+        ///   FAILED_PRECONDITION  the model is loaded in another version than asked for; the
+        ///                        model became another version meanwhile; the Redis of the
+        ///                        index cannot hold one
+        ///   INTERNAL             the model made nothing usable of it; the encoder, or the service
+        ///                        elsewhere, refuses the sidecar
+        ///   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached:
+        ///                        retry
         pub async fn search(
             &mut self,
             request: impl tonic::IntoRequest<super::SearchRequest>,
@@ -1517,9 +1571,18 @@ pub mod search_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Stores documents; each replaces what was there under its id. A document is
-        /// embedded again only if its content changed. Errors are reported for each.
-        ///   UNAVAILABLE  the index cannot be reached; or the documents are stored, but
-        ///                other sidecars could not be told: repeat the call
+        /// embedded again only if its content changed. What concerns a single document is in
+        /// Upserted.error.
+        ///   INVALID_ARGUMENT     there are no documents, too many, or two with the same id; an
+        ///                        option is bad
+        ///   NOT_FOUND            there is no such model here
+        ///   PERMISSION_DENIED    the namespace is not one that the caller may use
+        ///   RESOURCE_EXHAUSTED   a quota of the namespace is used up
+        ///   FAILED_PRECONDITION  the model became another version meanwhile; the Redis of the
+        ///                        index cannot hold one
+        ///   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+        ///                        index cannot store more; the change is made, but other
+        ///                        sidecars could not be told: repeat the call
         pub async fn upsert(
             &mut self,
             request: impl tonic::IntoRequest<super::UpsertRequest>,
@@ -1541,7 +1604,15 @@ pub mod search_service_client {
                 .insert(GrpcMethod::new("embercache.v1.SearchService", "Upsert"));
             self.inner.unary(req, path, codec).await
         }
-        /// Removes documents. Status as for Upsert.
+        /// Removes documents.
+        ///   INVALID_ARGUMENT     there are no ids, or too many; an id is bad; an option is bad
+        ///   NOT_FOUND            there is no such model here
+        ///   PERMISSION_DENIED    the namespace is not one that the caller may use
+        ///   RESOURCE_EXHAUSTED   a quota of the namespace is used up
+        ///   FAILED_PRECONDITION  the Redis of the index cannot hold one
+        ///   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+        ///                        change is made, but other sidecars could not be told: repeat
+        ///                        the call
         pub async fn delete(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteRequest>,
@@ -1565,7 +1636,18 @@ pub mod search_service_client {
         }
         /// Scores passages for a query. Each pair is cached on its own, so a list with
         /// one new passage computes one score. Without passages, it only tells name and
-        /// version of the reranker. Status of the call as for EmbedService.Embed.
+        /// version of the reranker. What concerns a single passage is in RerankScore.error;
+        /// if all of them fail with RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call
+        /// itself ends so.
+        ///   INVALID_ARGUMENT     there are too many passages; a text is too long; an option is
+        ///                        bad
+        ///   NOT_FOUND            there is no such reranker here
+        ///   PERMISSION_DENIED    the namespace is not one that the caller may use
+        ///   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+        ///                        for more inputs; the model would not be done before the
+        ///                        deadline of the call
+        ///   FAILED_PRECONDITION  the model is loaded in another version than asked for
+        ///   UNAVAILABLE          the encoder cannot be reached: retry
         pub async fn rerank(
             &mut self,
             request: impl tonic::IntoRequest<super::RerankRequest>,

@@ -134,6 +134,19 @@ export interface Embedding {
   tokens: number;
   /** The model did not read the whole text. */
   truncated: boolean;
+  /**
+   * INVALID_ARGUMENT     the input is empty, too long or malformed; the model does not
+   *                        take such an input; the model does not read the whole text,
+   *                        with TRUNCATION_ERROR
+   *   NOT_FOUND            nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
+   *   FAILED_PRECONDITION  the model became another version meanwhile: retry
+   *   INTERNAL             the model made nothing usable of it; the encoder, or the service
+   *                        elsewhere, refuses the sidecar
+   *   UNAVAILABLE          the encoder cannot be reached: retry
+   */
   error:
     | ItemError
     | undefined;
@@ -152,7 +165,11 @@ export interface EmbedStreamResponse {
   response?:
     | EmbedResponse
     | undefined;
-  /** The status that Embed would have ended with. */
+  /**
+   * Status as for Embed, and:
+   *   INVALID_ARGUMENT     the bytes are no request of this method
+   *   RESOURCE_EXHAUSTED   the request is too large: split it
+   */
   error?: ItemError | undefined;
 }
 
@@ -1311,17 +1328,18 @@ export const Model_PromptsEntry: MessageFns<Model_PromptsEntry> = {
 export type EmbedServiceService = typeof EmbedServiceService;
 export const EmbedServiceService = {
   /**
-   * Embeds a batch. Answers come in the order of the inputs, one for each.
-   *
-   * Status of the call as a whole:
-   *   INVALID_ARGUMENT     empty or too large a batch, bad options, bad bytes
-   *   NOT_FOUND            unknown model
+   * Embeds a batch. Answers come in the order of the inputs, one for each. What
+   * concerns a single input is in Embedding.error. If all inputs fail with
+   * RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call itself ends so, that the
+   * retries of gRPC clients apply.
+   *   INVALID_ARGUMENT     the batch is empty or too large; an option is bad
+   *   NOT_FOUND            there is no such model here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
    *   FAILED_PRECONDITION  the model is loaded in another version than asked for
-   *   RESOURCE_EXHAUSTED   message too large; or the encoder's queue is full and
-   *                        no item of the call could be answered: back off, retry
-   *   UNAVAILABLE          the encoder cannot be reached and no item could be
-   *                        answered: retry
-   * Anything that concerns a single item is reported in Embedding.error.
+   *   UNAVAILABLE          the encoder cannot be reached: retry
    */
   embed: {
     path: "/embercache.v1.EmbedService/Embed" as const,
@@ -1336,7 +1354,9 @@ export const EmbedServiceService = {
    * Embeds many batches over one stream, for bulk work. Responses come as they
    * are ready, each with the id of its request. The server reads no further
    * request while too many are unanswered, so a fast sender is slowed down, not
-   * refused. A bad request is answered by its error; the stream goes on.
+   * refused. A request that fails, be it of bytes that are none, is answered by its
+   * error, and the stream goes on. The stream itself ends with no other status than
+   * those that every method has.
    */
   embedStream: {
     path: "/embercache.v1.EmbedService/EmbedStream" as const,
@@ -1347,7 +1367,10 @@ export const EmbedServiceService = {
     responseSerialize: (value: EmbedStreamResponse): Buffer => Buffer.from(EmbedStreamResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): EmbedStreamResponse => EmbedStreamResponse.decode(value),
   },
-  /** The models that this sidecar answers for. */
+  /**
+   * The models that this sidecar answers for.
+   *   UNAVAILABLE          the encoder cannot be reached: retry
+   */
   listModels: {
     path: "/embercache.v1.EmbedService/ListModels" as const,
     requestStream: false as const,
@@ -1361,43 +1384,50 @@ export const EmbedServiceService = {
 
 export interface EmbedServiceServer extends UntypedServiceImplementation {
   /**
-   * Embeds a batch. Answers come in the order of the inputs, one for each.
-   *
-   * Status of the call as a whole:
-   *   INVALID_ARGUMENT     empty or too large a batch, bad options, bad bytes
-   *   NOT_FOUND            unknown model
+   * Embeds a batch. Answers come in the order of the inputs, one for each. What
+   * concerns a single input is in Embedding.error. If all inputs fail with
+   * RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call itself ends so, that the
+   * retries of gRPC clients apply.
+   *   INVALID_ARGUMENT     the batch is empty or too large; an option is bad
+   *   NOT_FOUND            there is no such model here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
    *   FAILED_PRECONDITION  the model is loaded in another version than asked for
-   *   RESOURCE_EXHAUSTED   message too large; or the encoder's queue is full and
-   *                        no item of the call could be answered: back off, retry
-   *   UNAVAILABLE          the encoder cannot be reached and no item could be
-   *                        answered: retry
-   * Anything that concerns a single item is reported in Embedding.error.
+   *   UNAVAILABLE          the encoder cannot be reached: retry
    */
   embed: handleUnaryCall<EmbedRequest, EmbedResponse>;
   /**
    * Embeds many batches over one stream, for bulk work. Responses come as they
    * are ready, each with the id of its request. The server reads no further
    * request while too many are unanswered, so a fast sender is slowed down, not
-   * refused. A bad request is answered by its error; the stream goes on.
+   * refused. A request that fails, be it of bytes that are none, is answered by its
+   * error, and the stream goes on. The stream itself ends with no other status than
+   * those that every method has.
    */
   embedStream: handleBidiStreamingCall<EmbedStreamRequest, EmbedStreamResponse>;
-  /** The models that this sidecar answers for. */
+  /**
+   * The models that this sidecar answers for.
+   *   UNAVAILABLE          the encoder cannot be reached: retry
+   */
   listModels: handleUnaryCall<ListModelsRequest, ListModelsResponse>;
 }
 
 export interface EmbedServiceClient extends Client {
   /**
-   * Embeds a batch. Answers come in the order of the inputs, one for each.
-   *
-   * Status of the call as a whole:
-   *   INVALID_ARGUMENT     empty or too large a batch, bad options, bad bytes
-   *   NOT_FOUND            unknown model
+   * Embeds a batch. Answers come in the order of the inputs, one for each. What
+   * concerns a single input is in Embedding.error. If all inputs fail with
+   * RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call itself ends so, that the
+   * retries of gRPC clients apply.
+   *   INVALID_ARGUMENT     the batch is empty or too large; an option is bad
+   *   NOT_FOUND            there is no such model here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
    *   FAILED_PRECONDITION  the model is loaded in another version than asked for
-   *   RESOURCE_EXHAUSTED   message too large; or the encoder's queue is full and
-   *                        no item of the call could be answered: back off, retry
-   *   UNAVAILABLE          the encoder cannot be reached and no item could be
-   *                        answered: retry
-   * Anything that concerns a single item is reported in Embedding.error.
+   *   UNAVAILABLE          the encoder cannot be reached: retry
    */
   embed(
     request: EmbedRequest,
@@ -1418,7 +1448,9 @@ export interface EmbedServiceClient extends Client {
    * Embeds many batches over one stream, for bulk work. Responses come as they
    * are ready, each with the id of its request. The server reads no further
    * request while too many are unanswered, so a fast sender is slowed down, not
-   * refused. A bad request is answered by its error; the stream goes on.
+   * refused. A request that fails, be it of bytes that are none, is answered by its
+   * error, and the stream goes on. The stream itself ends with no other status than
+   * those that every method has.
    */
   embedStream(): ClientDuplexStream<EmbedStreamRequest, EmbedStreamResponse>;
   embedStream(options: Partial<CallOptions>): ClientDuplexStream<EmbedStreamRequest, EmbedStreamResponse>;
@@ -1426,7 +1458,10 @@ export interface EmbedServiceClient extends Client {
     metadata: Metadata,
     options?: Partial<CallOptions>,
   ): ClientDuplexStream<EmbedStreamRequest, EmbedStreamResponse>;
-  /** The models that this sidecar answers for. */
+  /**
+   * The models that this sidecar answers for.
+   *   UNAVAILABLE          the encoder cannot be reached: retry
+   */
   listModels(
     request: ListModelsRequest,
     callback: (error: ServiceError | null, response: ListModelsResponse) => void,

@@ -1385,13 +1385,22 @@ export const GenerateServiceService = {
    * An answer that was generated before, with the same prompt and options, is given
    * again. Sampling without a seed is meant to differ from call to call: such a call
    * neither reads nor stores, unless it says store_sampled.
-   *   INVALID_ARGUMENT     bad prompt or options; or the prompt is longer than the
-   *                        model reads
-   *   NOT_FOUND            unknown model; or CACHE_MODE_ONLY_IF_CACHED and nothing
-   *                        is cached
+   *   INVALID_ARGUMENT     there is no prompt; a role is unknown; an option is bad; the
+   *                        prompt is longer than the model reads; the prompt and its
+   *                        answer need more than prefix.max_bytes; the model has no
+   *                        template for chats; the template refuses the chat; the model
+   *                        has no such stop token; the service elsewhere does not take
+   *                        the prompt, or an option
+   *   NOT_FOUND            there is no such generator here; nothing is cached, with
+   *                        CACHE_MODE_ONLY_IF_CACHED
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; too many generations
+   *                        wait; the answer would not begin before the deadline of the
+   *                        call; the service elsewhere takes no more calls
    *   FAILED_PRECONDITION  the model is loaded in another version than asked for
-   *   RESOURCE_EXHAUSTED   message too large; or too many calls wait: back off, retry
-   *   UNAVAILABLE          the model cannot be reached: retry
+   *   INTERNAL             the model made nothing usable of it; the service elsewhere
+   *                        refuses the key, or has no such model
+   *   UNAVAILABLE          the service elsewhere cannot be reached, or broke off: retry
    */
   generate: {
     path: "/embercache.v1.GenerateService/Generate" as const,
@@ -1405,7 +1414,8 @@ export const GenerateServiceService = {
   /**
    * The same, piece by piece as it comes. A cached answer comes in the pieces in
    * which it was generated, as fast as they are read. The last message has the
-   * summary; a stream that ends without one was cut short.
+   * summary; a stream that ends without one was cut short. Status as for Generate,
+   * with which it may also end after some pieces.
    */
   generateStream: {
     path: "/embercache.v1.GenerateService/GenerateStream" as const,
@@ -1417,7 +1427,10 @@ export const GenerateServiceService = {
       Buffer.from(GenerateStreamResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): GenerateStreamResponse => GenerateStreamResponse.decode(value),
   },
-  /** The generators of this sidecar. */
+  /**
+   * The generators of this sidecar. Ends with no other status than those that every
+   * method has.
+   */
   listGenerators: {
     path: "/embercache.v1.GenerateService/ListGenerators" as const,
     requestStream: false as const,
@@ -1438,22 +1451,35 @@ export interface GenerateServiceServer extends UntypedServiceImplementation {
    * An answer that was generated before, with the same prompt and options, is given
    * again. Sampling without a seed is meant to differ from call to call: such a call
    * neither reads nor stores, unless it says store_sampled.
-   *   INVALID_ARGUMENT     bad prompt or options; or the prompt is longer than the
-   *                        model reads
-   *   NOT_FOUND            unknown model; or CACHE_MODE_ONLY_IF_CACHED and nothing
-   *                        is cached
+   *   INVALID_ARGUMENT     there is no prompt; a role is unknown; an option is bad; the
+   *                        prompt is longer than the model reads; the prompt and its
+   *                        answer need more than prefix.max_bytes; the model has no
+   *                        template for chats; the template refuses the chat; the model
+   *                        has no such stop token; the service elsewhere does not take
+   *                        the prompt, or an option
+   *   NOT_FOUND            there is no such generator here; nothing is cached, with
+   *                        CACHE_MODE_ONLY_IF_CACHED
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; too many generations
+   *                        wait; the answer would not begin before the deadline of the
+   *                        call; the service elsewhere takes no more calls
    *   FAILED_PRECONDITION  the model is loaded in another version than asked for
-   *   RESOURCE_EXHAUSTED   message too large; or too many calls wait: back off, retry
-   *   UNAVAILABLE          the model cannot be reached: retry
+   *   INTERNAL             the model made nothing usable of it; the service elsewhere
+   *                        refuses the key, or has no such model
+   *   UNAVAILABLE          the service elsewhere cannot be reached, or broke off: retry
    */
   generate: handleUnaryCall<GenerateRequest, GenerateResponse>;
   /**
    * The same, piece by piece as it comes. A cached answer comes in the pieces in
    * which it was generated, as fast as they are read. The last message has the
-   * summary; a stream that ends without one was cut short.
+   * summary; a stream that ends without one was cut short. Status as for Generate,
+   * with which it may also end after some pieces.
    */
   generateStream: handleServerStreamingCall<GenerateRequest, GenerateStreamResponse>;
-  /** The generators of this sidecar. */
+  /**
+   * The generators of this sidecar. Ends with no other status than those that every
+   * method has.
+   */
   listGenerators: handleUnaryCall<ListGeneratorsRequest, ListGeneratorsResponse>;
 }
 
@@ -1464,13 +1490,22 @@ export interface GenerateServiceClient extends Client {
    * An answer that was generated before, with the same prompt and options, is given
    * again. Sampling without a seed is meant to differ from call to call: such a call
    * neither reads nor stores, unless it says store_sampled.
-   *   INVALID_ARGUMENT     bad prompt or options; or the prompt is longer than the
-   *                        model reads
-   *   NOT_FOUND            unknown model; or CACHE_MODE_ONLY_IF_CACHED and nothing
-   *                        is cached
+   *   INVALID_ARGUMENT     there is no prompt; a role is unknown; an option is bad; the
+   *                        prompt is longer than the model reads; the prompt and its
+   *                        answer need more than prefix.max_bytes; the model has no
+   *                        template for chats; the template refuses the chat; the model
+   *                        has no such stop token; the service elsewhere does not take
+   *                        the prompt, or an option
+   *   NOT_FOUND            there is no such generator here; nothing is cached, with
+   *                        CACHE_MODE_ONLY_IF_CACHED
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; too many generations
+   *                        wait; the answer would not begin before the deadline of the
+   *                        call; the service elsewhere takes no more calls
    *   FAILED_PRECONDITION  the model is loaded in another version than asked for
-   *   RESOURCE_EXHAUSTED   message too large; or too many calls wait: back off, retry
-   *   UNAVAILABLE          the model cannot be reached: retry
+   *   INTERNAL             the model made nothing usable of it; the service elsewhere
+   *                        refuses the key, or has no such model
+   *   UNAVAILABLE          the service elsewhere cannot be reached, or broke off: retry
    */
   generate(
     request: GenerateRequest,
@@ -1490,7 +1525,8 @@ export interface GenerateServiceClient extends Client {
   /**
    * The same, piece by piece as it comes. A cached answer comes in the pieces in
    * which it was generated, as fast as they are read. The last message has the
-   * summary; a stream that ends without one was cut short.
+   * summary; a stream that ends without one was cut short. Status as for Generate,
+   * with which it may also end after some pieces.
    */
   generateStream(
     request: GenerateRequest,
@@ -1501,7 +1537,10 @@ export interface GenerateServiceClient extends Client {
     metadata?: Metadata,
     options?: Partial<CallOptions>,
   ): ClientReadableStream<GenerateStreamResponse>;
-  /** The generators of this sidecar. */
+  /**
+   * The generators of this sidecar. Ends with no other status than those that every
+   * method has.
+   */
   listGenerators(
     request: ListGeneratorsRequest,
     callback: (error: ServiceError | null, response: ListGeneratorsResponse) => void,

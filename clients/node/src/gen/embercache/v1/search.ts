@@ -201,6 +201,16 @@ export interface Upserted {
   /** Chunks that the model computed, and chunks whose vectors were cached. */
   computed: number;
   cached: number;
+  /**
+   * INVALID_ARGUMENT     the document is malformed or too large; the model does not take
+   *                        such an input
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
+   *   INTERNAL             the model made nothing usable of it; the encoder, or the service
+   *                        elsewhere, refuses the sidecar
+   *   UNAVAILABLE          the encoder cannot be reached: retry
+   */
   error: ItemError | undefined;
 }
 
@@ -251,6 +261,17 @@ export interface RerankScore {
   /** Higher is better; the scale is the reranker's. */
   score: number;
   tier: Tier;
+  /**
+   * INVALID_ARGUMENT     the query leaves no room for a passage
+   *   NOT_FOUND            nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
+   *   FAILED_PRECONDITION  the model became another version meanwhile: retry
+   *   INTERNAL             the model made nothing usable of it; the encoder, or the service
+   *                        elsewhere, refuses the sidecar
+   *   UNAVAILABLE          the encoder cannot be reached: retry
+   */
   error: ItemError | undefined;
 }
 
@@ -2460,12 +2481,21 @@ export const SearchServiceService = {
    *
    * An answer that was computed before is given again until its lifetime ends or
    * a document changes that is in it or belongs into it.
-   *   INVALID_ARGUMENT     bad query, filter or options
-   *   NOT_FOUND            unknown model or reranker; or CACHE_MODE_ONLY_IF_CACHED
-   *                        and nothing is cached
-   *   FAILED_PRECONDITION  the model is loaded in another version than asked for
-   *   RESOURCE_EXHAUSTED   the model's queue is full: back off, retry
-   *   UNAVAILABLE          the index or the encoder cannot be reached: retry
+   *   INVALID_ARGUMENT     the query or the filter is bad; an option is bad; the answer
+   *                        would be too large
+   *   NOT_FOUND            there is no such model here; there is no such reranker here;
+   *                        nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
+   *   FAILED_PRECONDITION  the model is loaded in another version than asked for; the
+   *                        model became another version meanwhile; the Redis of the
+   *                        index cannot hold one
+   *   INTERNAL             the model made nothing usable of it; the encoder, or the service
+   *                        elsewhere, refuses the sidecar
+   *   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached:
+   *                        retry
    */
   search: {
     path: "/embercache.v1.SearchService/Search" as const,
@@ -2478,9 +2508,18 @@ export const SearchServiceService = {
   },
   /**
    * Stores documents; each replaces what was there under its id. A document is
-   * embedded again only if its content changed. Errors are reported for each.
-   *   UNAVAILABLE  the index cannot be reached; or the documents are stored, but
-   *                other sidecars could not be told: repeat the call
+   * embedded again only if its content changed. What concerns a single document is in
+   * Upserted.error.
+   *   INVALID_ARGUMENT     there are no documents, too many, or two with the same id; an
+   *                        option is bad
+   *   NOT_FOUND            there is no such model here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up
+   *   FAILED_PRECONDITION  the model became another version meanwhile; the Redis of the
+   *                        index cannot hold one
+   *   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+   *                        index cannot store more; the change is made, but other
+   *                        sidecars could not be told: repeat the call
    */
   upsert: {
     path: "/embercache.v1.SearchService/Upsert" as const,
@@ -2491,7 +2530,17 @@ export const SearchServiceService = {
     responseSerialize: (value: UpsertResponse): Buffer => Buffer.from(UpsertResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): UpsertResponse => UpsertResponse.decode(value),
   },
-  /** Removes documents. Status as for Upsert. */
+  /**
+   * Removes documents.
+   *   INVALID_ARGUMENT     there are no ids, or too many; an id is bad; an option is bad
+   *   NOT_FOUND            there is no such model here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up
+   *   FAILED_PRECONDITION  the Redis of the index cannot hold one
+   *   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+   *                        change is made, but other sidecars could not be told: repeat
+   *                        the call
+   */
   delete: {
     path: "/embercache.v1.SearchService/Delete" as const,
     requestStream: false as const,
@@ -2504,7 +2553,18 @@ export const SearchServiceService = {
   /**
    * Scores passages for a query. Each pair is cached on its own, so a list with
    * one new passage computes one score. Without passages, it only tells name and
-   * version of the reranker. Status of the call as for EmbedService.Embed.
+   * version of the reranker. What concerns a single passage is in RerankScore.error;
+   * if all of them fail with RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call
+   * itself ends so.
+   *   INVALID_ARGUMENT     there are too many passages; a text is too long; an option is
+   *                        bad
+   *   NOT_FOUND            there is no such reranker here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
+   *   FAILED_PRECONDITION  the model is loaded in another version than asked for
+   *   UNAVAILABLE          the encoder cannot be reached: retry
    */
   rerank: {
     path: "/embercache.v1.SearchService/Rerank" as const,
@@ -2523,27 +2583,66 @@ export interface SearchServiceServer extends UntypedServiceImplementation {
    *
    * An answer that was computed before is given again until its lifetime ends or
    * a document changes that is in it or belongs into it.
-   *   INVALID_ARGUMENT     bad query, filter or options
-   *   NOT_FOUND            unknown model or reranker; or CACHE_MODE_ONLY_IF_CACHED
-   *                        and nothing is cached
-   *   FAILED_PRECONDITION  the model is loaded in another version than asked for
-   *   RESOURCE_EXHAUSTED   the model's queue is full: back off, retry
-   *   UNAVAILABLE          the index or the encoder cannot be reached: retry
+   *   INVALID_ARGUMENT     the query or the filter is bad; an option is bad; the answer
+   *                        would be too large
+   *   NOT_FOUND            there is no such model here; there is no such reranker here;
+   *                        nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
+   *   FAILED_PRECONDITION  the model is loaded in another version than asked for; the
+   *                        model became another version meanwhile; the Redis of the
+   *                        index cannot hold one
+   *   INTERNAL             the model made nothing usable of it; the encoder, or the service
+   *                        elsewhere, refuses the sidecar
+   *   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached:
+   *                        retry
    */
   search: handleUnaryCall<SearchRequest, SearchResponse>;
   /**
    * Stores documents; each replaces what was there under its id. A document is
-   * embedded again only if its content changed. Errors are reported for each.
-   *   UNAVAILABLE  the index cannot be reached; or the documents are stored, but
-   *                other sidecars could not be told: repeat the call
+   * embedded again only if its content changed. What concerns a single document is in
+   * Upserted.error.
+   *   INVALID_ARGUMENT     there are no documents, too many, or two with the same id; an
+   *                        option is bad
+   *   NOT_FOUND            there is no such model here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up
+   *   FAILED_PRECONDITION  the model became another version meanwhile; the Redis of the
+   *                        index cannot hold one
+   *   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+   *                        index cannot store more; the change is made, but other
+   *                        sidecars could not be told: repeat the call
    */
   upsert: handleUnaryCall<UpsertRequest, UpsertResponse>;
-  /** Removes documents. Status as for Upsert. */
+  /**
+   * Removes documents.
+   *   INVALID_ARGUMENT     there are no ids, or too many; an id is bad; an option is bad
+   *   NOT_FOUND            there is no such model here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up
+   *   FAILED_PRECONDITION  the Redis of the index cannot hold one
+   *   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+   *                        change is made, but other sidecars could not be told: repeat
+   *                        the call
+   */
   delete: handleUnaryCall<DeleteRequest, DeleteResponse>;
   /**
    * Scores passages for a query. Each pair is cached on its own, so a list with
    * one new passage computes one score. Without passages, it only tells name and
-   * version of the reranker. Status of the call as for EmbedService.Embed.
+   * version of the reranker. What concerns a single passage is in RerankScore.error;
+   * if all of them fail with RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call
+   * itself ends so.
+   *   INVALID_ARGUMENT     there are too many passages; a text is too long; an option is
+   *                        bad
+   *   NOT_FOUND            there is no such reranker here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
+   *   FAILED_PRECONDITION  the model is loaded in another version than asked for
+   *   UNAVAILABLE          the encoder cannot be reached: retry
    */
   rerank: handleUnaryCall<RerankRequest, RerankResponse>;
 }
@@ -2554,12 +2653,21 @@ export interface SearchServiceClient extends Client {
    *
    * An answer that was computed before is given again until its lifetime ends or
    * a document changes that is in it or belongs into it.
-   *   INVALID_ARGUMENT     bad query, filter or options
-   *   NOT_FOUND            unknown model or reranker; or CACHE_MODE_ONLY_IF_CACHED
-   *                        and nothing is cached
-   *   FAILED_PRECONDITION  the model is loaded in another version than asked for
-   *   RESOURCE_EXHAUSTED   the model's queue is full: back off, retry
-   *   UNAVAILABLE          the index or the encoder cannot be reached: retry
+   *   INVALID_ARGUMENT     the query or the filter is bad; an option is bad; the answer
+   *                        would be too large
+   *   NOT_FOUND            there is no such model here; there is no such reranker here;
+   *                        nothing is cached, with CACHE_MODE_ONLY_IF_CACHED
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
+   *   FAILED_PRECONDITION  the model is loaded in another version than asked for; the
+   *                        model became another version meanwhile; the Redis of the
+   *                        index cannot hold one
+   *   INTERNAL             the model made nothing usable of it; the encoder, or the service
+   *                        elsewhere, refuses the sidecar
+   *   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached:
+   *                        retry
    */
   search(
     request: SearchRequest,
@@ -2578,9 +2686,18 @@ export interface SearchServiceClient extends Client {
   ): ClientUnaryCall;
   /**
    * Stores documents; each replaces what was there under its id. A document is
-   * embedded again only if its content changed. Errors are reported for each.
-   *   UNAVAILABLE  the index cannot be reached; or the documents are stored, but
-   *                other sidecars could not be told: repeat the call
+   * embedded again only if its content changed. What concerns a single document is in
+   * Upserted.error.
+   *   INVALID_ARGUMENT     there are no documents, too many, or two with the same id; an
+   *                        option is bad
+   *   NOT_FOUND            there is no such model here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up
+   *   FAILED_PRECONDITION  the model became another version meanwhile; the Redis of the
+   *                        index cannot hold one
+   *   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+   *                        index cannot store more; the change is made, but other
+   *                        sidecars could not be told: repeat the call
    */
   upsert(
     request: UpsertRequest,
@@ -2597,7 +2714,17 @@ export interface SearchServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: UpsertResponse) => void,
   ): ClientUnaryCall;
-  /** Removes documents. Status as for Upsert. */
+  /**
+   * Removes documents.
+   *   INVALID_ARGUMENT     there are no ids, or too many; an id is bad; an option is bad
+   *   NOT_FOUND            there is no such model here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up
+   *   FAILED_PRECONDITION  the Redis of the index cannot hold one
+   *   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
+   *                        change is made, but other sidecars could not be told: repeat
+   *                        the call
+   */
   delete(
     request: DeleteRequest,
     callback: (error: ServiceError | null, response: DeleteResponse) => void,
@@ -2616,7 +2743,18 @@ export interface SearchServiceClient extends Client {
   /**
    * Scores passages for a query. Each pair is cached on its own, so a list with
    * one new passage computes one score. Without passages, it only tells name and
-   * version of the reranker. Status of the call as for EmbedService.Embed.
+   * version of the reranker. What concerns a single passage is in RerankScore.error;
+   * if all of them fail with RESOURCE_EXHAUSTED, or all with UNAVAILABLE, the call
+   * itself ends so.
+   *   INVALID_ARGUMENT     there are too many passages; a text is too long; an option is
+   *                        bad
+   *   NOT_FOUND            there is no such reranker here
+   *   PERMISSION_DENIED    the namespace is not one that the caller may use
+   *   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the model has no room
+   *                        for more inputs; the model would not be done before the
+   *                        deadline of the call
+   *   FAILED_PRECONDITION  the model is loaded in another version than asked for
+   *   UNAVAILABLE          the encoder cannot be reached: retry
    */
   rerank(
     request: RerankRequest,
