@@ -152,6 +152,12 @@ async def test_what_the_run_in_progress_has_done_already_need_not_be_waited_for(
     assert model.refuses(1, within=3.2) is None
 
 
+async def test_a_run_that_takes_longer_than_it_should_may_take_as_long_again(model: Model) -> None:
+    model.now += 3
+    assert model.refuses(1, within=4) is not None
+    assert model.refuses(1, within=5) is None
+
+
 async def test_a_model_with_nothing_to_do_takes_what_it_gets(model: Model) -> None:
     assert model.refuses(50, within=0.1) is not None
     model.now += RUN
