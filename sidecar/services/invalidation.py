@@ -240,7 +240,11 @@ class Invalidation:
         keys = keys_under(state)
         # This sidecar first, so that it obeys even if Redis cannot be told.
         self._cache.remove(keys)
-        await self._generations.remove_shared(state, keys)
+        try:
+            await self._generations.remove_shared(state, keys)
+        finally:
+            # Who asked meanwhile may have fetched them from Redis again.
+            self._cache.remove(keys)
         if not is_agreed:
             raise InvalidationNotSharedError(
                 "Redis did not say under which epoch others keep the entries: repeat the call"

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from embercache.v1 import common_pb2
 
+from sidecar.cache.redis_generations import RedisGenerations
 from sidecar.dev_redis import DevRedis
 
 if TYPE_CHECKING:
@@ -227,3 +228,24 @@ async def test_a_disk_is_emptied_when_nobody_knows_what_was_removed_meanwhile(
     await two.invalidate(inputs=["something else"])
     again = await start(redis=redis_server, disk=tmp_path / "disk")
     assert await again.tiers("a text", "kept") == ["COMPUTED", "WARM"]
+
+
+async def test_who_is_asked_while_redis_removes_an_entry_does_not_keep_it(
+    start: Start,
+    redis_server: DevRedis,
+    view: View,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor has it to be told of its own removal for that, which it may not hear for a while."""
+    sidecar = await start(redis=redis_server)
+    await sidecar.embed("a text", **TAGGED)
+    await eventually(view(redis_server).entries)
+
+    async def remove(self: RedisGenerations, namespace: str, keys: Any) -> None:
+        assert await sidecar.tiers("a text", **TAGGED) == ["WARM"]
+        await self._warm.delete_many(keys)
+
+    monkeypatch.setattr(RedisGenerations, "remove", remove)
+    await sidecar.invalidate(**HOW["inputs"])
+    assert await sidecar.tiers("a text", **CACHED) == ["ERROR"]
