@@ -47,7 +47,9 @@ class RedisCommands:
         try:
             return await self.link.run(operation, seconds)
         except WarmUnavailableError as error:
-            raise IndexUnavailableError(f"the index cannot be reached: {error}") from error
+            raise IndexUnavailableError(
+                f"the index cannot be reached, or takes no more: {error}; try again later"
+            ) from error
 
     async def one(self, command: Command, seconds: float) -> Any:
         """The reply to a command. Raises `IndexUnavailableError`."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sidecar.models.upstream_channel import UpstreamAccess
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
+_PUSHBACK = "grpc-retry-pushback-ms"
 
 # Computing changes nothing on the other side, so a call may be repeated. Not when the encoder is
 # overloaded: the caller must hear of that. A replica with another version of the model may stand
@@ -119,7 +120,7 @@ def call_error(error: grpc.aio.AioRpcError, target: str, timeout: float) -> Mode
     details = error.details() or ""
     match error.code():
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return QueueFullError(details)
+            return QueueFullError(details, retry_after=_retry_after(error))
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             why = fault(error.code(), details)
             return ModelUnavailableError(
@@ -134,6 +135,14 @@ def call_error(error: grpc.aio.AioRpcError, target: str, timeout: float) -> Mode
             )
         case code:
             return ModelError(f"the encoder failed with {code.name}: {details}")
+
+
+def _retry_after(error: grpc.aio.AioRpcError) -> float | None:
+    """When the encoder asks for the next call, in seconds."""
+    for key, value in error.trailing_metadata() or ():
+        if key == _PUSHBACK and str(value).isdecimal():
+            return int(value) / 1000
+    return None
 
 
 def item_error(error: common_pb2.ItemError) -> ModelError:

@@ -190,7 +190,7 @@ GONE = scenarios(
     }
 )
 
-# --- Encoders that refuse calls, or are never again in the version that they tell of ------------
+# --- Encoders that refuse calls, have no room, or never have the version that they tell of --------
 
 REFUSING = scenarios(
     {
@@ -199,6 +199,15 @@ REFUSING = scenarios(
         ("Upserted.error", "INTERNAL", REFUSES): [(upsert(), "refuses calls")],
         ("RerankScore.error", "INTERNAL", REFUSES): [(rerank(), "refuses calls")],
     }
+)
+FULL = scenarios(
+    {
+        ("Embed", "RESOURCE_EXHAUSTED", NO_ROOM): [(embed(), "try again later")],
+        ("Search", "RESOURCE_EXHAUSTED", NO_ROOM): [(search(), "try again later")],
+        ("Upserted.error", "RESOURCE_EXHAUSTED", NO_ROOM): [(upsert(), "try again later")],
+        ("Rerank", "RESOURCE_EXHAUSTED", NO_ROOM): [(rerank(), "try again later")],
+    },
+    told_when=True,
 )
 CHANGING = scenarios(
     {
@@ -230,15 +239,15 @@ CUT_OFF = scenarios(
 
 NO_DOCUMENTS = scenarios(
     {
-        ("Search", "UNAVAILABLE", NO_INDEX): [(search(), "the index")],
-        ("Upsert", "UNAVAILABLE", NO_INDEX): [(upsert(), "the index")],
-        ("Delete", "UNAVAILABLE", NO_INDEX): [(delete(), "the index")],
-        ("Warm", "UNAVAILABLE", LONG_AWAY): [(warm_search(), "the index")],
-        ("MigrateModel", "UNAVAILABLE", NO_INDEX): [(migrate(), "the index")],
+        ("Search", "UNAVAILABLE", NO_INDEX): [(search(), "try again later")],
+        ("Upsert", "UNAVAILABLE", NO_INDEX): [(upsert(), "try again later")],
+        ("Delete", "UNAVAILABLE", NO_INDEX): [(delete(), "try again later")],
+        ("Warm", "UNAVAILABLE", LONG_AWAY): [(warm_search(), "try again later")],
+        ("MigrateModel", "UNAVAILABLE", NO_INDEX): [(migrate(), "try again later")],
     }
 )
 FULL_INDEX = scenarios(
-    {("Upsert", "UNAVAILABLE", "the index cannot store more"): [(upsert(), "index")]}
+    {("Upsert", "UNAVAILABLE", "the index cannot store more"): [(upsert(), "takes no more")]}
 )
 UNFIT = scenarios(
     {

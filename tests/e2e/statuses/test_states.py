@@ -9,20 +9,21 @@ import grpc
 import pytest
 import redis
 import yaml
-from embercache.v1 import embed_pb2, search_pb2
 
 import sidecar.models.pool_channel
 import sidecar.services.pace
 from sidecar.index import redis_scripts
 from sidecar.models.speed import Departures, Speed
+from tests.e2e.statuses.encoder import refusing_encoder
 from tests.e2e.statuses.requests import embed, generate, rerank
-from tests.e2e.statuses.scenario import check
+from tests.e2e.statuses.scenario import PUSHBACK, check
 from tests.e2e.statuses.states import (
     AWAY,
     BUSY,
     CHANGING,
     CUT_OFF,
     ELSEWHERE,
+    FULL,
     FULL_INDEX,
     GONE,
     KNOWN,
@@ -34,7 +35,7 @@ from tests.e2e.statuses.states import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from sidecar.dev_redis import DevRedis
@@ -183,65 +184,30 @@ async def test_encoders_that_have_gone_are_unavailable_for_what_is_not_cached(
     await check(front.channel, GONE, subtests)
 
 
-class Encoder:
-    """An encoder that tells of its models, and ends every other call with ``refusal``."""
-
-    def __init__(self) -> None:
-        self.refusal: tuple[grpc.StatusCode, str] | None = None
-        self.address = ""
-
-    async def list_models(self, _raw: bytes, _context: Any) -> bytes:
-        model = embed_pb2.Model(name="tiny", version="1", dimensions=2, accepts_text=True)
-        return embed_pb2.ListModelsResponse(models=[model]).SerializeToString()
-
-    async def embed(self, _raw: bytes, context: Any) -> bytes:
-        await context.abort(*self.refusal)
-        raise AssertionError
-
-    async def rerank(self, raw: bytes, context: Any) -> bytes:
-        if search_pb2.RerankRequest.FromString(raw).passages:
-            await context.abort(*self.refusal)
-        response = search_pb2.RerankResponse(reranker="tiny-maxsim", reranker_version="1")
-        return response.SerializeToString()
-
-
-@pytest.fixture
-async def encoder() -> AsyncIterator[Encoder]:
-    encoder = Encoder()
-    server = grpc.aio.server()
-    services = {
-        "Embed": {"Embed": encoder.embed, "ListModels": encoder.list_models},
-        "Search": {"Rerank": encoder.rerank},
-    }
-    server.add_generic_rpc_handlers(
-        [
-            grpc.method_handlers_generic_handler(
-                f"embercache.v1.{name}Service",
-                {each: grpc.unary_unary_rpc_method_handler(m) for each, m in methods.items()},
-            )
-            for name, methods in services.items()
-        ]
-    )
-    encoder.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    yield encoder
-    await server.stop(0)
-
-
 async def test_encoders_that_refuse_calls_are_a_fault(
-    start_front: Start, encoder: Encoder, subtests: pytest.Subtests
+    start_front: Start, subtests: pytest.Subtests
 ) -> None:
-    encoder.refusal = grpc.StatusCode.UNAUTHENTICATED, "who are you?"
-    front = await start_front(encoder.address)
-    await check(front.channel, REFUSING, subtests)
+    async with refusing_encoder(grpc.StatusCode.UNAUTHENTICATED, "who are you?") as address:
+        front = await start_front(address)
+        await check(front.channel, REFUSING, subtests)
+
+
+async def test_when_to_retry_is_told_by_the_encoder_if_that_has_no_room(
+    start_front: Start, subtests: pytest.Subtests
+) -> None:
+    code, trailer = grpc.StatusCode.RESOURCE_EXHAUSTED, (PUSHBACK, "1234")
+    async with refusing_encoder(code, "it has no room: try again later", trailer) as address:
+        front = await start_front(address)
+        await check(front.channel, FULL, subtests)
 
 
 async def test_encoders_that_go_on_changing_their_version_are_not_waited_for(
-    start_front: Start, encoder: Encoder, subtests: pytest.Subtests
+    start_front: Start, subtests: pytest.Subtests
 ) -> None:
-    encoder.refusal = grpc.StatusCode.FAILED_PRECONDITION, "it has another version: retry"
-    front = await start_front(encoder.address)
-    await check(front.channel, CHANGING, subtests)
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    async with refusing_encoder(code, "it has another version: retry") as address:
+        front = await start_front(address)
+        await check(front.channel, CHANGING, subtests)
 
 
 async def test_what_others_cannot_be_told_of_is_to_be_repeated(
