@@ -32,7 +32,7 @@ from sidecar.open_sealing import open_keys
 from sidecar.watched_files import watch_files
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
     from pathlib import Path
 
     from sidecar.cache.items import LowerTier
@@ -150,6 +150,10 @@ def _follow(
     hot: HotTier[Any],
     disk: DiskTier | None,
 ) -> InvalidationFollower:
+    def remove(keys: Sequence[bytes]) -> None:
+        cache.remove(keys)
+        warm.withdraw(keys)
+
     async def lose_all() -> None:
         hot.clear()
         if disk is not None:
@@ -163,7 +167,7 @@ def _follow(
         warm,
         store.stream,
         generations,
-        remove=cache.remove,
+        remove=remove,
         lost=lose_all,
         settle=settle,
         file=folder / "position" if folder is not None else None,

@@ -121,6 +121,14 @@ class WarmTier:
         for key in keys:
             self._writes.add(Delete(key))
 
+    def withdraw(self, keys: Sequence[bytes]) -> None:
+        """Removes entries that another sidecar has removed already, if writes are queued here.
+
+        One of them may be older than the removal, and would bring an entry back.
+        """
+        if self.queue_fullness:
+            self.delete(keys)
+
     async def delete_many(self, keys: Sequence[bytes]) -> None:
         """Removes the entries, those still queued included, and returns when it is done.
 

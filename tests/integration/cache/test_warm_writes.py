@@ -223,3 +223,24 @@ async def test_closing_drops_what_is_queued_and_counts_it(
     async with asyncio.timeout(20):
         await warm.close()
     assert warm.counters.writes_dropped == 100
+
+
+async def test_what_was_removed_elsewhere_is_removed_behind_what_is_queued_here(
+    open_warm: OpenWarm, redis_server: DevRedis
+) -> None:
+    warm = await open_warm(redis_server.url)
+    warm.put(b"key", b"old", 0, replace=False)
+    warm.withdraw([b"key"])
+    assert await warm.flush(5)
+    assert await warm.get_many([b"key"]) == [None]
+
+
+async def test_where_nothing_is_queued_what_was_removed_elsewhere_may_be_new_again(
+    open_warm: OpenWarm, redis_server: DevRedis
+) -> None:
+    warm = await open_warm(redis_server.url)
+    warm.put(b"key", b"new", 0, replace=False)
+    assert await warm.flush(5)
+    warm.withdraw([b"key"])
+    assert await warm.flush(5)
+    assert await warm.get_many([b"key"]) == [b"new"]

@@ -10,6 +10,8 @@ import pytest
 from embercache.v1 import common_pb2
 
 from sidecar.cache.redis_generations import RedisGenerations
+from sidecar.cache.warm_writes import WarmWrites
+from sidecar.cache.write_queue import Put
 from sidecar.dev_redis import DevRedis
 
 if TYPE_CHECKING:
@@ -249,3 +251,28 @@ async def test_who_is_asked_while_redis_removes_an_entry_does_not_keep_it(
     monkeypatch.setattr(RedisGenerations, "remove", remove)
     await sidecar.invalidate(**HOW["inputs"])
     assert await sidecar.tiers("a text", **CACHED) == ["ERROR"]
+
+
+async def test_what_the_other_sidecar_is_late_to_write_does_not_bring_the_entry_back(
+    start: Start,
+    redis_server: DevRedis,
+    view: View,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, let_go = WarmWrites._apply, asyncio.Event()
+
+    async def late(self: WarmWrites, batch: Any) -> Any:
+        if any(isinstance(write, Put) for write in batch):
+            await let_go.wait()
+        return await real(self, batch)
+
+    monkeypatch.setattr(WarmWrites, "_apply", late)
+    one, two = await start(redis=redis_server), await start(redis=redis_server)
+    await two.embed("a text", **TAGGED)
+    await one.invalidate(**HOW["inputs"])
+    await obeys(two)
+    redis = view(redis_server)
+    let_go.set()
+    await eventually(lambda: redis.calls("set") == 1 and redis.calls("del") == 2)
+    assert redis.entries() == []
