@@ -169,13 +169,8 @@ class Client:
                 self._wrong(kind, f"{age:.3f} s old ({tier}), after its lifetime", asked)
             all_scopes = [*scopes, ("input", text)] if namespace == DROPPED else scopes
             stale = self._world.promises.stale(all_scopes, asked, age, has_tags=namespace == TAGGED)
-            if stale is not None:
-                self._wrong(
-                    kind,
-                    f"{age:.3f} s old ({tier}), but invalidated at {stale.sidecar}"
-                    f" {asked.start - stale.end:.3f} s before the call",
-                    asked,
-                )
+            if stale:
+                self._wrong(kind, f"{age:.3f} s old ({tier}), but {stale}", asked)
 
     async def _embed_stream(self) -> None:
         texts = [self._some(self._world.texts) for _ in range(40)]

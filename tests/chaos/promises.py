@@ -56,14 +56,17 @@ class Promises:
 
     def stale(
         self, scopes: Iterable[tuple[str, ...]], asked: Asked, age: float, *, has_tags: bool
-    ) -> Asked | None:
-        """The invalidation that an answer of this age should have heeded, if there is one."""
+    ) -> str:
+        """Which invalidation an answer of this age should have heeded; empty if there is none."""
         made_at = asked.end - age
         for scope in scopes:
             for one in self._invalidated[scope]:
                 if made_at < one.start - _CLOCK and self.heeded(one, asked, has_tags=has_tags):
-                    return one
-        return None
+                    return (
+                        f"its {scope[0]} was invalidated at {one.sidecar}"
+                        f" {asked.start - one.end:.3f} s before the call"
+                    )
+        return ""
 
     def heeded(self, change: Asked, asked: Asked, *, has_tags: bool) -> bool:
         """Whether a call must see nothing of what was before an acknowledged change."""

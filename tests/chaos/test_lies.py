@@ -112,7 +112,7 @@ async def test_an_answer_that_was_invalidated(
             item.tier = common_pb2.TIER_HOT
         return response.SerializeToString()
 
-    await violation(start_run(), make_liars, lie, "but invalidated at")
+    await violation(start_run(), make_liars, lie, "tag was invalidated")
 
 
 async def test_an_answer_whose_lifetime_has_ended(

@@ -62,20 +62,20 @@ def test_an_entry_with_tags_may_be_served_until(
     for start, is_stale in ((allowed_until - 0.02, False), (allowed_until + 0.02, True)):
         call = asked(reader.sidecar, start, starts=reader.starts)
         found = promises.stale([TAG], call, age=call.end - 99, has_tags=True)
-        assert (found is not None) == is_stale
+        assert bool(found) == is_stale
 
 
 def test_an_entry_made_after_the_invalidation_is_right_at_any_time() -> None:
     promises = disturbed()
     promises.invalidated(TAG, asked(A, 100))
     call = asked(B, 150)
-    assert promises.stale([TAG], call, age=call.end - 100.05, has_tags=True) is None
+    assert promises.stale([TAG], call, age=call.end - 100.05, has_tags=True) == ""
 
 
 def test_what_has_other_tags_is_not_concerned() -> None:
     promises = disturbed()
     promises.invalidated(TAG, asked(A, 100))
-    assert promises.stale([("tag", "blue")], asked(B, 150), age=100, has_tags=True) is None
+    assert promises.stale([("tag", "blue")], asked(B, 150), age=100, has_tags=True) == ""
 
 
 def test_without_tags_there_is_no_bound_while_cut_off_but_one_afterwards() -> None:
@@ -84,7 +84,7 @@ def test_without_tags_there_is_no_bound_while_cut_off_but_one_afterwards() -> No
     during, soon, later = (asked(B, moment) for moment in (115, 121, 150))
     for call, is_stale in ((during, False), (soon, False), (later, True)):
         found = promises.stale([NOTHING], call, age=call.end - 99, has_tags=False)
-        assert (found is not None) == is_stale
+        assert bool(found) == is_stale
 
 
 # --- Documents ---------------------------------------------------------------------------------
