@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import pytest
 from embercache import Client
 
 import sidecar
+from bench.certificates import Authority
 from sidecar.models.local import LocalEmbedder
 from sidecar.models.packs import default_folder
 
@@ -53,6 +56,46 @@ def test_models_can_be_mounted(
     container.wait_for("serving")
     with Client(container.address) as client:
         assert client.generate("An ember is", max_tokens=3).text
+
+
+def test_it_encrypts_on_the_wire_and_on_disk_with_secrets_that_only_others_may_write(
+    container: Container, tmp_path: Path
+) -> None:
+    secrets, disk = tmp_path / "secrets", tmp_path / "disk"
+    secrets.mkdir(mode=0o755)
+    disk.mkdir()
+    shutil.chown(disk, 65532, 65532)
+    certificate, key = Authority().issue()
+    contents = {
+        "tls.crt": certificate,
+        "tls.key": key,
+        "salt": b"a salt of many letters",
+        "keys": b"k1:" + base64.b64encode(bytes(32)),
+    }
+    for name, content in contents.items():
+        (secrets / name).write_bytes(content)
+        (secrets / name).chmod(0o444)
+    place = "/secrets"
+    container.start(
+        mounts={secrets: place, disk: "/cache"},
+        tls_cert_file=f"{place}/tls.crt",
+        tls_key_file=f"{place}/tls.key",
+        cache_salt_file=f"{place}/salt",
+        encryption_keys_file=f"{place}/keys",
+        server_metrics_address="0.0.0.0:0",
+        disk_folder="/cache",
+        server_drain_delay="0s",
+    )
+    container.wait_for("serving")
+    assert container.health().stdout == "SERVING\n"
+    with Client(container.address) as client:
+        assert client.embed([TEXT]).tiers == ["computed"]
+    container.signal(signal.SIGTERM)
+    assert container.wait() == 0
+    assert "certificate in use" in [event["event"] for event in container.events]
+    # What it kept names the key with which it is sealed.
+    kept = b"".join(path.read_bytes() for path in disk.rglob("*") if path.is_file())
+    assert b"k1" in kept
 
 
 def test_a_signal_ends_it_while_it_starts_though_it_is_the_first_process(
