@@ -167,38 +167,47 @@ async def test_a_namespace_with_a_larger_share_has_less_to_wait_for(
 # What nobody waits for
 
 
-async def warm(sidecar: Sidecar, *texts: str) -> None:
-    request = cache_pb2.WarmRequest(embed=sidecar.request(*texts))
+def text(name: str) -> str:
+    """A text of 8 tokens, which are taken for fewer until it is tokenised."""
+    return name * 8
+
+
+async def warm(sidecar: Sidecar, names: str) -> None:
+    request = cache_pb2.WarmRequest(embed=sidecar.request(*map(text, names)))
     async for _ in sidecar.caches.Warm(request):
         pass
 
 
+async def tokenised(sidecar: Sidecar, count: int) -> None:
+    """Until so many texts wait for the `slow` model, behind a run of 371 seconds."""
+    async with asyncio.timeout(30):
+        while (await sidecar.stats()).models[0].queue_seconds < 340 + 156 * count:
+            pass
+
+
 async def test_what_is_warmed_comes_after_what_somebody_waits_for(
-    start: Start, held_model: HeldModel, eventually: Eventually
+    busy: tuple[Sidecar, asyncio.Task[Any]], held_model: HeldModel
 ) -> None:
-    sidecar = await start()
-    calls = [asyncio.create_task(sidecar.embed("running"))]
-    await eventually(lambda: len(held_model.sizes) == 1)
-    calls.append(asyncio.create_task(warm(sidecar, "a", "b")))
-    await queued(sidecar, 2)
-    calls.append(asyncio.create_task(sidecar.embed("c")))
-    await queued(sidecar, 3)
+    sidecar, running = busy
+    warming = asyncio.create_task(warm(sidecar, "ab"))
+    await tokenised(sidecar, 2)
+    later = asyncio.ensure_future(sidecar.embeds.Embed(sidecar.request(text("c"))))
+    await tokenised(sidecar, 3)
     held_model.let_go()
-    await asyncio.gather(*calls)
-    assert held_model.sizes == [1, 1, 2]
+    await asyncio.gather(running, warming, later)
+    assert held_model.sizes == [1, 1, 1, 2]
 
 
 async def test_what_is_being_warmed_goes_first_once_somebody_waits_for_it(
-    start: Start, held_model: HeldModel, eventually: Eventually
+    busy: tuple[Sidecar, asyncio.Task[Any]], held_model: HeldModel
 ) -> None:
-    sidecar = await start()
-    calls = [asyncio.create_task(sidecar.embed("running"))]
-    await eventually(lambda: len(held_model.sizes) == 1)
-    for texts in ("ab", "cde"):
-        calls.append(asyncio.create_task(warm(sidecar, *texts)))
-        await queued(sidecar, 2 if texts == "ab" else 5)
-    calls.append(asyncio.create_task(sidecar.embed("d")))
+    sidecar, running = busy
+    calls = [running]
+    for names, count in (("ab", 2), ("cde", 5)):
+        calls.append(asyncio.create_task(warm(sidecar, names)))
+        await tokenised(sidecar, count)
+    calls.append(asyncio.ensure_future(sidecar.embeds.Embed(sidecar.request(text("d")))))
     await settle(sidecar)
     held_model.let_go()
     await asyncio.gather(*calls)
-    assert held_model.sizes == [1, 3, 2]
+    assert held_model.sizes == [1, 1, 3, 2]
