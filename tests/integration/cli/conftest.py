@@ -28,6 +28,8 @@ START_SECONDS = 60
 def other_model(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -> Path:
     """A pack like minilm, but of another version: it reads less of a text."""
     folder = shutil.copytree(minilm_folder, tmp_path_factory.mktemp("packs") / "minilm-v2")
+    # It is a pack of one's own from here on.
+    (folder / "manifest.json").unlink()
     config = folder / "sentence_bert_config.json"
     config.chmod(0o644)
     config.write_text(json.dumps(json.loads(config.read_text()) | {"max_seq_length": 64}))
