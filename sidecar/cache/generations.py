@@ -6,6 +6,7 @@ What the states are made of is told in `sidecar.cache.namespace_state`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import time
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bumped",
+    "Expectation",
     "GenerationStore",
     "Generations",
     "InvalidationNotSharedError",
@@ -79,6 +81,14 @@ class Bumped(NamedTuple):
     steps: Mapping[bytes, tuple[int, int]]
 
 
+class Expectation(NamedTuple):
+    """Changes under a tag that somebody is about to make or has made, by the token of who."""
+
+    namespace: str
+    tag: bytes
+    changes: Mapping[bytes, Sequence[bytes]]
+
+
 class GenerationStore(Protocol):
     """Where epochs and generations are kept. Raises `StoreUnavailableError` if it is down.
 
@@ -120,6 +130,24 @@ class GenerationStore(Protocol):
 
     async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
         """Removes entries from the shared tier, and tells all other sidecars to do so too."""
+        ...
+
+    async def expect(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes], token: bytes
+    ) -> None:
+        """Notes, for a day at most, that a tag will be moved for these changes, until `settle`."""
+        ...
+
+    async def expected(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes]
+    ) -> list[bytes | None]:
+        """For each change the token of who expects it, and has not settled it."""
+        ...
+
+    async def settle(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes], token: bytes
+    ) -> None:
+        """Forgets what was expected with this token."""
         ...
 
 
@@ -231,6 +259,43 @@ class Generations:
                 most = max(self._states.values(), key=lambda each: len(each.unshared))
                 most.invalidate_all_unshared(self._now_us())
             raise _not_shared(error) from error
+
+    async def expect(self, namespace: str, tag: bytes, changes: Sequence[bytes]) -> Expectation:
+        """Has every sidecar know what is about to be changed, until it was announced.
+
+        Raises `InvalidationNotSharedError`; then it is better not changed.
+        """
+        token = secrets.token_bytes(8)
+        try:
+            await self._store.expect(namespace, tag, changes, token)
+        except StoreUnavailableError as error:
+            raise InvalidationNotSharedError(
+                f"{error}; nothing was changed, because others could not be told: repeat the call"
+            ) from error
+        return Expectation(namespace, tag, {token: list(changes)})
+
+    async def expected(self, namespace: str, tag: bytes, changes: Sequence[bytes]) -> Expectation:
+        """Which of these changes somebody was about to make, and has not announced.
+
+        Raises `InvalidationNotSharedError`.
+        """
+        found: dict[bytes, list[bytes]] = {}
+        try:
+            tokens = await self._store.expected(namespace, tag, changes) if changes else []
+        except StoreUnavailableError as error:
+            raise InvalidationNotSharedError(
+                f"{error}; it is not known whether others were told of this: repeat the call"
+            ) from error
+        for change, token in zip(changes, tokens, strict=True):
+            if token is not None:
+                found.setdefault(token, []).append(change)
+        return Expectation(namespace, tag, found)
+
+    async def settle(self, expectation: Expectation) -> None:
+        """Says that it was announced. If that fails, it is announced once more at some time."""
+        with contextlib.suppress(StoreUnavailableError):
+            for token, changes in expectation.changes.items():
+                await self._store.settle(expectation.namespace, expectation.tag, changes, token)
 
     async def invalidate_namespace(self, namespace: str) -> None:
         """Invalidates every entry of a namespace.

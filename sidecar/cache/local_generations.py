@@ -31,6 +31,9 @@ CREATE TABLE IF NOT EXISTS generations
 (namespace TEXT, field BLOB, value INTEGER, PRIMARY KEY (namespace, field)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scopes
 (namespace TEXT, scope BLOB, value INTEGER, PRIMARY KEY (namespace, scope)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS expected
+(namespace TEXT, tag BLOB, change BLOB, token BLOB, PRIMARY KEY (namespace, tag, change))
+WITHOUT ROWID;
 """
 
 _log = structlog.get_logger()
@@ -74,6 +77,42 @@ class LocalGenerations:
 
     async def remove(self, namespace: str, keys: Sequence[bytes]) -> None:
         """Nothing: there is no shared tier and nobody to tell."""
+
+    async def expect(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes], token: bytes
+    ) -> None:
+        """See `GenerationStore.expect`. What was not settled is kept."""
+        rows = [(namespace, tag, change, token) for change in changes]
+        await self._call(
+            lambda db: db.executemany("INSERT OR REPLACE INTO expected VALUES (?, ?, ?, ?)", rows)
+        )
+
+    async def expected(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes]
+    ) -> list[bytes | None]:
+        """See `GenerationStore.expected`."""
+
+        def find(db: sqlite3.Connection) -> list[bytes | None]:
+            rows = db.execute(
+                "SELECT change, token FROM expected WHERE namespace = ? AND tag = ?",
+                (namespace, tag),
+            )
+            tokens: dict[bytes, bytes] = dict(rows)
+            return [tokens.get(change) for change in changes]
+
+        return await self._call(find)
+
+    async def settle(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes], token: bytes
+    ) -> None:
+        """See `GenerationStore.settle`."""
+        rows = [(namespace, tag, change, token) for change in changes]
+        await self._call(
+            lambda db: db.executemany(
+                "DELETE FROM expected WHERE namespace = ? AND tag = ? AND change = ? AND token = ?",
+                rows,
+            )
+        )
 
     def close(self) -> None:
         """Closes the file, after what is under way."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 STREAM_LENGTH = 100_000
 STREAM_CHANGES_BYTES = 64 * 2**20
 """About what the stream may hold of changes. Larger ones make it shorter."""
+EXPECTED_SECONDS = 86_400
 TAG_FIELD = b"tag:"
 SCOPE_FIELD = b"scope:"
 
@@ -145,6 +146,20 @@ return number
 )
 
 
+# KEYS: a hash, from change to token. ARGV: seconds, then changes, each with its token.
+_EXPECT = """
+for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+"""
+
+# ARGV: the token, then changes.
+_SETTLE = """
+for i = 2, #ARGV do
+    if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
+end
+"""
+
+
 class RedisGenerations:
     """A `GenerationStore` that every sidecar on the same Redis and prefix shares.
 
@@ -206,6 +221,29 @@ class RedisGenerations:
             lambda redis: redis.xadd(self.stream, fields, maxlen=STREAM_LENGTH, approximate=True)
         )
 
+    async def expect(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes], token: bytes
+    ) -> None:
+        """See `GenerationStore.expect`."""
+        key = self._expected(namespace, tag)
+        fields = chain.from_iterable((change, token) for change in changes)
+        await self._run(lambda redis: redis.eval(_EXPECT, 1, key, EXPECTED_SECONDS, *fields))
+
+    async def expected(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes]
+    ) -> list[bytes | None]:
+        """See `GenerationStore.expected`."""
+        key = self._expected(namespace, tag)
+        tokens: list[bytes | None] = await self._run(lambda redis: redis.hmget(key, list(changes)))
+        return tokens
+
+    async def settle(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes], token: bytes
+    ) -> None:
+        """See `GenerationStore.settle`."""
+        key = self._expected(namespace, tag)
+        await self._run(lambda redis: redis.eval(_SETTLE, 1, key, token, *changes))
+
     async def _eval(
         self, script: str, namespace: str, known: int, *more: Any, length: int = STREAM_LENGTH
     ) -> Any:
@@ -218,6 +256,9 @@ class RedisGenerations:
 
     def _scopes(self, namespace: str) -> bytes:
         return f"{self._prefix}:{{state}}:scopes:{namespace}".encode()
+
+    def _expected(self, namespace: str, tag: bytes) -> bytes:
+        return f"{self._prefix}:{{state}}:expected:{tag.hex()}:{namespace}".encode()
 
     async def _run(self, command: Callable[[Any], Awaitable[Any]]) -> Any:
         try:

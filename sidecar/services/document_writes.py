@@ -34,9 +34,11 @@ MAX_ANNOUNCEMENTS = 64
 class DocumentWriter:
     """Writes to the index, then announces what was changed, also where the index failed.
 
-    Both are one task, which a caller that goes away does not end. What remains: if the process dies
-    between the two, or the index is late to do what it failed to confirm and nobody repeats the
-    call here, lists may be stale until their lifetime, ``cache.search_ttl``, ends.
+    Both are one task, which a caller that goes away does not end. Before it, all sidecars are told
+    what to expect: so whoever repeats the call, with this sidecar or another, and finds the
+    documents there already, sees whether they were announced. What remains: if the process dies
+    between the two, or the index is late to do what it failed to confirm, and nobody repeats the
+    call, lists may be stale until their lifetime, ``cache.search_ttl``, ends.
     """
 
     def __init__(self, index: Index, generations: Generations, digests: Digests) -> None:
@@ -52,12 +54,15 @@ class DocumentWriter:
         collection: Collection,
         documents: Sequence[Document],
         most: int | None = MAX_ANNOUNCEMENTS,
+        repeated: Sequence[str] = (),
     ) -> None:
         """As `Index.upsert`; with more than ``most`` announcements all lists become invalid.
 
-        Also raises `InvalidationNotSharedError`: the documents are stored then.
+        ``repeated`` are documents that were found stored just so: it is announced again what did
+        not get out, or may have come later than its announcement. Also raises
+        `InvalidationNotSharedError`: the documents may be stored then.
         """
-        await self._to_the_end(self._upsert(collection, documents, most))
+        await self._to_the_end(self._upsert(collection, documents, most, repeated))
 
     async def delete(self, collection: Collection, ids: Sequence[str]) -> list[bool]:
         """As `Index.delete`. Also raises `InvalidationNotSharedError`: they are removed then."""
@@ -67,14 +72,6 @@ class DocumentWriter:
         return await self._to_the_end(
             self._write(collection, self._index.delete(collection, ids), changes, MAX_ANNOUNCEMENTS)
         )
-
-    async def repeat(self, collection: Collection) -> None:
-        """Announces again what did not get out, or may have come later than its announcement.
-
-        For a call that finds nothing to change: it may be a repetition. Raises
-        `InvalidationNotSharedError`.
-        """
-        await self._to_the_end(self._announce(collection, [], MAX_ANNOUNCEMENTS))
 
     async def close(self) -> None:
         """Waits for what callers went away from."""
@@ -94,7 +91,11 @@ class DocumentWriter:
             task.exception()
 
     async def _upsert(
-        self, collection: Collection, documents: Sequence[Document], most: int | None
+        self,
+        collection: Collection,
+        documents: Sequence[Document],
+        most: int | None,
+        repeated: Sequence[str],
     ) -> None:
         model = model_digest(collection.model, collection.version)
         vectors = await self._stored_vectors(
@@ -109,7 +110,25 @@ class DocumentWriter:
             )
             for document in documents
         ]
-        await self._write(collection, self._index.upsert(collection, documents), changes, most)
+        tag = collection_tag(self._digests, collection.name)
+        unannounced = await self._generations.expected(
+            collection.namespace, tag, [self._name(collection, one) for one in repeated]
+        )
+        if unannounced.changes:
+            self._doubtful.add((collection.namespace, collection.name))
+        if not documents:
+            await self._announce(collection, [], most)
+        else:
+            names = [self._name(collection, document.id) for document in documents]
+            expectation = await self._generations.expect(collection.namespace, tag, names)
+            await self._write(collection, self._index.upsert(collection, documents), changes, most)
+            await self._generations.settle(expectation)
+        await self._generations.settle(unannounced)
+
+    def _name(self, collection: Collection, document: str) -> bytes:
+        """What stands for a document of one model where changes are expected."""
+        parts = (collection.model, collection.version, document)
+        return self._digests.of(b"document", *(part.encode() for part in parts))
 
     async def _stored_vectors(
         self, collection: Collection, documents: Sequence[Document]

@@ -183,7 +183,7 @@ class DocumentService:
     ) -> None:
         """Stores what is new of the documents, and fills in their outcomes."""
         stored = await self._index.revisions(collection, [draft.document.id for draft in drafts])
-        embed, relabel = [], []
+        embed, relabel, there = [], [], []
         for draft, revision in zip(drafts, stored, strict=True):
             wanted = draft.document.revision
             if revision is None or revision.content != wanted.content:
@@ -197,20 +197,17 @@ class DocumentService:
                 relabel.append(draft)
             else:
                 draft.outcome.change = _Upserted.CHANGE_UNCHANGED
+                there.append(draft.document.id)
         await self._embed(collection, embedder, info, embed)
         new = _finished(embed)
         try:
-            await self._write(collection, [*new, *(draft.document for draft in relabel)])
+            await self._writer.upsert(
+                collection, [*new, *(draft.document for draft in relabel)], repeated=there
+            )
         except KeyError:
             # One of those whose content was there went meanwhile.
             await self._embed(collection, embedder, info, relabel)
-            await self._write(collection, [*new, *_finished(relabel)])
-
-    async def _write(self, collection: Collection, documents: list[Document]) -> None:
-        if documents:
-            await self._writer.upsert(collection, documents)
-        else:
-            await self._writer.repeat(collection)
+            await self._writer.upsert(collection, [*new, *_finished(relabel)], repeated=there)
 
     async def _embed(
         self,

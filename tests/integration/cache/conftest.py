@@ -86,6 +86,24 @@ class Breakable:
         self._check()
         await self._store.remove(namespace, keys)
 
+    async def expect(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes], token: bytes
+    ) -> None:
+        self._check()
+        await self._store.expect(namespace, tag, changes, token)
+
+    async def expected(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes]
+    ) -> list[bytes | None]:
+        self._check()
+        return await self._store.expected(namespace, tag, changes)
+
+    async def settle(
+        self, namespace: str, tag: bytes, changes: Sequence[bytes], token: bytes
+    ) -> None:
+        self._check()
+        await self._store.settle(namespace, tag, changes, token)
+
 
 @pytest.fixture(params=["local", "redis"])
 async def store(

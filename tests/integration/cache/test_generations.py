@@ -386,3 +386,43 @@ async def test_a_sidecar_that_missed_an_epoch_learns_of_it_with_the_tags(
         await two.resolve(state, [TAG])
         assert state.generation(TAG) is not None
         two.forget_tags()
+
+
+# --- What is expected --------------------------------------------------------------------------
+
+
+async def test_who_expects_a_change_is_known_to_all_until_it_is_settled(store: Breakable) -> None:
+    one, other = Generations(store), Generations(store)
+    first = await one.expect("n", TAG, [b"a", b"b"])
+    await one.expect("n", OTHER, [b"c"])
+    await one.expect("m", TAG, [b"c"])
+    assert await other.expected("n", TAG, [b"a", b"b", b"c"]) == first
+    await other.settle(await other.expected("n", TAG, [b"b", b"c"]))
+    assert (await one.expected("n", TAG, [b"a", b"b", b"c"])).changes == {
+        token: [b"a"] for token in first.changes
+    }
+    await one.settle(first)
+    assert not (await one.expected("n", TAG, [b"a", b"b"])).changes
+    assert (await one.expected("n", OTHER, [b"c"])).changes
+
+
+async def test_who_settles_leaves_what_another_has_come_to_expect(store: Breakable) -> None:
+    one, other = Generations(store), Generations(store)
+    first = await one.expect("n", TAG, [b"a"])
+    second = await other.expect("n", TAG, [b"a"])
+    await one.settle(first)
+    assert await one.expected("n", TAG, [b"a"]) == second
+
+
+async def test_nothing_can_be_expected_while_the_store_is_down(store: Breakable) -> None:
+    generations = Generations(store)
+    expectation = await generations.expect("n", TAG, [b"a"])
+    store.down = True
+    with pytest.raises(InvalidationNotSharedError):
+        await generations.expect("n", TAG, [b"b"])
+    with pytest.raises(InvalidationNotSharedError):
+        await generations.expected("n", TAG, [b"a"])
+    assert not (await generations.expected("n", TAG, [])).changes, "nobody needs to be asked"
+    await generations.settle(expectation)
+    store.down = False
+    assert await generations.expected("n", TAG, [b"a"]) == expectation

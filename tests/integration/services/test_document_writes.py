@@ -312,12 +312,61 @@ async def test_what_could_not_be_announced_is_made_up_for_by_whatever_comes_next
         case "delete":
             await writer.delete(place, ["b"])
         case _:
-            await writer.repeat(place)
+            await writer.upsert(place, [], repeated=["a"])
     assert store.told == [b""]
     await writer.delete(place, ["b"])
-    await writer.repeat(place)
+    await writer.upsert(place, [], repeated=["b"])
     assert len(store.told) == 2
     assert store.told[1], "the next one is told of as what it is"
+    await index.close()
+
+
+# A sidecar that dies
+
+
+class DiedError(BaseException):
+    """Nothing that comes after it is done."""
+
+
+@pytest.mark.parametrize("more", [[], ["b"]], ids=["alone", "with another"])
+async def test_a_call_that_is_repeated_elsewhere_makes_up_for_a_sidecar_that_died(
+    more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stored the document and told nobody; the repetition finds it there already."""
+    index, store = MemoryIndex(), Store()
+    dead, other = (DocumentWriter(index, Generations(store), UNSALTED) for _ in range(2))
+    place = Collection("n", "c", "m", "1", 4)
+
+    async def dies(*_: Any) -> None:
+        raise DiedError
+
+    monkeypatch.setattr(dead, "_announce", dies)
+    with pytest.raises(DiedError):
+        await dead.upsert(place, [whole("a", 1)])
+    assert store.told == []
+    await other.upsert(place, [whole(name, 1) for name in more], repeated=["a"])
+    assert store.told == [b""]
+    await other.upsert(place, [whole("b", 1)], repeated=["a"])
+    assert len(store.told) == 2
+    assert store.told[1], "it was made up for once"
+    await index.close()
+
+
+async def test_nothing_is_stored_that_nobody_could_be_told_to_expect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index, store = MemoryIndex(), Store()
+    writer = DocumentWriter(index, Generations(store), UNSALTED)
+    place = Collection("n", "c", "m", "1", 4)
+
+    async def down(*_: Any) -> None:
+        raise StoreUnavailableError("down")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(store, "expect", down)
+        with pytest.raises(InvalidationNotSharedError):
+            await writer.upsert(place, [whole("a", 1)])
+    assert await index.revisions(place, ["a"]) == [None]
     await index.close()
 
 
@@ -346,7 +395,7 @@ async def test_more_than_can_be_announced_invalidates_the_whole_collection(
     await upsert(sidecar, document("far", "zzzz", metadata=large))
     assert await tiers(sidecar) == ("COMPUTED", "COMPUTED")
     assert await tiers(sidecar) == ("HOT", "HOT")
-    monkeypatch.setattr(DocumentWriter.upsert, "__defaults__", (2,))
+    monkeypatch.setattr(DocumentWriter.upsert, "__defaults__", (2, ()))
     await upsert(sidecar, document("long", *["zzzz"] * 1200))
     assert await tiers(sidecar) == ("COMPUTED", "COMPUTED")
 
