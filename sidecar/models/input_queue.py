@@ -164,10 +164,12 @@ class InputQueue(Generic[In, Out]):
             if self._closed:
                 return
             self._forget(self._tokenising)
-            self._tokenising = []
+            # Others were dropped meanwhile.
+            waited, self._tokenising = set(self._tokenising), []
             for job in jobs:
-                self._count(job)
-                self._add_ready(job)
+                if job in waited:
+                    self._count(job)
+                    self._add_ready(job)
             self._is_ready.notify()
 
     def take_batch(self) -> Taken[In, Out] | None:
@@ -297,6 +299,9 @@ class InputQueue(Generic[In, Out]):
 
     def _drop_unwanted(self) -> None:
         gone = self._take_from_arrived(Job.is_unwanted) + self._ready.discard(Job.is_unwanted)
+        gone += [job for job in self._tokenising if job.is_unwanted()]
+        # Not in place: the thread that tokenises has the list.
+        self._tokenising = [job for job in self._tokenising if not job.is_unwanted()]
         self._forget(gone)
         self._counters.abandoned += len(gone)
 

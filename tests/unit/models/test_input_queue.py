@@ -35,6 +35,22 @@ async def test_what_is_being_tokenised_takes_room(queue: InputQueue) -> None:
         queue.put([job("d")])
 
 
+async def test_what_nobody_wants_any_more_makes_room_while_it_is_being_tokenised(
+    queue: InputQueue,
+) -> None:
+    gone, kept, new = job("a"), job("b"), job("c")
+    queue.put([gone, kept])
+    jobs = queue.take_arrived(2)
+    assert jobs == [gone, kept]
+    gone.future.cancel()
+    queue.put([new, job("d")])
+    assert len(queue) == 3
+    queue.put_ready(tokenised(*jobs))
+    taken = queue.take_batch()
+    assert taken is not None
+    assert taken.batch == [kept]
+
+
 async def test_what_cannot_be_tokenised_makes_room(queue: InputQueue) -> None:
     jobs = [job("a"), job("b")]
     queue.put(jobs)
