@@ -32,6 +32,8 @@ This installs a small Redis for trying out. In production name yours: `redis.exi
   time. Set `injector.certificate.source` to `certManager` or `existingSecret`. Where they do not
   see what the cluster knows, set `enabled` of `serviceMonitor`, `podMonitor` and `prometheusRule`
   to `true` or `false`.
+- Calls to the encoder pool are not encrypted, and nobody is asked who he is, unless `encoder.tls`
+  and `encoder.policy` name Secrets. `sidecar.secretMounts` gives sidecars keys and tokens.
 - A cluster has one injector, and a second is refused. Further releases, as for an encoder pool with
   another model, set `injector.enabled` to `false`.
 

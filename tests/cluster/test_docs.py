@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,9 +45,25 @@ def test_the_commands_of_the_guide_run(
         for block in blocks:
             run(block)
         injected = cluster.get("deployment", "search", "--namespace=shop")
+        config = cluster.get("configmap", "embercache-injector", "--namespace=embercache")
+        (pool,) = cluster.get("deployment", "embercache-encoder", "--namespace=embercache")["spec"][
+            "template"
+        ]["spec"]["containers"]
+        there = {
+            namespace: {
+                each["metadata"]["name"]
+                for each in cluster.get("secrets", f"--namespace={namespace}")["items"]
+            }
+            for namespace in ("shop", "embercache")
+        }
     finally:
         # Else its webhook is called in other tests.
         run("helm uninstall embercache --namespace embercache")
         run("kubectl delete namespace shop embercache --wait=false")
     names = [each["name"] for each in injected["spec"]["template"]["spec"]["initContainers"]]
     assert names == ["embercache"]
+    # The section on security has made all that it lets sidecars and the pool mount.
+    assert pool["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
+    mounts = yaml.safe_load(config["data"]["config.yaml"])["secretMounts"]
+    assert {each["secret"] for each in mounts} == there["shop"] != set()
+    assert {"pool-tls", "pool-policy", "embercache-client"} <= there["embercache"]
