@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HANG_GUARD = 60.0
+# Redis says of garbage that it is an unknown command, as an old Redis does of a vector set.
+_AFTER_GARBAGE = "the index cannot be used"
 # gRPC's core tells of connections that broke, past the log.
 _GRPC = re.compile(r"[IWE]\d{4} \d\d:|WARNING: All log messages before absl")
 SIDECARS = ("sidecar-a", "sidecar-b")
@@ -258,4 +260,4 @@ def _complains(line: str) -> bool:
         event: dict[str, Any] = json.loads(line)
     except ValueError:  # cut off by a kill
         return False
-    return event["level"] in ("error", "critical")
+    return event["level"] in ("error", "critical") and event["event"] != _AFTER_GARBAGE
