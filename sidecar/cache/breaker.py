@@ -128,6 +128,11 @@ class Breaker:
             self._backoff = self._next_backoff()
             self._open()
 
+    def abandon_probe(self) -> None:
+        """Ends a probe that has found out nothing: the next is due at once."""
+        if self._state is BreakerState.HALF_OPEN:
+            self._state = BreakerState.OPEN
+
     async def recover(self, probe: Callable[[], Awaitable[bool]]) -> None:
         """Probes in the background until the breaker is closed."""
         while not self.closed:

@@ -102,20 +102,26 @@ class Verifier:
             similarity=similarity,
         )
         accepted: bool | None = None
+        is_telling = False
+        left = max(0.0, deadline - time.monotonic())
         try:
-            left = max(0.0, deadline - time.monotonic())
             with current().call("grpc", _METHOD, self._target) as span:
                 answer = await self._stub.Verify(request, timeout=left, metadata=span.headers())
                 span.answered("OK")
-            accepted = answer.accept
+            accepted, is_telling = answer.accept, True
         except grpc.aio.AioRpcError as error:
-            self._failed(error.code())
+            # Earlier questions of the search may have used up its time.
+            is_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            is_telling = not is_late or left >= self._timeout / 2
+            self._failed(error.code(), is_telling)
         else:
             self._answered(accepted)
         finally:
-            # It may have been cancelled, too, and must not be waited for.
-            if is_probe:
+            if is_probe and is_telling:
                 self._breaker.end_probe(succeeded=accepted is not None)
+            elif is_probe:
+                # Whoever asked may have gone away, too.
+                self._breaker.abandon_probe()
         return accepted
 
     async def close(self) -> None:
@@ -132,8 +138,10 @@ class Verifier:
             self._is_failing = False
             _log.info("the verifier answers", target=self._target)
 
-    def _failed(self, code: grpc.StatusCode) -> None:
+    def _failed(self, code: grpc.StatusCode, is_telling: bool) -> None:
         self.counters.failed += 1
+        if not is_telling:
+            return
         if not self._is_failing:
             self._is_failing = True
             # Not its message, which may quote a query.

@@ -157,12 +157,23 @@ async def test_one_that_fails_again_and_again_is_left_alone_for_a_while(
         while len(beside.service.seen) < 5:
             await asyncio.sleep(0.001)
     assert await ask(verifier, "a query") is None
+    # One whose asker goes away has found out nothing: the next one does.
     late.cancel()
     await asyncio.wait({late})
-    clock.now = 180
     assert await ask(verifier, "a query")
     assert await ask(verifier, "other query") is False
     assert verifier.counters == VerifierCounters(accepted=1, refused=1, failed=4, skipped=5)
+
+
+async def test_questions_that_had_too_little_time_say_nothing_about_the_verifier(
+    open_verifier: Callable[..., Verifier],
+) -> None:
+    breaker = Breaker("verifier", failures=1)
+    verifier = open_verifier(breaker=breaker)
+    little = verifier.deadline() - PATIENT
+    assert await verifier.accepts("search", "shop", "late", "late", 0.97, little) is None
+    assert breaker.closed
+    assert await ask(verifier, "a query")
 
 
 async def test_failures_that_are_not_in_a_row_leave_it_in_use(
