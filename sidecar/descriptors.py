@@ -6,6 +6,7 @@ callers get a part of them, and the rest is for what a sidecar needs itself.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -16,9 +17,17 @@ _MOST = 100_000
 
 
 def raise_limit() -> None:
-    """Allows this process as many as it may allow itself; the usual 1,024 are few."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """Allows this process as many as it may allow itself and can use; the usual 1,024 are few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    most = _MOST + _RESERVED
+    if hard != resource.RLIM_INFINITY:
+        most = min(hard, most)
+    if most > soft:
+        # A system may have a bound of its own below that; then the limit stays as it is.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def most_connections(listeners: int) -> int:
