@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import resource
 from typing import TYPE_CHECKING
 
@@ -326,6 +327,30 @@ def test_a_template_cannot_go_on_for_ever(source: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(bounded_jinja, "MAX_SECONDS", 0.05)
     with pytest.raises(InputRejectedError, match="takes too long"):
         render(source)
+
+
+LOOP = "{% for i in range(3) %}{{ i }}{% endfor %}"
+
+
+def advance_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Lets so much time pass, without any of CPU, whenever somebody looks at the clock."""
+    clock = itertools.count(0.0, seconds)
+    monkeypatch.setattr(bounded_jinja.time, "monotonic", lambda: next(clock))
+
+
+def test_a_rendering_that_waits_for_a_busy_machine_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    advance_clock(monkeypatch, bounded_jinja.MAX_SECONDS)
+    assert render(LOOP) == "012"
+
+
+def test_a_rendering_that_takes_far_too_long_by_the_clock_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    advance_clock(monkeypatch, bounded_jinja.MAX_WALL_SECONDS + 1)
+    with pytest.raises(InputRejectedError, match="takes too long"):
+        render(LOOP)
 
 
 def test_operators_do_what_they_do_without_bounds() -> None:
