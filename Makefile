@@ -76,7 +76,7 @@ soak: setup
 fuzz: setup
 	$(PY) tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
-# Asks whether anything that is locked has a known vulnerability. Needs the network, and npm.
+# Asks whether a locked Python or npm package has a known vulnerability. Needs the network, and npm.
 audit: setup
 	$(PY) -m supply.audit
 
