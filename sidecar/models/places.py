@@ -99,10 +99,11 @@ class Places:
     def refuse_if_late(self, waiting: int) -> None:
         """Raises `QueueFullError` if it would not be a caller's turn before his deadline.
 
-        ``waiting`` are before him, here or on their way.
+        ``waiting`` are before him, here or on their way. If nobody is, he is taken: how fast places
+        become free is only measured while somebody waits.
         """
         speed = self._departures.per_second
-        if speed is None or self.taken + waiting < self._parallel:
+        if speed is None or waiting == 0 or self.taken + waiting < self._parallel:
             return
         seconds, left = (waiting + 1) / speed, demand().deadline - self._clock()
         if seconds > left:

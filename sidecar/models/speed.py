@@ -15,6 +15,10 @@ _MEMORY_SECONDS = 0.5
 _LEAST_SECONDS = 0.1
 # By how much at most. Measured: a run of 8 tokens by 2, with what a run costs besides its tokens.
 _SMALL_RUNS_ARE_SLOWER = 3.0
+# Of places: what was measured so many departures ago counts for a third.
+_MEMORY_DEPARTURES = 8
+# Without a new one an estimate counts for so long, or for as long as that many departures take.
+_DEPARTURES_SECONDS = 60.0
 # For so long a latency counts, and at most twice as long.
 _WINDOW_SECONDS = 1.0
 
@@ -47,26 +51,37 @@ class Speed:
 
 
 class Departures:
-    """How fast those who wait for a place get one: told by those who leave theirs.
+    """How fast those who wait for a place get one: told by those who leave theirs of late.
 
-    ``clock`` is monotonic, in seconds.
+    One who stays long counts as one of several. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._speed = Speed()
+        self._count = 0.0
+        self._seconds = 0.0
+        self._measured_at = -math.inf
         self._waited_since: float | None = None
 
     @property
     def per_second(self) -> float | None:
-        """The estimate; None as long as too little was measured."""
-        return self._speed.per_second
+        """The estimate; None if nothing was measured of late."""
+        if self._seconds <= 0:
+            return None
+        per_second = self._count / self._seconds
+        counts_for = max(_DEPARTURES_SECONDS, _MEMORY_DEPARTURES / per_second)
+        return per_second if self._clock() - self._measured_at <= counts_for else None
 
     def left(self, *, others_wait: bool) -> None:
         """Takes note that somebody has left his place."""
         now = self._clock()
         if self._waited_since is not None:
-            self._speed.measured(1, now - self._waited_since, while_others_waited=True)
+            kept = math.exp(-1 / _MEMORY_DEPARTURES)
+            self._count = self._count * kept + 1
+            self._seconds = self._seconds * kept + now - self._waited_since
+            self._measured_at = now
+        elif others_wait and self.per_second is None:
+            self._count = self._seconds = 0.0
         self._waited_since = now if others_wait else None
 
 

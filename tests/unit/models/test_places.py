@@ -261,6 +261,32 @@ async def test_nobody_is_refused_while_a_place_is_free() -> None:
     places.refuse_if_late(0)
 
 
+async def test_one_long_stay_does_not_make_refusals_go_on() -> None:
+    clock = Clock()
+    places = Places(1, Prefixes(1000), clock)
+    first, second = enter(places, 1)[0], enter(places, 1)[0]
+    third = enter(places, 1)[0]
+    assert await first
+    places.leave(Place(1))
+    assert await second
+    clock.now += 120
+    places.leave(Place(1))
+    assert await third
+    on_behalf_of(60, clock)
+    with pytest.raises(QueueFullError):
+        places.refuse_if_late(1)
+    # From now on all stay for a second, with one who waits.
+    for _ in range(10):
+        places.refuse_if_late(0)
+        waiting = enter(places, 1)[0]
+        await settle()
+        clock.now += 1
+        places.leave(Place(1))
+        assert await waiting
+        on_behalf_of(60, clock)
+    places.refuse_if_late(1)
+
+
 async def test_who_waited_past_his_deadline_is_sent_away() -> None:
     clock = Clock()
     places = await busy(clock)

@@ -88,6 +88,30 @@ def test_a_time_in_which_nobody_waited_tells_nothing(clock: Clock) -> None:
     assert departures.per_second == pytest.approx(2)
 
 
+def test_one_who_stayed_long_counts_as_one_of_several(clock: Clock) -> None:
+    departures = Departures(clock)
+    departures.left(others_wait=True)
+    for seconds in (*[1] * 20, 120):
+        clock.now += seconds
+        departures.left(others_wait=True)
+    assert departures.per_second == pytest.approx(1 / 16, rel=0.1)
+
+
+def test_how_fast_places_were_left_is_forgotten_after_a_while(clock: Clock) -> None:
+    departures = Departures(clock)
+    departures.left(others_wait=True)
+    clock.now += 20
+    departures.left(others_wait=False)
+    clock.now += 159
+    assert departures.per_second == pytest.approx(1 / 20)
+    clock.now += 2
+    assert departures.per_second is None
+    departures.left(others_wait=True)
+    clock.now += 0.5
+    departures.left(others_wait=True)
+    assert departures.per_second == pytest.approx(2)
+
+
 def test_the_shortest_latency_of_late_is_known(clock: Clock) -> None:
     latency = LeastLatency(clock)
     assert latency.seconds == 0

@@ -60,13 +60,14 @@ async def test_one_that_would_begin_too_late_is_refused_and_counted(
     await eventually(lambda: running.generator.active == 1)
     monkeypatch.setattr(Departures, "per_second", 0.01)
     within(50)
-    with pytest.raises(QueueFullError, match="would begin in 100 s"):
-        running.start(prompt(2))
-    assert (running.generator.counters.shed, running.generator.queued) == (1, 0)
+    with_nobody_before = running.start(prompt(2))
+    with pytest.raises(QueueFullError, match="would begin in 200 s"):
+        running.start(prompt(3))
+    assert (running.generator.counters.shed, running.generator.queued) == (1, 1)
     within(5000)
-    second = running.start(prompt(2))
+    third = running.start(prompt(3))
     gate.open()
-    await asyncio.gather(first, second)
+    await asyncio.gather(first, with_nobody_before, third)
 
 
 async def test_those_who_wait_are_served_in_their_order(
