@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +60,7 @@ class Place:
     left: Left | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     n_bytes: int
     entered: asyncio.Future[Place | None]
@@ -90,7 +89,8 @@ class Places:
         # The system hands out memory page by page, which takes as long as filling it does. And the
         # next prompt often begins as the last one did.
         self._spare: Place | None = None
-        self._waiting: deque[_Waiting] = deque()
+        # In the order in which they came.
+        self._waiting: dict[_Waiting, None] = {}
         self._closed = False
         self._clock = clock
         self._departures = Departures(clock)
@@ -123,9 +123,11 @@ class Places:
         if self._closed:
             raise closing_error()
         entered: asyncio.Future[Place | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(n_bytes, entered, unwanted, demand()))
+        waiting = _Waiting(n_bytes, entered, unwanted, demand())
+        self._waiting[waiting] = None
 
         def give_up(_: object) -> None:
+            self._waiting.pop(waiting, None)
             if not entered.done():
                 entered.set_result(None)
                 self._admit()
@@ -165,16 +167,17 @@ class Places:
             asyncio.get_running_loop().call_soon(self._admit)
 
     def _admit(self) -> None:
+        gone: list[_Waiting] = []
         overtaken: list[_Waiting] = []
-        for waiting in list(self._waiting):
+        for waiting in self._waiting:
             if waiting.demand.deadline <= self._clock() and not waiting.entered.done():
                 waiting.entered.set_exception(_too_late())
             if not waiting.entered.done() and not waiting.unwanted.done():
                 if self.taken == self._parallel:
-                    return
+                    break
                 place = self._place(waiting.n_bytes)
                 if place is None and waiting.overtaken == MAX_OVERTAKEN:
-                    return
+                    break
                 if place is None:
                     overtaken.append(waiting)
                     continue
@@ -182,7 +185,9 @@ class Places:
                 waiting.entered.set_result(place)
                 for each in overtaken:
                     each.overtaken += 1
-            self._waiting.remove(waiting)
+            gone.append(waiting)
+        for waiting in gone:
+            del self._waiting[waiting]
 
     def _place(self, n_bytes: int) -> Place | None:
         spare = self._spare

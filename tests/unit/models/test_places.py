@@ -95,6 +95,17 @@ async def test_who_gives_up_waiting_makes_way_for_those_behind() -> None:
     assert prefixes.report(1).bytes == 700
 
 
+async def test_nothing_is_kept_of_who_gave_up_while_all_places_are_taken() -> None:
+    places = Places(1, Prefixes(1000))
+    assert await enter(places, 1)[0]
+    waiting = [enter(places, 1) for _ in range(50)]
+    await settle()
+    for task, gives_up in waiting:
+        gives_up.cancel()
+        assert await task is None
+    assert not places._waiting
+
+
 async def test_who_waits_for_memory_enters_when_blocks_of_a_prompt_are_let_go() -> None:
     prefixes = Prefixes(10_000)
     places = Places(2, prefixes)
