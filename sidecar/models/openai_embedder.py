@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from sidecar.demand import Demand, act_for, demand
 from sidecar.models.openai_client import RefusedError
 from sidecar.models.openai_embeddings import read_vectors, share_tokens
 from sidecar.models.pack_files import digest
@@ -49,6 +50,7 @@ class _Job:
     text: str
     future: asyncio.Future[Embedded]
     span: Span
+    demand: Demand
 
 
 class OpenAIEmbedder:
@@ -146,7 +148,7 @@ class OpenAIEmbedder:
             future: asyncio.Future[Embedded] = loop.create_future()
             futures.append(future)
             if isinstance(item, str):
-                self._waiting.append(_Job(item, future, current()))
+                self._waiting.append(_Job(item, future, current(), demand()))
             else:
                 future.set_exception(
                     InputRejectedError(f"model {self._name} takes text, not tensors")
@@ -195,6 +197,8 @@ class OpenAIEmbedder:
         """Computes inputs. If the service refuses some, the others are asked for without them."""
         # A call has one trace: that of the first job that has any.
         enter(next((job.span for job in jobs if job.span.is_recorded), jobs[0].span))
+        # It goes on for who waits longest.
+        act_for(max((job.demand for job in jobs), key=lambda each: each.deadline))
         refusal = await self._try(jobs)
         if refusal is None:
             return

@@ -6,28 +6,31 @@ several times the calls.
 
 from __future__ import annotations
 
-import asyncio
 import email.utils
 import math
 import random
 import time
 from asyncio import sleep
+from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 import openai
 
 from sidecar.cache.breaker import Breaker
-from sidecar.models.types import ModelUnavailableError
-from sidecar.shared_task import create_shared_task
+from sidecar.demand import demand
+from sidecar.models.probed_breaker import ProbedBreaker
+from sidecar.models.types import ModelUnavailableError, QueueFullError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
 
-_FIRST_SECONDS, _LONGEST_SECONDS = 0.5, 8.0
-# A service that asks for a longer pause is not waited for.
+# A call under way keeps others from being made, so it is not one that waits for long.
+_FIRST_SECONDS, _LONGEST_SECONDS = 0.5, 2.0
+# For so long at most a service is believed that no call is of use.
 _LONGEST_ASKED_SECONDS = 60.0
+_FAILURES = 5
 _MAY_SUCCEED_LATER = (408, 409, 429)
 _SHARE, _SAVED = 0.1, 10.0
 
@@ -57,23 +60,24 @@ class RepetitionBudget:
 class Repeats:
     """Makes calls of one service, again up to ``most`` times where that may help.
 
-    After five failures in a row, those of repetitions included, calls are refused until ``probe``
-    succeeds, which is tried in the background. Used from one event loop.
+    After five failures in a row ``probe`` is tried, in the background: what fails may be the input
+    of one caller. If it fails, too, calls are refused until it succeeds. Calls are also refused for
+    as long as a service asks for that has too many. Used from one event loop.
     """
 
     def __init__(self, host: str, most: int, probe: Callable[[], Awaitable[bool]]) -> None:
         self._host = host
         self._most = most
-        self._probe = probe
         self._budget = RepetitionBudget()
-        self._breaker = Breaker(f"openai {host}")
-        self._recovery: asyncio.Task[None] | None = None
+        self._breaker = ProbedBreaker(Breaker(f"openai {host}"), probe)
+        self._failures = 0
+        self._refused_until = -math.inf
 
     async def run(self, call: Callable[[], Awaitable[T]]) -> T:
         """The result of a call; whether it is of use is said by `succeeded` and `failed`.
 
-        Raises what the last call raised, or `ModelUnavailableError` while the service is left
-        alone.
+        Raises what the last call raised, `QueueFullError` while the service wants no calls, or
+        `ModelUnavailableError` while it is left alone.
         """
         self._budget.earn()
         taken = 0
@@ -83,35 +87,52 @@ class Repeats:
                     f"{self._host} failed again and again of late, and is left alone until it"
                     " answers, which is tried in the background: try again later"
                 )
+            self._refuse_while_asked_to()
             try:
                 return await call()
             except openai.OpenAIError as error:
-                self.failed(error)
+                self._note_asked_pause(error)
                 pause = _pause(error, taken)
                 if taken == self._most or pause is None or not self._budget.spend():
+                    # Once, however often it was repeated: a service may fail at this input only.
+                    self.failed(error)
                     raise
             taken += 1
             await sleep(pause)
 
     def succeeded(self) -> None:
         """Takes note of a whole answer."""
+        self._failures = 0
         self._breaker.succeeded()
 
     def failed(self, error: openai.OpenAIError) -> None:
         """Takes note of a failure; one that is an answer to the call shows a service at work."""
         if isinstance(error, openai.APIStatusError) and error.status_code < 500:
-            self._breaker.succeeded()
+            self.succeeded()
             return
-        self._breaker.failed(type(error).__name__)
-        if not self._breaker.closed and (self._recovery is None or self._recovery.done()):
-            # Not on behalf of the call that found out.
-            self._recovery = create_shared_task(self._breaker.recover(self._probe))
+        self._failures += 1
+        if self._failures >= _FAILURES:
+            self._failures = 0
+            self._breaker.suspect(type(error).__name__)
 
     async def close(self) -> None:
         """Stops probing."""
-        if self._recovery is not None:
-            self._recovery.cancel()
-            await asyncio.wait({self._recovery})
+        await self._breaker.close()
+
+    def _note_asked_pause(self, error: openai.OpenAIError) -> None:
+        """Takes note of a service that has too many calls, and wants none for a while."""
+        asked = asked_pause(error)
+        if isinstance(error, openai.RateLimitError) and asked and asked > _LONGEST_SECONDS:
+            self._refused_until = monotonic() + min(asked, _LONGEST_ASKED_SECONDS)
+
+    def _refuse_while_asked_to(self) -> None:
+        left = self._refused_until - monotonic()
+        if left > 0:
+            raise QueueFullError(
+                f"{self._host} has too many calls, and asks for none in the next {left:.3g} s: try"
+                " again then",
+                retry_after=left,
+            )
 
 
 def asked_pause(error: openai.OpenAIError) -> float | None:
@@ -130,11 +151,17 @@ def _pause(error: openai.OpenAIError, taken: int) -> float | None:
             return None
         asked = asked_pause(error)
         if asked is not None:
-            return asked if asked <= _LONGEST_ASKED_SECONDS else None
+            return asked if _is_in_time(asked) else None
     elif not isinstance(error, openai.APIConnectionError):
         return None
     seconds = min(_FIRST_SECONDS * 2.0 ** min(taken, 10), _LONGEST_SECONDS)
-    return seconds * (1 - random.random() / 4)  # noqa: S311 - only that not all come at once
+    seconds *= 1 - random.random() / 4  # noqa: S311 - only that not all come at once
+    return seconds if _is_in_time(seconds) else None
+
+
+def _is_in_time(pause: float) -> bool:
+    """Whether a repetition after this many seconds is not too late for who waits."""
+    return pause <= _LONGEST_SECONDS and monotonic() + pause < demand().deadline
 
 
 def _number(text: str | None, divisor: float) -> float | None:

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.cache.breaker import open_breakers
+from sidecar.demand import within
+from sidecar.models import openai_repeats
 from sidecar.models.openai_client import OpenAIClient
 from sidecar.models.openai_key import OpenAIKey
 from sidecar.models.openai_repeats import RepetitionBudget
@@ -28,11 +30,15 @@ BODY = {"model": "theirs"}
 
 
 class Service:
-    """Answers every call with ``status``; a stream, if that is 200, with events and no end."""
+    """Answers every call with ``status``; a stream, if that is 200, with events and no end.
+
+    Probes get ``probe_status``, or the same.
+    """
 
     def __init__(self) -> None:
         self.status = 200
         self.headers: dict[str, str] = {"Retry-After-Ms": "1"}
+        self.probe_status: int | None = None
         self.calls = 0
         self.probes = 0
         self.port = 0
@@ -50,7 +56,7 @@ class Service:
 
     async def models(self, _request: web.Request) -> web.Response:
         self.probes += 1
-        return web.json_response({}, status=self.status)
+        return web.json_response({}, status=self.probe_status or self.status)
 
     @property
     def is_left_alone(self) -> bool:
@@ -104,6 +110,7 @@ async def test_a_service_that_fails_five_times_in_a_row_is_left_alone_until_it_a
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             assert "status 503" in str(await outcome(client))
+        await eventually(lambda: service.is_left_alone)
         for _ in range(50):
             error = await outcome(client)
             assert isinstance(error, ModelUnavailableError)
@@ -118,21 +125,42 @@ async def test_a_service_that_fails_five_times_in_a_row_is_left_alone_until_it_a
     assert len([log for log in logs if log["event"] == "circuit breaker opened"]) == 1
 
 
-async def test_a_service_that_is_gone_is_left_alone(unused_tcp_port: int) -> None:
+async def test_a_service_that_fails_at_the_inputs_of_one_caller_only_is_not_left_alone(
+    service: Service, connect: Any, eventually: Eventually
+) -> None:
+    client = connect(retries=2)
+    service.probe_status = 200
+    service.status = 500
+    for number in range(12):
+        assert "status 500" in str(await outcome(client))
+        # Each call counts once, with its repetitions.
+        if number < 4:
+            assert service.probes == 0
+    await eventually(lambda: service.probes)
+    service.status = 200
+    assert not service.is_left_alone
+    assert await outcome(client) == {}
+
+
+async def test_a_service_that_is_gone_is_left_alone(
+    unused_tcp_port: int, eventually: Eventually
+) -> None:
     target = parse_target(
         f"openai+http://127.0.0.1:{unused_tcp_port}/v1", "x", has_key=False, insecure=False
     )
     client = OpenAIClient(target, OpenAIKey(""), timeout=HANG_GUARD, retries=0)
-    messages = [str(await outcome(client)) for _ in range(6)]
+    for _ in range(5):
+        assert "cannot be reached" in str(await outcome(client))
+    await eventually(lambda: open_breakers()[f"openai 127.0.0.1:{unused_tcp_port}"])
+    assert "left alone" in str(await outcome(client))
     await client.close()
-    assert ["cannot be reached" in message for message in messages] == [True] * 5 + [False]
-    assert "left alone" in messages[5]
 
 
 async def test_streams_that_break_off_again_and_again_open_the_breaker(
-    service: Service, connect: Any
+    service: Service, connect: Any, eventually: Eventually
 ) -> None:
     client = connect()
+    service.probe_status = 503
 
     async def follow() -> list[Any]:
         return [event async for event in client.stream("/embeddings", BODY | {"stream": True})]
@@ -140,7 +168,7 @@ async def test_streams_that_break_off_again_and_again_open_the_breaker(
     for _ in range(5):
         with pytest.raises(ModelUnavailableError, match="broke off"):
             await follow()
-    assert service.is_left_alone
+    await eventually(lambda: service.is_left_alone)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429])
@@ -182,6 +210,34 @@ async def test_when_to_try_again_is_told_as_the_service_says_it(
     assert error.retry_after == 75
     # So long a pause is not waited for.
     assert service.calls == 1
+
+
+async def test_nobody_calls_a_service_before_it_wants_to_be_called_again(
+    service: Service, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(openai_repeats, "monotonic", lambda: now)
+    client = connect(retries=2)
+    service.status, service.headers = 429, {"Retry-After": "37"}
+    await outcome(client)
+    service.status, now = 200, now + 7
+    error = await outcome(client)
+    assert isinstance(error, QueueFullError)
+    assert error.retry_after == 30
+    assert "asks for none in the next 30 s" in str(error)
+    assert service.calls == 1
+    now += 30
+    assert await outcome(client) == {}
+
+
+async def test_a_repetition_that_would_come_after_the_deadline_is_not_made(
+    service: Service, connect: Any
+) -> None:
+    service.status, service.headers = 429, {"Retry-After": "2"}
+    within(1)
+    error = await outcome(connect(retries=2))
+    assert isinstance(error, QueueFullError)
+    assert (error.retry_after, service.calls) == (2, 1)
 
 
 @given(st.lists(st.booleans()))

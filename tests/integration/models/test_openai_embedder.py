@@ -362,9 +362,9 @@ async def test_the_pause_before_a_repetition_is_the_one_that_the_service_asks_fo
 
     monkeypatch.setattr("sidecar.models.openai_repeats.sleep", pause)
     openai_server.failures.clear()
-    openai_server.fail(429, headers={"Retry-After-Ms": "", "Retry-After": "37"})
+    openai_server.fail(429, headers={"Retry-After-Ms": "", "Retry-After": "1.5"})
     assert await lengths(embedder.submit(["text"])) == [4]
-    assert pauses == [37]
+    assert pauses == [1.5]
 
 
 async def test_a_redirection_is_not_followed(openai_server: Any, connect: Any) -> None:
