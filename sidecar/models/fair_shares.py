@@ -22,14 +22,19 @@ class FairShares:
     """Start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996.
 
     The start of a namespace is the work that was done for it, divided by its weight. The least
-    start has the next turn, and is what time it is. A namespace that begins to wait starts no
-    earlier than that, so none saves up turns while it wants nothing; nor is it forgiven what it was
-    ahead. Work is in full runs of the model.
+    start has the next turn. What time it is goes on with the work that is done, divided by the
+    weights of all that wait: at most a run from the least start, and not past the greatest. A
+    namespace that begins to wait starts no earlier than that. So none saves up turns while it wants
+    nothing, and a row of newcomers does not keep others from theirs, which they would if time were
+    the least start, as in the paper. Nor is one forgiven what it was ahead. Work is in full runs of
+    the model.
     """
 
     def __init__(self, share: Share = equal_shares) -> None:
         self._share = share
         self._now = 0.0
+        self._turn = 0.0  # the start of the namespace that had it
+        self._done = 0.0  # work since then
         self._waiting: dict[str, float] = {}
         # Starts of those that want nothing, and are ahead of the others.
         self._ahead: dict[str, float] = {}
@@ -43,7 +48,7 @@ class FairShares:
         """Nothing of it waits any more."""
         start = self._waiting.pop(namespace)
         if not self._waiting:
-            self._now = 0.0
+            self._now = self._turn = self._done = 0.0
             self._ahead.clear()
         elif start > self._now:
             self._ahead[namespace] = start
@@ -52,7 +57,10 @@ class FairShares:
     def turn(self) -> str:
         """Whose turn it is, of those that wait."""
         namespace = min(self._waiting, key=self._waiting.__getitem__)
-        self._now = self._waiting[namespace]
+        self._turn = self._waiting[namespace]
+        weights = sum(map(self._share, self._waiting))
+        now, self._done = self._now + self._done / weights, 0.0
+        self._now = min(max(now, self._turn), self._turn + 1.0, max(self._waiting.values()))
         return namespace
 
     def may_join(self, namespace: str) -> bool:
@@ -61,11 +69,12 @@ class FairShares:
         Not once it is a run ahead: it would go on to fill the runs of others, and leave them little
         of each.
         """
-        return (self._waiting[namespace] - self._now) * self._share(namespace) <= 1.0
+        return (self._waiting[namespace] - self._turn) * self._share(namespace) <= 1.0
 
     def charge(self, namespace: str, work: float) -> None:
         """Takes note of work that is done for it."""
         self._waiting[namespace] += work / self._share(namespace)
+        self._done += work
 
     def _forget_the_past(self) -> None:
         if len(self._ahead) > self._most_ahead:

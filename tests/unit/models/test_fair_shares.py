@@ -65,6 +65,30 @@ def test_who_was_ahead_is_level_once_the_others_have_had_as_much() -> None:
     assert turns(shares, 4) == "abab"
 
 
+def test_a_row_of_newcomers_does_not_keep_one_who_waits_from_his_turns() -> None:
+    shares = waiting("patient")
+    taken = []
+    for each in range(2000):
+        shares.begin(f"new {each}")
+        taken.append(shares.turn())
+        shares.charge(taken[-1], 1.0)
+        if taken[-1] != "patient":
+            shares.end(taken[-1])
+    assert taken.count("patient") >= 20
+    # Those who wait behind others have their turns, too.
+    shares = waiting("patient")
+    patient = 0
+    for each in range(2000):
+        shares.begin(f"new {each}")
+        for _ in range(2):
+            patient += (name := shares.turn()) == "patient"
+            shares.charge(name, 1.0)
+            if name != "patient":
+                shares.end(name)
+    assert patient >= 1000
+    assert len(shares._ahead) < 200
+
+
 def test_when_nobody_waits_any_more_all_are_level() -> None:
     shares = waiting("a")
     turns(shares, 5)
