@@ -29,8 +29,8 @@ def give_way() -> None:
     if sys.platform != "linux":
         return
     thread = threading.get_native_id()
-    nicer = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS
     with contextlib.suppress(OSError):  # a sandbox may not allow it
+        nicer = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS
         os.setpriority(os.PRIO_PROCESS, thread, nicer)
 
 

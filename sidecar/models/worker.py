@@ -116,8 +116,12 @@ class ModelWorker(Generic[In, Out]):
     def _tokenise_forever(self) -> None:
         give_way()
         while (jobs := self._queue.take_arrived(_TOKENISE_TOGETHER)) is not None:
-            failed = self._tokenise(jobs)
-            self._queue.put_ready([job for job in jobs if job.encodable is not None])
+            try:
+                failed = self._tokenise(jobs)
+                ready = [job for job in jobs if job.encodable is not None]
+            except Exception as error:
+                ready, failed = [], self._broken(jobs, error)
+            self._queue.put_ready(ready)
             self._post(failed)
 
     def _tokenise(self, jobs: Sequence[Job[In, Out]]) -> list[_Outcome[In, Out]]:
@@ -140,7 +144,10 @@ class ModelWorker(Generic[In, Out]):
         while (taken := self._queue.take_batch()) is not None:
             self._post([(job, self._too_late()) for job in taken.late])
             if taken.batch:
-                outcomes = self._run(taken.batch)
+                try:
+                    outcomes = self._run(taken.batch)
+                except Exception as error:
+                    outcomes = self._broken(taken.batch, error)
                 self._queue.end_run()
                 self._post(outcomes)
 
@@ -162,6 +169,12 @@ class ModelWorker(Generic[In, Out]):
             (job, self._failure("NaN or infinity") if result is None else result)
             for job, result in zip(batch, results, strict=True)
         ]
+
+    def _broken(self, jobs: Sequence[Job[In, Out]], error: Exception) -> list[_Outcome[In, Out]]:
+        """Fails all jobs for what should not happen. The thread goes on: nobody else would do."""
+        reason = type(error).__name__  # its message might quote a text
+        _log.error("model %s: a batch of %d inputs failed (%s)", self._name, len(jobs), reason)
+        return [(job, self._failure(reason)) for job in jobs]
 
     def _too_late(self) -> ModelError:
         return QueueFullError(

@@ -63,11 +63,12 @@ def test_a_call_that_gives_way_returns_and_raises_as_others_do(own: int) -> None
     assert niceness()[threading.get_native_id()] == own
 
 
-def test_where_it_is_not_allowed_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["getpriority", "setpriority"])
+def test_where_it_is_not_allowed_work_goes_on(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def refuse(*_: int) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(os, "setpriority", refuse)
+    monkeypatch.setattr(os, call, refuse)
     assert call_giving_way(max, 1, 2) == 2
 
 
