@@ -229,11 +229,22 @@ def dump_moves(moves: Moves) -> bytes:
 def parse_moves(data: bytes) -> Moves:
     """What `dump_moves` was given. Raises `ValueError` for anything else."""
     try:
-        held = json.loads(data)
+        held = json.loads(data, parse_constant=_refuse_constant)
         moves = {name: _read_move(values) for name, values in held["moves"].items()}
         return Moves(int(held["generation"]), moves)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError(type(error).__name__) from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _read_move(values: dict[str, Any]) -> Move:
