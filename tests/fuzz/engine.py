@@ -2,8 +2,10 @@
 
 A target is a file in ``targets``. It has ``run``, which takes one input and raises only what is
 named in ``ALLOWED``; ``seeds``, inputs to begin with, made by the code that writes them in earnest;
-and, if it needs others than these, ``MAX_BYTES`` of an input, ``CPU_SECONDS`` and ``MEGABYTES``
-that one input may take, ``TOKENS`` that inputs are likely to have, and ``IS_JSON``.
+where more is done with what ``run`` returns, ``verify``, which takes that and raises nothing, so
+that what is allowed of hostile bytes is not of our own; and, if it needs others than these,
+``MAX_BYTES`` of an input, ``CPU_SECONDS`` and ``MEGABYTES`` that one input may take, ``TOKENS``
+that inputs are likely to have, and ``IS_JSON``.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class Target:
         self.max_bytes: int = getattr(module, "MAX_BYTES", 4096)
         self.tokens: tuple[str, ...] = getattr(module, "TOKENS", ())
         self.is_json: bool = getattr(module, "IS_JSON", False)
-        self._run: Callable[[bytes], None] = module.run
+        self._run: Callable[[bytes], Any] = module.run
+        self._verify: Callable[[Any], None] = getattr(module, "verify", lambda _: None)
         self._allowed: tuple[type[BaseException], ...] = module.ALLOWED
         self._cpu_seconds: float = getattr(module, "CPU_SECONDS", 5.0)
         self._kilobytes: int = getattr(module, "MEGABYTES", 128) * 1024
@@ -61,15 +64,20 @@ class Target:
         peak = _peak_kilobytes()
         signal.setitimer(signal.ITIMER_PROF, self._cpu_seconds)
         try:
-            self._run(data)
-            taken = True
-        except self._allowed:
-            taken = False
+            taken = self._run_checked(data)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         if (grown := _peak_kilobytes() - peak) > self._kilobytes:
             raise GrowthError(f"{len(data)} bytes of input took {grown >> 10} MiB")
         return taken
+
+    def _run_checked(self, data: bytes) -> bool:
+        try:
+            made = self._run(data)
+        except self._allowed:
+            return False
+        self._verify(made)
+        return True
 
     def corpus(self) -> Iterator[bytes]:
         """The inputs that are kept in the repository."""

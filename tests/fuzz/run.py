@@ -61,11 +61,14 @@ def fuzz(name: str, seconds: int, seed: int) -> Outcome:
         )
     text = log.read_text(errors="replace")
     problem = "" if done.returncode == 0 else _problem(text, folder)
+    executions = _last(r"stat::number_of_executed_units: (\d+)|^#(\d+)\s", text)
+    if not problem and not executions:
+        problem = f"no input was run ({log})"
     sizes = [int(size) for size in re.findall(r" rss: (\d+)Mb", text)]
     if not problem and sizes and sizes[-1] - sizes[0] > _GROWTH_MEGABYTES:
         problem = f"it grew from {sizes[0]} to {sizes[-1]} MiB ({log})"
     return Outcome(
-        executions=_last(r"stat::number_of_executed_units: (\d+)|^#(\d+)\s", text),
+        executions=executions,
         coverage=_last(r" cov: (\d+)", text),
         inputs=_last(r" corp: (\d+)", text),
         peak_megabytes=_last(r"stat::peak_rss_mb: *(\d+)| rss: (\d+)Mb", text),

@@ -37,13 +37,17 @@ def seeds() -> Iterator[bytes]:
         yield pack(Entry(value, 1, 0), KEY)
 
 
-def run(data: bytes) -> None:
+def run(data: bytes) -> tuple[Entry, bytes]:
     try:
         unpack(data, KEY)
     except CorruptValueError:
         right = zlib.crc32(data[32:], zlib.crc32(data[:28], zlib.crc32(KEY)))
         data = data[:28] + struct.pack("<I", right) + data[32:]
-    entry = unpack(data, KEY)
+    return unpack(data, KEY), data
+
+
+def verify(read: tuple[Entry, bytes]) -> None:
+    entry, data = read
     assert pack(entry, KEY) == data
     value = entry.value
     if value.codec is not Codec.BYTES:

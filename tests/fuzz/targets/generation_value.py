@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.models.generation import Completion, Piece
-from sidecar.services.generation_value import pack_completion, read_completion, read_prompt
+from sidecar.services.generation_value import (
+    StoredCompletion,
+    pack_completion,
+    read_completion,
+    read_prompt,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +33,11 @@ def seeds() -> Iterator[bytes]:
         yield pack_completion(completion, "What is \N{SNOWMAN}?")
 
 
-def run(data: bytes) -> None:
-    stored = read_completion(data)
+def run(data: bytes) -> tuple[StoredCompletion, bytes]:
+    return read_completion(data), data
+
+
+def verify(read: tuple[StoredCompletion, bytes]) -> None:
+    stored, data = read
     assert read_prompt(data) == stored.prompt
     assert sum(len(piece.text) + len(piece.tokens) for piece in stored.pieces) <= len(data)

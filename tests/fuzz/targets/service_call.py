@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -27,7 +28,6 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 import sidecar.app
-import sidecar.services.errors
 from sidecar.app import App
 from sidecar.config import Settings
 from sidecar.models.generation import (
@@ -55,16 +55,33 @@ _DIMENSIONS = 4
 
 
 class FaultError(Exception):
-    """What a sidecar logs as an unexpected error."""
+    """What a sidecar logs as an error, or a task of it raises for nobody."""
 
 
-class _Faults:
-    """In the place of the log of unexpected errors."""
+class _Faults(logging.Handler):
+    """Notes what any module logs as an error, and what tasks raise for nobody."""
 
-    last: BaseException | None = None
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.last: BaseException | None = None
 
-    def error(self, _event: str, exc_info: BaseException) -> None:
-        self.last = exc_info
+    def note(self, what: str, error: object) -> None:
+        fault = FaultError(what)
+        fault.__cause__ = error if isinstance(error, BaseException) else None
+        self.last = fault
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.note(record.getMessage(), record.exc_info[1] if record.exc_info else None)
+
+    def process(self, _logger: Any, level: str, event: Any) -> Any:
+        """A processor of structlog."""
+        if level in ("error", "exception", "critical"):
+            self.note(str(event), event.get("exc_info"))
+        return str(event)
+
+    def of_loop(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a loop does with errors that nobody awaits."""
+        self.note(context["message"], context.get("exception"))
 
 
 class _Echo:
@@ -160,11 +177,12 @@ async def _open() -> list[tuple[str, Any]]:
     return sorted(methods)
 
 
-structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-warnings.simplefilter("ignore")
 _FAULTS = _Faults()
-sidecar.services.errors._log = _FAULTS
+structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), processors=[_FAULTS.process])
+logging.getLogger().addHandler(_FAULTS)
+warnings.simplefilter("ignore")
 _LOOP = asyncio.new_event_loop()
+_LOOP.set_exception_handler(_FAULTS.of_loop)
 _METHODS = _LOOP.run_until_complete(_open())
 
 
@@ -230,7 +248,7 @@ def run(data: bytes) -> None:
         raise as_call_error(error) from error
     finally:
         if _FAULTS.last is not None:
-            raise FaultError from _FAULTS.last
+            raise _FAULTS.last
 
 
 async def _call(method: Any, raw: bytes) -> None:

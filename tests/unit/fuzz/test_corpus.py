@@ -73,7 +73,7 @@ def test_an_input_that_takes_too_long_is_found() -> None:
 
 
 def test_an_input_that_takes_too_much_memory_is_found() -> None:
-    target = engine.Target("cache_value")
+    target = engine.Target("sealed_value")
     target._kilobytes = 1024
 
     def grow(_: bytes) -> None:
@@ -90,6 +90,18 @@ def test_what_is_not_named_is_a_crash() -> None:
     target._run = lambda _: 1 / 0
     with pytest.raises(ZeroDivisionError):
         target.run(b"")
+
+
+def test_an_error_of_what_is_done_with_a_sound_input_is_a_crash_even_if_allowed_of_inputs() -> None:
+    target = engine.Target("generation_value")
+
+    def fail(_: object) -> None:
+        raise ValueError("no round trip")
+
+    target._verify = fail
+    assert not target.run(b"no answer")
+    with pytest.raises(ValueError, match="no round trip"):
+        target.run(target.seeds[0])
 
 
 @pytest.mark.parametrize("text", [b'{"a": [1, "b"], "c": null}', b"[]", b"1", b"no JSON"])
