@@ -16,7 +16,6 @@ from sidecar.models.decoder_state import (
 )
 from sidecar.models.errors import SetupError
 from sidecar.models.heap import give_back_freed_memory
-from sidecar.models.niceness import give_way
 from sidecar.models.session import Provider, open_session
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class Decoder:
         session, device = open_session(pack.path, provider, threads)
         self.device: str = device
         is_one_thread = session.get_session_options().intra_op_num_threads == 1
-        copiers = None if is_one_thread else ThreadPoolExecutor(2, "copy", initializer=give_way)
+        copiers = None if is_one_thread else ThreadPoolExecutor(2, "copy")
         self._model = LoadedModel(session, pack, device, copiers)
         try:
             self.splits_freely = self._splits_freely()

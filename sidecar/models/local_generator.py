@@ -17,7 +17,6 @@ from sidecar.models.decoding import Decoding
 from sidecar.models.engine import Engine, closing_error
 from sidecar.models.errors import SetupError
 from sidecar.models.generation import Completion, GeneratorCounters, GeneratorInfo
-from sidecar.models.niceness import give_way
 from sidecar.models.places import Left, Place, Places
 from sidecar.models.prefix_store import BlockLayout
 from sidecar.models.prompt_reader import PromptReader
@@ -108,7 +107,7 @@ class LocalGenerator:
         self._reused_in_place = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._takes: set[asyncio.Task[Lease]] = set()
-        self._reading = ThreadPoolExecutor(1, f"read-{name}", initializer=give_way)
+        self._reading = ThreadPoolExecutor(1, f"read-{name}")
         self._closed = False
 
     @classmethod

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Generic, TypeAlias
 
 from sidecar.models.fair_shares import equal_shares
 from sidecar.models.input_queue import In, InputQueue, Job, Out
-from sidecar.models.niceness import give_way
 from sidecar.models.tokenise import Tokens
 from sidecar.models.types import (
     LEAST_RETRY_SECONDS,
@@ -45,8 +44,7 @@ class ModelWorker(Generic[In, Out]):
 
     A batch forms while the previous one runs; nothing waits for a batch to fill. One thread
     tokenises, one runs the model, and the event loop only queues and delivers. What fails for a
-    batch is repeated input by input, so that a bad input fails alone. The threads give way to that
-    of the event loop, so that what is in the cache is answered while the model is busy.
+    batch is repeated input by input, so that a bad input fails alone.
 
     ``tokenise`` makes tokens of inputs, at most ``max_tokens`` of each. ``run`` computes a batch of
     one kind, and gives None for each input that has no finite result, which ``result`` names in
@@ -114,7 +112,6 @@ class ModelWorker(Generic[In, Out]):
         self._threads.append(thread)
 
     def _tokenise_forever(self) -> None:
-        give_way()
         while (jobs := self._queue.take_arrived(_TOKENISE_TOGETHER)) is not None:
             try:
                 failed = self._tokenise(jobs)
@@ -140,7 +137,6 @@ class ModelWorker(Generic[In, Out]):
         return []
 
     def _run_forever(self) -> None:
-        give_way()
         while (taken := self._queue.take_batch()) is not None:
             self._post([(job, self._too_late()) for job in taken.late])
             if taken.batch:

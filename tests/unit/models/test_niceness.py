@@ -8,16 +8,13 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from sidecar.models.local import LocalEmbedder
-from sidecar.models.niceness import NICENESS, call_giving_way, give_way
+from sidecar.models.niceness import NICENESS, call_giving_way
 from sidecar.models.session import open_session
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there have threads their own")
 
@@ -38,21 +35,9 @@ def own() -> int:
     return niceness()[threading.get_native_id()]
 
 
-def run_in_thread(function: Callable[[], object]) -> None:
-    thread = threading.Thread(target=function)
-    thread.start()
-    thread.join()
-
-
-def test_a_thread_that_gives_way_is_nicer_than_the_others(own: int) -> None:
-    found: list[int] = []
-
-    def work() -> None:
-        give_way()
-        found.append(niceness()[threading.get_native_id()])
-
-    run_in_thread(work)
-    assert found == [min(19, own + NICENESS)]
+def test_a_call_that_gives_way_is_nicer_than_others(own: int) -> None:
+    found = call_giving_way(lambda: niceness()[threading.get_native_id()])
+    assert found == min(19, own + NICENESS)
     assert niceness()[threading.get_native_id()] == own
 
 
@@ -81,14 +66,10 @@ def test_the_threads_of_a_session_give_way(make_pack: Any, own: int) -> None:
     del session
 
 
-async def test_the_threads_of_a_model_give_way_and_the_event_loop_does_not(
-    make_pack: Any, own: int
-) -> None:
+async def test_no_thread_that_runs_python_gives_way(make_pack: Any, own: int) -> None:
     model = LocalEmbedder.load(make_pack.text(), "mine", provider="cpu")
     await asyncio.gather(*model.submit(["one"]))
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     found = {names[thread]: nice for thread, nice in niceness().items() if thread in names}
-    nicer = min(19, own + NICENESS)
-    assert (found["tokenise-mine"], found["encode-mine"]) == (nicer, nicer)
-    assert found["MainThread"] == own
+    assert (found["tokenise-mine"], found["encode-mine"], found["MainThread"]) == (own, own, own)
     await model.close()
