@@ -50,6 +50,16 @@ class Backlog:
         if not waiting.inputs:
             del self._waiting[priority][namespace]
 
+    def inputs_of(self, priority: Priority, namespace: str) -> int:
+        """How many of one namespace wait."""
+        waiting = self._waiting[priority].get(namespace)
+        return waiting.inputs if waiting else 0
+
+    def part_of(self, priority: Priority, namespace: str) -> float:
+        """What part a namespace has by its share, beside those that wait."""
+        names = {namespace, *self._waiting[priority]}
+        return self._share(namespace) / sum(map(self._share, names))
+
     def stands_before(self, priority: Priority) -> bool:
         """Whether anything waits that an input of this priority might wait for."""
         return any(self._waiting[each] for each in Priority if each <= priority)

@@ -33,6 +33,8 @@ Out = TypeVar("Out")
 _DOUBT = 2.5
 # To look at an input takes up to 0.4 us: all of them are looked at for 2 % of the time at most.
 _REVIEW_PAUSE_SECONDS = 20e-6
+# What part of the capacity there is besides it, for namespaces that have little in the queue.
+_RESERVE = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +80,9 @@ class _Run:
 class InputQueue(Generic[In, Out]):
     """Jobs wait here to be tokenised, and then to be computed. Safe to use from any thread.
 
-    ``capacity`` bounds both together, in jobs. Jobs that nobody wants any more are dropped
+    ``capacity`` bounds both together, in jobs. Half as much again is kept for interactive jobs of
+    namespaces that have no more than their share of it, so that one that fills the queue does not
+    shut out others, nor the background anybody. Jobs that nobody wants any more are dropped
     before a batch is formed, and when room is needed. Jobs that would be done too late for their
     callers are refused; those that are too late all the same are dropped before a batch is formed.
     ``share`` is the weight of a namespace. ``clock`` is that of `Demand`.
@@ -106,7 +110,7 @@ class InputQueue(Generic[In, Out]):
         self._backlog = Backlog(share)
         self._speed = Speed()
         self._run: _Run | None = None
-        self._review_at = -math.inf
+        self._review_at = self._make_room_at = -math.inf
         self._closed = False
 
     def __len__(self) -> int:
@@ -129,7 +133,7 @@ class InputQueue(Generic[In, Out]):
                 raise ModelUnavailableError("the model is shutting down; try another replica")
             if len(self) + len(jobs) > self._capacity:
                 self._drop_unwanted()
-            if len(self) + len(jobs) > self._capacity:
+            if len(self) + len(jobs) > self._capacity and not self._may_use_reserve(jobs):
                 self._refuse_for_want_of_room(len(jobs))
             self._refuse_if_late(jobs)
             for job in jobs:
@@ -226,6 +230,16 @@ class InputQueue(Generic[In, Out]):
             rest = abs(self._run.work / speed - (self._clock() - self._run.began))
         return rest + work / speed
 
+    def _may_use_reserve(self, jobs: Sequence[Job[In, Out]]) -> bool:
+        reserve = int(self._capacity * _RESERVE)
+        if not jobs or len(self) + len(jobs) > self._capacity + reserve:
+            return not jobs
+        who = jobs[0].demand
+        if who.priority is Priority.BACKGROUND:
+            return False
+        all_its = self._backlog.inputs_of(who.priority, who.namespace) + len(jobs)
+        return all_its <= reserve * self._backlog.part_of(who.priority, who.namespace)
+
     def _refuse_for_want_of_room(self, inputs: int) -> None:
         self._counters.shed += inputs
         lacking = len(self) + inputs - self._capacity
@@ -298,6 +312,10 @@ class InputQueue(Generic[In, Out]):
         return late
 
     def _drop_unwanted(self) -> None:
+        # All are looked at, so not for each of the calls that a full queue refuses.
+        if self._clock() < self._make_room_at:
+            return
+        self._make_room_at = self._clock() + _REVIEW_PAUSE_SECONDS * len(self)
         gone = self._take_from_arrived(Job.is_unwanted) + self._ready.discard(Job.is_unwanted)
         gone += [job for job in self._tokenising if job.is_unwanted()]
         # Not in place: the thread that tokenises has the list.

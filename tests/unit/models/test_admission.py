@@ -302,3 +302,25 @@ async def test_a_text_is_not_tokenised_after_all_those_of_another_namespace() ->
     jobs = model.queue.take_arrived(64)
     assert jobs is not None
     assert [job.demand.namespace for job in jobs] == ["bulk", "shop", *["bulk"] * 62]
+
+
+async def test_a_full_queue_has_room_for_a_little_of_other_namespaces() -> None:
+    model = Model(capacity=40)
+    model.put(8, namespace="bulk")
+    assert model.refuses(0.2, namespace="bulk") is not None
+    assert model.refuses(0.2, namespace="warm", priority=BACKGROUND) is not None
+    # Half of the 20 that are kept.
+    assert model.refuses(2.2, namespace="other") is not None
+    assert model.refuses(2, namespace="other") is None
+    assert model.refuses(0.2, namespace="other") is not None
+    for each in range(10):
+        assert model.refuses(0.2, namespace=f"new {each}") is None
+    assert model.refuses(0.2, namespace="last") is not None
+    assert len(model.queue) == 60
+
+
+async def test_what_fills_the_queue_in_the_background_does_not_shut_out_its_own_namespace() -> None:
+    model = Model(capacity=40)
+    model.put(8, priority=BACKGROUND)
+    assert model.refuses(4) is None
+    assert model.refuses(0.2) is not None
