@@ -145,6 +145,11 @@ def _retry_after(error: grpc.aio.AioRpcError) -> float | None:
     return None
 
 
+def is_late(error: QueueFullError) -> bool:
+    """Whether an encoder refused a call for its deadline, which its message alone tells."""
+    return "deadline" in str(error)
+
+
 def item_error(error: common_pb2.ItemError) -> ModelError:
     """What the error of one item means."""
     return _ITEM_ERRORS.get(error.code, ModelError)(error.message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -13,12 +12,10 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 import grpc
 import structlog
 
-from sidecar.cache.breaker import Breaker
 from sidecar.demand import demand
-from sidecar.models.pool_channel import AWAY, call_error, open_channel
-from sidecar.models.speed import LeastLatency
+from sidecar.models.encoder_watch import EncoderWatch
+from sidecar.models.pool_channel import call_error, is_late, open_channel
 from sidecar.models.types import (
-    LEAST_RETRY_SECONDS,
     ModelCounters,
     ModelError,
     ModelInfo,
@@ -29,7 +26,6 @@ from sidecar.models.types import (
 )
 from sidecar.models.upstream_channel import UpstreamAccess
 from sidecar.models.upstream_faults import fault
-from sidecar.shared_task import create_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Iterator, Sequence
@@ -41,9 +37,7 @@ Info = TypeVar("Info", bound=ModelInfo | RerankerInfo)
 
 INPUTS_A_CALL = 256
 BYTES_A_CALL = 4 * 2**20
-_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.1, 5.0
 _ASK_SECONDS = 5.0
-_LEAST_WAIT_SECONDS = 1.0
 
 _log = structlog.get_logger()
 
@@ -81,15 +75,9 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         self._ask_seconds = min(timeout, _ASK_SECONDS)
         self._info: Info | None = None
         self._is_told = False
-        self._answered_at = -math.inf
-        self._breaker = Breaker(
-            f"encoder {name}",
-            first_seconds=_FIRST_RETRY_SECONDS,
-            longest_seconds=_LONGEST_RETRY_SECONDS,
-        )
-        self._recovery: asyncio.Task[None] | None = None
+        self._refusal = ""
+        self._watch = EncoderWatch(name, target, self._describe, self._try, self._ask_seconds)
         self._under_way = 0
-        self._latency = LeastLatency()
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel = open_channel(target, access)
 
@@ -122,7 +110,8 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         """The model as the encoder described it last."""
         if self._info is None:
             raise ModelUnavailableError(
-                f"the encoder at {self._target} has not answered yet: is it running, and does it"
+                self._refusal
+                or f"the encoder at {self._target} has not answered yet: is it running, and does it"
                 f" serve {self._name}? Try again later"
             )
         return self._info
@@ -154,27 +143,25 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
 
     @property
     def queue_seconds(self) -> float:
-        """How long the fastest of the last calls took; 0 if none is under way."""
-        return self._latency.seconds if self._under_way else 0.0
+        """Not known: the encoder knows its queue, hears of deadlines, and refuses what is late."""
+        return 0.0
 
     async def start(self) -> None:
         """Asks for the model; if the encoder does not answer, goes on asking in the background."""
         try:
             await self._describe()
         except ModelError as error:
-            self._breaker.trip(str(error))
-            self._recover()
+            self._watch.gone(str(error))
 
     def submit(self, inputs: Sequence[In]) -> list[asyncio.Future[Out]]:
         """Sends inputs off and returns at once; see `Embedder.submit` and `Reranker.submit`."""
-        self._refuse_if_away()
+        self._watch.refuse_if_away(self._refusal)
         if self._under_way and self._under_way + len(inputs) > self._queue_inputs:
             self.counters.shed += len(inputs)
             raise QueueFullError(
                 f"{self._under_way} inputs are under way to the encoder already: try again later,"
                 " add encoders, or raise encoder.queue_inputs"
             )
-        self._refuse_if_late(len(inputs))
         version = self.info.version
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Out]] = [loop.create_future() for _ in inputs]
@@ -189,10 +176,10 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
 
     async def close(self) -> None:
         """Ends the calls under way."""
-        tasks = [*self._tasks, *([self._recovery] if self._recovery else [])]
-        for task in tasks:
+        await self._watch.close()
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._channel.close()
 
     def _parts(self, inputs: Sequence[In], places: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -215,13 +202,14 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
             if len(results) != len(inputs):
                 raise ModelError("the encoder answered with the wrong number of results")
             self.counters.batches += 1
-            self._answered()
+            self._watch.answered()
             self._deliver(futures, results)
         except grpc.aio.AioRpcError as error:
-            self._note(error)
+            self._watch.ended(error)
             reason = await self._explain(error)
             if isinstance(reason, QueueFullError):
                 self.counters.shed += len(inputs)
+                self.counters.refused_late += is_late(reason) * len(inputs)
             _fail(futures, reason)
         except ModelError as error:
             _fail(futures, error)
@@ -236,21 +224,19 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         waiting = demand()
         while True:
             began, deadline = time.monotonic(), waiting.deadline
+            self._watch.sent()
             try:
-                results = await self._compute(inputs, version)
+                return await self._compute(inputs, version)
             except grpc.aio.AioRpcError as error:
                 is_over = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 if not is_over or deadline - began >= self._timeout:
                     raise
                 if waiting.deadline <= deadline:
                     self.counters.dropped_late += len(inputs)
-                    self._note_late(time.monotonic() - began)
+                    self._watch.given_up(after=time.monotonic() - began)
                     raise QueueFullError(
                         "the deadline passed before the encoder had answered: try again later"
                     ) from error
-                continue
-            self._latency.measured(time.monotonic() - began)
-            return results
 
     def _end(self, futures: Sequence[asyncio.Future[Out]], call: asyncio.Task[None]) -> None:
         """Sees to it that futures end with their call, even one that was never begun."""
@@ -295,11 +281,14 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         try:
             info = await self._ask()
         except grpc.aio.AioRpcError as error:
-            why = fault(error.code(), error.details() or "") or error.code().name
-            raise ModelUnavailableError(
-                f"the encoder at {self._target} cannot be asked for its models ({why}): try again"
-                " later"
-            ) from error
+            why = fault(error.code(), error.details() or "")
+            words = (
+                f"the encoder at {self._target} cannot be asked for its models"
+                f" ({why or error.code().name}): try again later"
+            )
+            self._refusal = words if why else ""
+            raise ModelUnavailableError(words) from error
+        self._refusal = ""
         if info is None:
             raise ModelUnavailableError(
                 f"the encoder at {self._target} does not serve {self._name}: add it to its"
@@ -315,75 +304,10 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         """How long a call may take, in seconds; the encoder hears of it and judges by it, too."""
         return max(0.0, min(self._timeout, demand().deadline - time.monotonic()))
 
-    def _refuse_if_late(self, inputs: int) -> None:
-        """Raises `QueueFullError` if no call was answered of late in as little time as there is."""
-        seconds, left = self._latency.seconds, demand().deadline - time.monotonic()
-        # Without others under way, nobody would find out that it has become faster.
-        if self._under_way and seconds > left:
-            self.counters.shed += inputs
-            self.counters.refused_late += inputs
-            raise QueueFullError(
-                f"the encoder takes {seconds:.3g} s at least, and the call's deadline is in"
-                f" {max(0.0, left):.3g} s: try again later, or give the call more time",
-                retry_after=max(seconds - left, LEAST_RETRY_SECONDS),
-            )
-
-    def _refuse_if_away(self) -> None:
-        """Raises `ModelUnavailableError` while no encoder answers."""
-        if not self._breaker.closed:
-            raise ModelUnavailableError(
-                f"the encoder at {self._target} did not answer of late, and is left alone until it"
-                " answers again, which is tried in the background: try again later"
-            )
-
-    def _note(self, error: grpc.aio.AioRpcError) -> None:
-        """Tells the breaker of a call that did not end well."""
-        if error.code() in AWAY:
-            self._breaker.failed(error.code().name)
-            self._recover()
-        else:
-            self._answered()
-
-    def _note_late(self, waited: float) -> None:
-        """Tells the breaker of a call whose caller did not wait for the answer.
-
-        That is a failure only if nobody got any for a while: else those who give little time
-        would close the way for the others.
-        """
-        silence = time.monotonic() - self._answered_at
-        if waited >= _LEAST_WAIT_SECONDS and silence >= _ASK_SECONDS:
-            self._breaker.failed("no answer in time")
-            self._recover()
-
-    def _answered(self) -> None:
-        self._answered_at = time.monotonic()
-        self._breaker.succeeded()
-
-    def _recover(self) -> None:
-        """Looks for an encoder in the background if none answers."""
-        if not self._breaker.closed and (self._recovery is None or self._recovery.done()):
-            # Not on behalf of the call that found out.
-            self._recovery = create_shared_task(self._breaker.recover(self._probe))
-
-    async def _probe(self) -> bool:
-        """Whether an encoder says what the model is, and computes."""
-        try:
-            await self._describe()
-        except ModelError:
-            return False
-        if self._trial is None:
-            return True
-        try:
-            async with asyncio.timeout(self._ask_seconds):
-                await self._compute([self._trial], self.info.version)
-        except TimeoutError:
-            return False
-        except grpc.aio.AioRpcError as error:
-            return error.code() not in AWAY
-        except ModelError:
-            # That, too, is an answer.
-            return True
-        return True
+    async def _try(self) -> None:
+        """Computes a small input; raises as a call does."""
+        if self._trial is not None:
+            await self._compute([self._trial], self.info.version)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

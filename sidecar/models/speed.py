@@ -19,8 +19,6 @@ _SMALL_RUNS_ARE_SLOWER = 3.0
 _MEMORY_DEPARTURES = 8
 # Without a new one an estimate counts for so long, or for as long as that many departures take.
 _DEPARTURES_SECONDS = 60.0
-# For so long a latency counts, and at most twice as long.
-_WINDOW_SECONDS = 1.0
 
 
 class Speed:
@@ -83,31 +81,3 @@ class Departures:
         elif others_wait and self.per_second is None:
             self._count = self._seconds = 0.0
         self._waited_since = now if others_wait else None
-
-
-class LeastLatency:
-    """The shortest that calls took of late.
-
-    Whatever they asked for, all take long once a queue stands: the measure of CoDel (Nichols and
-    Jacobson 2012, https://queue.acm.org/detail.cfm?id=2209336). ``clock`` is monotonic, in seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._since = -math.inf
-        self._least = self._before = math.inf
-
-    @property
-    def seconds(self) -> float:
-        """The least; 0 if no call has ended of late."""
-        if self._clock() - self._since > 2 * _WINDOW_SECONDS:
-            return 0.0
-        return min(self._least, self._before)
-
-    def measured(self, seconds: float) -> None:
-        """Takes note of how long a call took that has just ended."""
-        age = self._clock() - self._since
-        if age > _WINDOW_SECONDS:
-            self._before = self._least if age <= 2 * _WINDOW_SECONDS else math.inf
-            self._since, self._least = self._clock(), math.inf
-        self._least = min(self._least, seconds)

@@ -14,7 +14,7 @@ from embercache.v1 import embed_pb2, embed_pb2_grpc
 
 from sidecar.cache.breaker import open_breakers
 from sidecar.demand import within
-from sidecar.models import remote_model
+from sidecar.models import encoder_watch, remote_model
 from sidecar.models.remote import RemoteEmbedder
 from sidecar.models.types import ModelUnavailableError, QueueFullError
 
@@ -33,12 +33,14 @@ NAMES = (f"tiny-{number}" for number in itertools.count())
 class Encoders(embed_pb2_grpc.EmbedServiceServicer):
     """One encoder, which ends every call with ``status`` if there is one, and may hang.
 
+    It hangs with the inputs ``slow`` in any case.
     ``texts`` are those of the calls, without the inputs of probes.
     """
 
     def __init__(self) -> None:
         self.status: grpc.StatusCode | None = None
         self.hangs = False
+        self.slow: list[str] | None = None
         self.texts: list[list[str]] = []
         self.probes = 0
         self.name, self.version = next(NAMES), "1"
@@ -55,7 +57,7 @@ class Encoders(embed_pb2_grpc.EmbedServiceServicer):
             self.probes += 1
         else:
             self.texts.append(texts)
-        if self.hangs:
+        if self.hangs or texts == self.slow:
             await asyncio.sleep(HANG_GUARD)
         if self.status is not None:
             await context.abort(self.status, "so it was asked for")
@@ -163,7 +165,8 @@ async def test_an_encoder_that_says_what_it_serves_but_computes_nothing_is_left_
 async def test_an_encoder_that_answers_nobody_in_time_is_left_alone(
     encoders: tuple[Encoders, str], connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_model, "_LEAST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(encoder_watch, "_LEAST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(encoder_watch, "_SILENCE_SECONDS", 0.05)
     monkeypatch.setattr(remote_model, "_ASK_SECONDS", 0.05)
     service, _ = encoders
     embedder = await connect()
@@ -184,6 +187,55 @@ async def test_who_gives_an_encoder_no_time_does_not_close_the_way_for_others(
         within(0.005)
         assert isinstance(await outcome(embedder), QueueFullError)
     assert not is_open(service)
+
+
+async def test_long_calls_that_are_given_up_do_not_close_the_way_for_others(
+    encoders: tuple[Encoders, str],
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+) -> None:
+    monkeypatch.setattr(encoder_watch, "_LEAST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(encoder_watch, "_SILENCE_SECONDS", 0.0)
+    service, _ = encoders
+    embedder = await connect()
+    service.slow = ["long"]
+    for _ in range(10):
+        within(0.05)
+        assert isinstance(await outcome(embedder, "long"), QueueFullError)
+    await eventually(lambda: service.probes)
+    assert not is_open(service)
+    within(HANG_GUARD)
+    assert (await outcome(embedder)).tolist() == [0, 0]
+
+
+async def test_time_in_which_nobody_asked_is_no_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(encoder_watch, "monotonic", lambda: now)
+    probes = 0
+
+    async def probe() -> None:
+        nonlocal probes
+        probes += 1
+
+    watch = encoder_watch.EncoderWatch(next(NAMES), "target", probe, probe, HANG_GUARD)
+    watch.sent()
+    watch.answered()
+    now += 3600
+    for _ in range(2):
+        watch.sent()
+        now += 2
+        watch.given_up(after=2)
+    await watch.close()
+    assert probes == 0
+    watch.sent()
+    now += 2
+    watch.given_up(after=2)
+    await asyncio.sleep(0)
+    assert probes
+    await watch.close()
 
 
 @pytest.mark.threat("An encoder of another version answers")

@@ -12,8 +12,7 @@ from embercache.v1 import search_pb2, search_pb2_grpc
 
 from sidecar.demand import Demand, act_for
 from sidecar.models.remote_reranker import RemoteReranker
-from sidecar.models.speed import LeastLatency
-from sidecar.models.types import LEAST_RETRY_SECONDS, QueueFullError
+from sidecar.models.types import QueueFullError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,6 +26,8 @@ class Pool(search_pb2_grpc.SearchServiceServicer):
 
     def __init__(self) -> None:
         self.time_left: list[float | None] = []
+        self.slow = ""  # if set, only queries of these words wait
+        self.refusal = ""
         self.answers = asyncio.Event()
         self.answers.set()
 
@@ -34,7 +35,10 @@ class Pool(search_pb2_grpc.SearchServiceServicer):
         response = search_pb2.RerankResponse(reranker="mine", reranker_version="1")
         if request.passages:
             self.time_left.append(context.time_remaining())
-            await self.answers.wait()
+            if self.refusal:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self.refusal)
+            if self.slow in request.query:
+                await self.answers.wait()
         for _ in request.passages:
             response.scores.add(score=1)
         return response
@@ -114,24 +118,31 @@ async def test_who_joins_and_waits_longer_has_the_pool_asked_again(rig: Rig) -> 
     assert rig.counters.dropped_late == 0
 
 
-async def test_a_call_is_refused_at_once_when_none_is_answered_in_so_little_time(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LeastLatency, "seconds", 10.0)
+async def test_a_short_call_is_taken_beside_long_ones(rig: Rig) -> None:
+    rig.pool.slow = "long"
     rig.pool.answers.clear()
-    on_behalf_of(5)
-    # Nothing is under way, so it finds out whether the pool has become faster.
-    (first,) = rig.submit([PAIR])
-    assert rig.reranker.queue_seconds == 10
-    with pytest.raises(QueueFullError, match="the encoder takes 10 s at least") as error:
-        rig.submit([PAIR, PAIR])
-    assert error.value.retry_after == pytest.approx(5, abs=0.5)
-    assert (rig.counters.shed, rig.counters.refused_late) == (2, 2)
-    on_behalf_of(9.95)
-    with pytest.raises(QueueFullError) as error:
-        rig.submit([PAIR])
-    assert error.value.retry_after == LEAST_RETRY_SECONDS
-    on_behalf_of(11)
-    (second,) = rig.submit([PAIR])
+    long = rig.submit([("long", "a passage")] * 2)
+    await rig.called(1)
+    on_behalf_of(HANG_GUARD / 2)
+    assert await rig.outcome(rig.submit([PAIR])[0]) == 1
+    assert not any(future.done() for future in long)
     rig.pool.answers.set()
-    assert [await rig.outcome(future) for future in (first, second)] == [1, 1]
+    assert [await rig.outcome(future) for future in long] == [1, 1]
+    assert rig.counters.refused_late == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "late"),
+    [
+        ("the model may take 3 s, and the call's deadline is in 0.5 s: try again later", 1),
+        ("no room for 1 inputs: 9 wait for the model already", 0),
+    ],
+)
+async def test_what_the_pool_refuses_for_its_deadline_is_counted_as_such(
+    words: str, late: int, rig: Rig
+) -> None:
+    rig.pool.refusal = words
+    error = await rig.outcome(rig.submit([PAIR])[0])
+    assert isinstance(error, QueueFullError)
+    assert str(error) == words
+    assert (rig.counters.shed, rig.counters.refused_late) == (1, late)

@@ -244,6 +244,8 @@ async def test_another_token_is_used_without_a_restart(
     assert faults(logs) == [
         "it does not know who calls: check encoder.token_file, or upstream_tls.cert_file"
     ]
+    with pytest.raises(grpc.aio.AioRpcError, match=r"does not know who calls: check encoder\."):
+        await connect(front.address).embed(1)
     token.write_text(TOKEN)
     await eventually(lambda: any(log["event"] == "the encoder serves" for log in logs))
     assert await connect(front.address).embed(5) == [5, 5, 5]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.models.speed import Departures, LeastLatency, Speed
+from sidecar.models.speed import Departures, Speed
 
 
 class Clock:
@@ -110,31 +110,3 @@ def test_how_fast_places_were_left_is_forgotten_after_a_while(clock: Clock) -> N
     clock.now += 0.5
     departures.left(others_wait=True)
     assert departures.per_second == pytest.approx(2)
-
-
-def test_the_shortest_latency_of_late_is_known(clock: Clock) -> None:
-    latency = LeastLatency(clock)
-    assert latency.seconds == 0
-    for seconds in (0.9, 0.2, 0.7):
-        latency.measured(seconds)
-    assert latency.seconds == 0.2
-
-
-def test_a_latency_is_forgotten_when_all_are_longer_for_a_while(clock: Clock) -> None:
-    latency = LeastLatency(clock)
-    latency.measured(0.2)
-    for _ in range(20):
-        clock.now += 0.15
-        latency.measured(0.8)
-    assert latency.seconds == 0.8
-
-
-def test_without_calls_nothing_is_known_after_a_while(clock: Clock) -> None:
-    latency = LeastLatency(clock)
-    latency.measured(0.8)
-    clock.now += 1.5
-    assert latency.seconds == 0.8
-    clock.now += 1
-    assert latency.seconds == 0
-    latency.measured(0.3)
-    assert latency.seconds == 0.3
