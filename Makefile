@@ -22,8 +22,10 @@ run: setup
 	@$(VENV)/bin/embercache models pull smollm2-135m
 	@$(PY) -m bench.demo
 
+# The commands of the documentation listen on ports of their own, so they come by themselves.
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest tests/e2e/test_docs.py
+	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/e2e/test_docs.py
 
 # Each language's own tests and examples against a real sidecar. Needs Go, Node, Maven and Rust.
 test-clients: clients-build
