@@ -43,7 +43,8 @@ def drive(
     ``https``, over TLS.
 
     The client is h2load: it costs the machine far less than the server does, so it is the server
-    that is measured. It looks at HTTP status only; check an answer before you measure.
+    that is measured. It looks at HTTP status only, which is the same for a call that fails:
+    compare the server's counters before and after, as `bench.answered` does.
     """
     if which("h2load") is None:
         raise LoadError("h2load is not installed: install the package nghttp2-client")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import grpc
 from embercache.v1 import common_pb2, embed_pb2, embed_pb2_grpc
 
+from bench.answered import all_from_redis, all_whole_hits
 from bench.corpus import docstrings
 from bench.load import drive
 from bench.processes import sidecar
@@ -123,10 +124,9 @@ def _calls(keys: Path, rounds: int, calls: int) -> list[tuple[str, float, float,
                     raw = request.SerializeToString()
                     count = calls // (10 if items > 1 else 1)
                     plain, sealed = (
-                        drive(addresses[tier, which], METHOD, raw, calls=count,
-                              connections=1, streams=1).p50_ms
+                        _p50_ms(addresses[tier, which], tier, raw, count, items)
                         for which in range(2)
-                    )  # fmt: skip
+                    )
                     found[f"{tier}, {items} text{'s' * (items > 1)}"].append((plain, sealed))
     return [
         (
@@ -137,6 +137,14 @@ def _calls(keys: Path, rounds: int, calls: int) -> list[tuple[str, float, float,
         )
         for name, pairs in found.items()
     ]
+
+
+def _p50_ms(address: str, tier: str, raw: bytes, calls: int, items: int) -> float:
+    check = (
+        all_whole_hits(address, calls) if tier == "hot" else all_from_redis(address, calls * items)
+    )
+    with check:
+        return drive(address, METHOD, raw, calls=calls, connections=1, streams=1).p50_ms
 
 
 def _wait_for(address: str, request: embed_pb2.EmbedRequest, tier: int) -> None:

@@ -20,6 +20,7 @@ import grpc
 import psutil
 from embercache.v1 import embed_pb2, embed_pb2_grpc
 
+from bench.answered import all_whole_hits
 from bench.certificates import Authority, MountedPair
 from bench.load import drive
 from bench.processes import sidecar
@@ -36,6 +37,7 @@ class Measured:
     """What was measured of one sidecar."""
 
     process: psutil.Process
+    socket: str
     rates: list[float] = field(default_factory=list)
     p50_ms: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
@@ -86,8 +88,8 @@ def _measure(rounds: int, calls: int) -> dict[str, Measured]:
             socket = str(folder / scheme)
             flags = ["--server-address", address, "--server-socket", socket]
             process = exits.enter_context(sidecar(*flags, *(files if scheme == "https" else [])))
-            found[scheme] = Measured(psutil.Process(process.pid))
-            _make_hot(f"unix:{socket}")
+            found[scheme] = Measured(psutil.Process(process.pid), f"unix:{socket}")
+            _make_hot(found[scheme].socket)
         for _ in range(rounds):
             for scheme, each in found.items():
                 _measure_once(each, scheme, raw, calls)
@@ -95,11 +97,13 @@ def _measure(rounds: int, calls: int) -> dict[str, Measured]:
 
 
 def _measure_once(each: Measured, scheme: str, raw: bytes, calls: int) -> None:
-    address, before = ADDRESSES[scheme], _cpu_seconds(each.process)
-    busy = drive(address, METHOD, raw, calls=calls, connections=4, streams=8, scheme=scheme)
-    calm = drive(address, METHOD, raw, calls=calls // 5, connections=1, streams=1, scheme=scheme)
-    each.cpu_seconds += _cpu_seconds(each.process) - before
-    each.calls += calls + calls // 5
+    address, few = ADDRESSES[scheme], calls // 5
+    with all_whole_hits(each.socket, calls + few):
+        before = _cpu_seconds(each.process)
+        busy = drive(address, METHOD, raw, calls=calls, connections=4, streams=8, scheme=scheme)
+        calm = drive(address, METHOD, raw, calls=few, connections=1, streams=1, scheme=scheme)
+        each.cpu_seconds += _cpu_seconds(each.process) - before
+    each.calls += calls + few
     each.rates.append(busy.calls_per_second)
     each.p50_ms.append(calm.p50_ms)
     each.p99_ms.append(calm.p99_ms)
