@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 from sidecar.cache.items import Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from sidecar.cache.items import Answer
 
 MAX_ACCOUNTS = 500
 OTHERS = "(others)"
+
+# To look a member of an enum up takes 0.2 us, each time.
+_MISSES = (Tier.COMPUTED, Tier.COALESCED)
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +44,21 @@ class Account:
     hot_entries: int = 0
     hot_bytes: int = 0
     evictions: int = 0
+
+    def count(self, answers: Sequence[Answer | Exception], seconds: float) -> None:
+        """Counts the items of a call, which took so long together."""
+        found = 0
+        for answer in answers:
+            if isinstance(answer, Exception):
+                self.failed += 1
+                continue
+            self.answered[answer.tier] += 1
+            if answer.tier not in _MISSES:
+                self.tokens_saved += answer.entry.value.tokens
+                found += 1
+        if found == len(answers):
+            self.hit_seconds += seconds * found
+            self.timed_hits += found
 
 
 class Accounts:

@@ -168,6 +168,11 @@ class NamespaceState:
         """The generation of a tag by its digest, None if this sidecar does not know it."""
         return self._known.get(self._era, tag)
 
+    def stamped(self, tags: Sequence[bytes]) -> tuple[tuple[bytes, int], ...] | None:
+        """Tags with their generations; None if one is not known, so that nothing may be stored."""
+        known = [(tag, found) for tag in tags if (found := self.generation(tag)) is not None]
+        return tuple(known) if len(known) == len(tags) else None
+
     def is_current(self, tags: Iterable[tuple[bytes, int]]) -> bool:
         """Whether every tag is known and still at the generation given."""
         return all(self.generation(tag) == generation for tag, generation in tags)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 # To look a member of an enum up takes 0.2 us, each time.
 _HOT, _COMPUTED = Tier.HOT, Tier.COMPUTED
-_MISSES = (Tier.COMPUTED, Tier.COALESCED)
 _NOT_CACHED = "not in any tier of the cache: another cache.mode would have it computed"
 
 
@@ -88,7 +87,7 @@ class ReadThrough:
                 results[index] = result
         answers = [result for result in results if result is not None]
         if policy.counts:
-            _count(policy.account, answers, perf_counter() - began)
+            policy.account.count(answers, perf_counter() - began)
         return answers
 
     def remove(self, keys: Sequence[bytes]) -> None:
@@ -204,7 +203,7 @@ class ReadThrough:
         try:
             # Before anything is computed: an invalidation that comes meanwhile must count.
             await self._generations.resolve(state, policy.tags)
-            tags = _stamped(state, policy.tags)
+            tags = state.stamped(policy.tags)
             if policy.mode.reads:
                 flights = await self._look_again(state, flights)
                 for tier, store in self._lower:
@@ -255,7 +254,7 @@ class ReadThrough:
         if ttl is not None:
             expires = int((now + ttl * (1 - self._ttl_jitter * random.random())) * 1000)  # noqa: S311
         if tags is not None and product.tags:
-            more = _stamped(state, product.tags)
+            more = state.stamped(product.tags)
             tags = None if more is None else tags + more
         entry = Entry(product.value, int(now * 1000), expires, flight.want.content, tags or ())
         # An invalidation may have come while the model was at work.
@@ -375,34 +374,11 @@ def _show_wait(flights: Collection[Flight], account: Account) -> None:
             span.end_with([flight.done for flight in flights])
 
 
-def _count(account: Account, answers: Sequence[Answer | Exception], seconds: float) -> None:
-    found = 0
-    for answer in answers:
-        if isinstance(answer, Exception):
-            account.failed += 1
-            continue
-        account.answered[answer.tier] += 1
-        if answer.tier not in _MISSES:
-            account.tokens_saved += answer.entry.value.tokens
-            found += 1
-    if found == len(answers):
-        account.hit_seconds += seconds * found
-        account.timed_hits += found
-
-
 def _current(state: NamespaceState, want: Want, entry: Entry) -> Entry | None:
     """The entry if nothing that it depends on has changed, else as the want's check renews it."""
     if state.is_current(entry.tags):
         return entry
     return None if want.check is None else want.check.renewed(state, entry)
-
-
-def _stamped(state: NamespaceState, tags: Sequence[bytes]) -> tuple[tuple[bytes, int], ...] | None:
-    """Tags with their generations; None if one is not known, so that nothing may be stored."""
-    stamped = [
-        (tag, generation) for tag in tags if (generation := state.generation(tag)) is not None
-    ]
-    return tuple(stamped) if len(stamped) == len(tags) else None
 
 
 def _as_seen(result: Answer | Exception, first: bool) -> Answer | Exception:
