@@ -1,14 +1,18 @@
 """Whether a sidecar grows under calls of every kind: memory, descriptors, tasks, threads.
 
-A real sidecar (encoder and generator in its process, small tiers) and a real Redis take mixed calls
+A real sidecar (encoder and generator in its process, small tiers, one of them on disk, all
+encrypted) and a real Redis take mixed calls
 for at least ``--minutes``, and until there were ``--calls`` of them.
 
 - **Memory.** Resident memory is read from /proc every ``--every`` seconds. The first
   ``--warm-up`` share of the run fills the tiers and is left out. What is left is cut into ten
-  blocks of equal length, because neighbouring samples resemble each other; a line is fitted to
-  their means, and its slope has a confidence interval of 95 % (Student's t with 8 degrees of
-  freedom). It fails if the whole interval is above ``--most-growth`` MiB an hour, and also if the
-  interval is too wide to tell (its half is above that).
+  blocks of equal length, because neighbouring samples resemble each other; lines are fitted to
+  their means, over calls and over time, and their slopes have a confidence interval of 95 %
+  (Student's t with 8 degrees of freedom). It fails unless the whole interval is below
+  ``--most-per-call`` bytes a call: ten minutes can show that no call leaves an object of usual
+  size behind. It fails if the whole interval is above ``--most-growth`` MiB an hour. Of half an
+  hour and more after the warm-up it also asks that the whole interval is below that; ten minutes
+  cannot tell, and the verdict says so.
 - **Leaks.** After the warm-up, and again at the end, calls pause until nothing is under way; then
   descriptors, threads and asyncio tasks are counted. It fails if there are more than ``--slack``
   more at the end. Tasks are those of the metric ``embercache_tasks``.
@@ -22,12 +26,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import contextlib
+import os
 import socket
+import tempfile
 import time
 import urllib.request
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,11 +45,15 @@ from bench.report import add_json_option, print_table, write_json
 from bench.soak_calls import Caller
 from sidecar.dev_redis import DevRedis
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 BLOCKS = 10
 T_975 = 2.306  # Student's t for 8 degrees of freedom
 COUNTED = ("descriptors", "threads", "tasks")
 MIB = 2**20
 _CALM_SECONDS = 5.0
+_LONG_HOURS = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,36 +70,74 @@ class Sample:
 
 @dataclass(frozen=True)
 class Slope:
-    """MiB an hour, and the half of its confidence interval."""
+    """How much more of one thing there is for another, and the half of its confidence interval."""
 
-    mib_an_hour: float
+    value: float
     half: float
 
     @classmethod
-    def fit(cls, samples: list[Sample]) -> Slope:
-        """Of resident memory. Raises `ValueError` if there are too few samples."""
-        if len(samples) < 2 * BLOCKS:
-            raise ValueError(f"{len(samples)} samples are too few: run it longer")
-        blocks = np.array_split(np.array([(one.seconds, one.rss) for one in samples]), BLOCKS)
-        hours, mib = np.array([block.mean(axis=0) for block in blocks]).T / [[3600], [MIB]]
-        centred = hours - hours.mean()
-        slope = centred @ mib / (centred @ centred)
-        rest = mib - mib.mean() - slope * centred
+    def fit(cls, x: Sequence[float], y: Sequence[float]) -> Slope:
+        """Of y over x. Raises `ValueError` if there are too few."""
+        if len(x) < 2 * BLOCKS:
+            raise ValueError(f"{len(x)} samples are too few: run it longer")
+        blocks = np.array_split(np.stack([x, y], axis=1), BLOCKS)
+        xs, ys = np.array([block.mean(axis=0) for block in blocks]).T
+        centred = xs - xs.mean()
+        slope = centred @ ys / (centred @ centred)
+        rest = ys - ys.mean() - slope * centred
         error = np.sqrt(rest @ rest / (BLOCKS - 2) / (centred @ centred))
         return cls(float(slope), float(T_975 * error))
 
 
-def faults(slope: Slope, before: Sample, after: Sample, most: float, slack: int) -> list[str]:
+@dataclass(frozen=True)
+class Growth:
+    """Of resident memory: bytes a call, MiB an hour, and for how many hours it was looked at."""
+
+    per_call: Slope
+    an_hour: Slope
+    hours: float
+
+    @classmethod
+    def of(cls, samples: list[Sample]) -> Growth:
+        """Raises `ValueError` if there are too few samples."""
+        rss = [float(one.rss) for one in samples]
+        hours = [one.seconds / 3600 for one in samples]
+        return cls(
+            Slope.fit([float(one.calls) for one in samples], rss),
+            Slope.fit(hours, [each / MIB for each in rss]),
+            hours[-1] - hours[0],
+        )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that is still well: bytes a call, MiB an hour; descriptors, threads, tasks."""
+
+    per_call: float
+    an_hour: float
+    slack: int
+
+
+def faults(growth: Growth, before: Sample, after: Sample, limits: Limits) -> list[str]:
     """What is wrong, by the rules of this module's first lines; nothing if all is well."""
     reasons = []
-    if slope.mib_an_hour - slope.half > most:
+    # Written so that no number fails, too.
+    if not growth.per_call.value + growth.per_call.half <= limits.per_call:
+        reasons.append(f"a growth of {limits.per_call:g} bytes a call cannot be excluded")
+    if growth.an_hour.value - growth.an_hour.half > limits.an_hour:
         reasons.append("its memory grows")
-    if not slope.half <= most:
-        reasons.append("its memory varies too much to tell whether it grows: run it longer")
+    elif is_long(growth) and not growth.an_hour.value + growth.an_hour.half <= limits.an_hour:
+        reasons.append(f"a growth of {limits.an_hour:g} MiB an hour cannot be excluded")
+    slack = limits.slack
     more = [name for name in COUNTED if getattr(after, name) > getattr(before, name) + slack]
     if more:
         reasons.append(f"more {', '.join(more)} than after the warm-up")
     return reasons
+
+
+def is_long(growth: Growth) -> bool:
+    """Whether it was looked at for long enough to tell a slow growth."""
+    return growth.hours >= _LONG_HOURS
 
 
 def main() -> None:
@@ -97,7 +148,8 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=6)
     parser.add_argument("--every", type=float, default=5, help="seconds between samples")
     parser.add_argument("--warm-up", type=float, default=0.4, help="share of the run")
-    parser.add_argument("--most-growth", type=float, default=30, help="MiB an hour")
+    parser.add_argument("--most-per-call", type=float, default=100, help="bytes")
+    parser.add_argument("--most-growth", type=float, default=10, help="MiB an hour")
     parser.add_argument("--slack", type=int, default=3, help="descriptors, threads, tasks")
     add_json_option(parser)
     options = parser.parse_args()
@@ -111,12 +163,19 @@ def main() -> None:
         # Small, so that they are full after the warm-up.
         "hot-max-bytes": "4MiB",
         "prefix-max-bytes": "64MiB",
+        "disk-max-bytes": "16MiB",
     }
-    flags = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
     with (
+        tempfile.TemporaryDirectory() as name,
         DevRedis() as redis,
-        sidecar(*flags, environment={"EMBERCACHE_REDIS_URL": redis.url}) as process,
+        contextlib.ExitStack() as exits,
     ):
+        keys = Path(name) / "keys"
+        keys.write_text(f"k1:{base64.b64encode(os.urandom(32)).decode()}")
+        arguments |= {"disk-folder": f"{name}/disk", "encryption-keys-file": str(keys)}
+        flags = [part for flag, value in arguments.items() for part in (f"--{flag}", str(value))]
+        environment = {"EMBERCACHE_REDIS_URL": redis.url, "EMBERCACHE_CACHE_SALT": "soak"}
+        process = exits.enter_context(sidecar(*flags, environment=environment))
         soak = Soak(Watched(process.pid, metrics), address, options)
         asyncio.run(soak.run())
     soak.report()
@@ -184,19 +243,25 @@ class Soak:
 
     def report(self) -> None:
         """Prints the verdict; ends with status 1 if it is no good one."""
-        slope = Slope.fit(self._samples)
+        growth = Growth.of(self._samples)
         before, after = self._calm
-        reasons = faults(slope, before, after, self._options.most_growth, self._options.slack)
+        asked = self._options
+        limits = Limits(asked.most_per_call, asked.most_growth, asked.slack)
+        reasons = faults(growth, before, after, limits)
         print_table("calls", ("", "number"), self._counts.most_common())
         rows = [(name, getattr(before, name), getattr(after, name)) for name in COUNTED]
         rows.append(("resident MiB", before.rss / MIB, after.rss / MIB))
         print_table("without calls", ("", "after warm-up", "at the end"), rows)
+        per_call, an_hour = growth.per_call, growth.an_hour
         print(
             f"{after.calls:,} calls in {after.seconds / 60:.1f} minutes; resident memory"
-            f" {slope.mib_an_hour:+.1f} MiB an hour, plus or minus {slope.half:.1f}"
+            f" {per_call.value:+.0f} bytes a call, plus or minus {per_call.half:.0f}, and"
+            f" {an_hour.value:+.1f} MiB an hour, plus or minus {an_hour.half:.1f}"
             f" (95 %): {'FAIL: ' + '; '.join(reasons) if reasons else 'PASS'}"
         )
-        figures = {"slope": asdict(slope), "calls": dict(self._counts)}
+        if not is_long(growth):
+            print("too short to tell a growth of a few MiB an hour: run it with --minutes 60")
+        figures = {"growth": asdict(growth), "calls": dict(self._counts)}
         write_json(self._options.json, figures | {"calm": [asdict(one) for one in self._calm]})
         if reasons:
             raise SystemExit(1)

@@ -1,7 +1,9 @@
 """Calls of every kind, in about the proportions of an application that caches well.
 
 Vectors are asked for by popularity (Zipf, alpha 1) and live for a minute, so that hits, misses,
-expirations and writes go on for ever at the same rate. Some calls are wrong, are given up, or come
+expirations and writes go on for ever at the same rate. Most are of one namespace, some of several
+in turn, and some of one that nobody has named before: what is kept for each must have an end.
+Callers give different deadlines, some too short. Some calls are wrong, are given up, or come
 over a connection of their own, as what leaks is often the unhappy path.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 _KEYS = 3_000
 _TTL_SECONDS = 60.0
 _DOCUMENTS = 200
+_NAMESPACES = 16
+_DEADLINES = (5.0, 10.0, 30.0)
 _PROMPTS = 40
 _AHEAD = 4096
 
@@ -37,10 +42,14 @@ class Caller:
         self._rng = np.random.default_rng(number)
         self._counts = counts
         self._keys = iter(())
+        self._turns = itertools.cycle(range(_NAMESPACES))
         self._kinds: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
-            "embed": (62, self._embed_one),
+            "embed": (54, self._embed_one),
             "embed a batch": (12, self._embed_batch),
             "embed with a tag": (8, self._embed_tagged),
+            "embed in namespaces in turn": (6, self._embed_elsewhere),
+            "embed in a new namespace": (1, self._embed_in_new_namespace),
+            "a deadline too short": (1, self._be_late),
             "embed over a stream": (0.3, self._embed_stream),
             "search": (10, self._search),
             "generate": (2, self._generate),
@@ -77,7 +86,23 @@ class Caller:
         return f"ember number {key} glows in the hearth"
 
     async def _embed_one(self) -> object:
-        return await self._client.embed([self._text()], ttl=_TTL_SECONDS)
+        seconds = _DEADLINES[self._rng.integers(len(_DEADLINES))]
+        return await self._client.embed([self._text()], ttl=_TTL_SECONDS, timeout=seconds)
+
+    async def _embed_elsewhere(self) -> object:
+        texts, namespace = [f"local {self._rng.integers(50)}"], f"tenant-{next(self._turns)}"
+        return await self._client.embed(texts, namespace=namespace, ttl=_TTL_SECONDS)
+
+    async def _embed_in_new_namespace(self) -> object:
+        namespace = f"new-{self._rng.integers(2**60)}"
+        return await self._client.embed(["a first text"], namespace=namespace, ttl=_TTL_SECONDS)
+
+    async def _be_late(self) -> object:
+        """A miss with a deadline that it may not keep."""
+        text = f"nobody has time for this: {self._rng.integers(2**60)}"
+        with contextlib.suppress(EmbercacheError):
+            seconds = self._rng.uniform(0.001, 0.02)
+            return await self._client.embed([text], ttl=_TTL_SECONDS, timeout=seconds)
 
     async def _embed_batch(self) -> object:
         return await self._client.embed([self._text() for _ in range(8)], ttl=_TTL_SECONDS)
