@@ -19,7 +19,6 @@ from __future__ import annotations
 from pathlib import Path  # noqa: TC003 - pydantic reads it
 from typing import TYPE_CHECKING, Annotated
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -30,6 +29,7 @@ from pydantic import (
 )
 
 from sidecar.access.caller import EVERY_NAMESPACE, Right
+from sidecar.access.strict_yaml import load_strict
 from sidecar.units import NAME_PATTERN, Bytes, OptionalPath
 
 if TYPE_CHECKING:
@@ -111,10 +111,13 @@ class Policy(_Part):
 def read_policy(path: Path) -> Policy:
     """The policy in a file. Raises `PolicyError`."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not YAML"
-        raise PolicyError(f"access.policy_file {path}: {reason}") from None
+        data = load_strict(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PolicyError(f"access.policy_file {path}: {error.strerror}") from None
+    except UnicodeError:
+        raise PolicyError(f"access.policy_file {path}: it is not text") from None
+    except ValueError as error:
+        raise PolicyError(f"access.policy_file {path}: {error}") from None
     try:
         policy = Policy.model_validate({} if data is None else data)
     except ValidationError as error:

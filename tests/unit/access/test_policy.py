@@ -31,7 +31,14 @@ def test_a_caller_may_read_unless_more_is_said(tmp_path: Path) -> None:
     [
         ("", "it is empty: name callers, quotas or both"),
         ("callers: []", "it is empty"),
-        ("callers: [", "it is not YAML"),
+        ("callers: [", "it is not YAML at line 1, column 11"),
+        ("quotas:\n  a: b: c", "it is not YAML at line 2, column 7"),
+        ("quotas: !!float ''", "it is not YAML: a value is not what its tag says"),
+        ("quotas: !!int ''", "it is not YAML: a value"),
+        ("quotas: !!bool x", "it is not YAML: a value"),
+        ("quotas: !!timestamp x", "it is not YAML: a value"),
+        (f"callers: [{SHOP}]\ncallers: []", "a key is written twice at line 2, column 1"),
+        ("quotas: {a: {share: 1, 'share': 2}}", "a key is written twice at line 1, column 24"),
         ("- shop", "the file: Input should be a valid dictionary"),
         ("caller: []", "caller: Extra inputs"),
         (f"callers: [{SHOP}, {SHOP}]", "two callers have the same name"),
@@ -57,6 +64,18 @@ def test_what_is_wrong_is_told_with_the_file_and_the_field(
 ) -> None:
     with pytest.raises(PolicyError, match=rf"access\.policy_file .*policy\.yaml: .*{says}"):
         read_policy(written(tmp_path, text))
+
+
+def test_what_is_wrong_is_told_without_quoting_it(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError) as raised:
+        read_policy(written(tmp_path, "quotas: {secret: *secret}"))
+    assert "secret" not in str(raised.value)
+
+
+def test_a_key_may_override_one_that_is_merged(tmp_path: Path) -> None:
+    text = "quotas: {a: &a {share: 2, computations: 3}, b: {<<: *a, share: 4}}"
+    quota = read_policy(written(tmp_path, text)).quota("b")
+    assert (quota.share, quota.computations) == (4, 3)
 
 
 def test_a_policy_may_have_quotas_alone(tmp_path: Path) -> None:
