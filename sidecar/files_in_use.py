@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from sidecar.watched_files import LOOK_SECONDS, watch_files
+from sidecar.watched_files import LOOK_SECONDS, log_unexpected, watch_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,6 +73,8 @@ class FilesInUse(Generic[T]):
                     renewed()
             except FilesError as error:
                 failed(error)
+            except Exception as error:
+                log_unexpected(error)
 
         look()  # They may have changed since the start.
         await watch_files(lambda: self._paths, look, seconds=seconds)

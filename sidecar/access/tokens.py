@@ -33,6 +33,8 @@ def read_token_digests(path: Path) -> list[bytes]:
         raise PolicyError(f"{path}: {error.strerror}") from None
     except UnicodeError:
         raise PolicyError(f"{path}: it is not text") from None
+    except ValueError:
+        raise PolicyError("it is no path: there is a NUL character in it") from None
     digests = []
     for number, line in enumerate(lines, 1):
         token = line.strip()

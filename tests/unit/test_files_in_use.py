@@ -113,3 +113,26 @@ async def test_changes_are_followed_also_those_between_the_start_and_the_first_l
     write(paths, "third")
     await eventually(lambda: told == ["second", "failed", "third"])
     following.cancel()
+
+
+async def test_files_are_followed_after_an_unexpected_error(
+    paths: list[Path], eventually: Callable[[Callable[[], object]], Awaitable[None]]
+) -> None:
+    def odd(contents: Sequence[bytes]) -> str:
+        if contents[0] == b"odd":
+            raise KeyError
+        return load(contents)
+
+    files = FilesInUse(paths, odd)
+    write(paths, "odd")
+    renewed: list[str] = []
+    following = asyncio.create_task(
+        files.follow(lambda: renewed.append(files.value), pytest.fail, seconds=0.001)
+    )
+    try:
+        await asyncio.sleep(0)
+        write(paths, "second")
+        await eventually(lambda: renewed == ["second"])
+    finally:
+        following.cancel()
+        await asyncio.wait({following})

@@ -74,8 +74,14 @@ def test_another_policy_is_in_force_at_once(files: Files) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    ["callers: [", "", "callers: []", "quotas: {shop: {items_per_second: 1}}"],
-    ids=["no YAML", "empty", "nobody", "only quotas"],
+    [
+        "callers: [",
+        "",
+        "callers: []",
+        "quotas: {shop: {items_per_second: 1}}",
+        "quotas: {shop: {items_per_second: !!float ''}}",
+    ],
+    ids=["no YAML", "empty", "nobody", "only quotas", "odd tag"],
 )
 def test_a_policy_that_became_unusable_changes_nothing_and_is_logged_once(
     files: Files, broken: str
@@ -179,6 +185,50 @@ async def test_changes_of_the_files_are_followed_also_of_those_that_are_named_la
             await eventually(lambda: names(access, FIRST) == ("other",))
         assert [log["log_level"] for log in logs] == ["error", "info"]
         assert names(access, SECOND) == ()
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
+
+
+async def test_files_are_followed_after_an_unexpected_error_which_is_logged_without_its_words(
+    files: Files, eventually: Eventually
+) -> None:
+    told: list[str] = []
+
+    def changed() -> None:
+        told.append(files.tokens.read_text())
+        if len(told) == 1:
+            raise KeyError(FIRST)
+
+    with capture_logs() as logs:
+        following = asyncio.create_task(watch_files(lambda: [files.tokens], changed, seconds=0.001))
+        await asyncio.sleep(0)
+        try:
+            for text in ("one", "another one"):
+                files.tokens.write_text(text)
+                await eventually(lambda text=text: text in told)  # type: ignore[misc]
+        finally:
+            following.cancel()
+            await asyncio.wait({following})
+    assert [log["error"] for log in logs] == ["KeyError"]
+    assert FIRST not in str(logs)
+
+
+async def test_a_file_that_cannot_be_a_path_does_not_end_the_watch(
+    files: Files, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sidecar.access.live, "watch_files", partial(watch_files, seconds=0.001))
+    access = Access(files.policy)
+    following = asyncio.create_task(access.follow())
+    await asyncio.sleep(0)
+    try:
+        with capture_logs() as logs:
+            good = files.policy.read_text()
+            files.write(good.replace(str(files.tokens), '"a\\0b"'))
+            await eventually(lambda: logs)
+            files.write(good)
+            files.tokens.write_text(SECOND)
+            await eventually(lambda: names(access, SECOND))
     finally:
         following.cancel()
         await asyncio.wait({following})
