@@ -20,9 +20,10 @@ _log = structlog.get_logger()
 class Access:
     """Who may call, and how much each namespace may take, as it is now.
 
-    Without a file, callers are not told apart and nothing is limited. A file that can no longer be
-    used changes nothing: the policy before it stays in force, and the log says so. Raises
-    `PolicyError`.
+    Without a file, callers are not told apart and nothing is limited. A policy that can no longer
+    be used changes nothing: the one before it stays in force, and the log says so. With a file of
+    tokens that can no longer be used, its caller keeps those before it, and all else is in force.
+    Raises `PolicyError`.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -34,7 +35,7 @@ class Access:
         self._token_files: list[Path] = []
         self._failure = ""
         if path is not None:
-            self._read(path)
+            self._read(path, None)
 
     @property
     def is_followed(self) -> bool:
@@ -61,23 +62,30 @@ class Access:
             return
         before = self.policy
         try:
-            self._read(self._path)
+            self._read(self._path, self.table)
         except PolicyError as error:
-            # One failure may be met twice, when it changes which files are looked at.
-            if str(error) != self._failure:
-                self._failure = str(error)
-                _log.error("the policy before the last change stays in force", reason=str(error))
+            self._failed("the policy before the last change stays in force", str(error))
             return
-        self._failure = ""
+        if self.table.failures:
+            reason = "; ".join(self.table.failures)
+            self._failed("callers keep the tokens before the last change", reason)
+        else:
+            self._failure = ""
         _log.info("the policy was read again", callers=len(self.policy.callers))
         if self.policy != before:
             for told in self._told:
                 told(self.policy)
 
+    def _failed(self, event: str, reason: str) -> None:
+        # One failure may be met twice, when it changes which files are looked at.
+        if reason != self._failure:
+            self._failure = reason
+            _log.error(event, reason=reason)
+
     def _files(self) -> list[Path]:
         return [] if self._path is None else [self._path, *self._token_files]
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path, before: CallerTable | None) -> None:
         policy = read_policy(path)
         named = [each.token_file for each in policy.callers if each.token_file is not None]
         self._token_files = named
@@ -87,7 +95,7 @@ class Access:
                 " do everything: if that is meant, restart the sidecar"
             )
         try:
-            table = read_table(policy)
+            table = read_table(policy, before)
         except PolicyError as error:
             raise PolicyError(f"access.policy_file {path}: {error}") from None
         self.policy, self.table = policy, table

@@ -125,6 +125,34 @@ def test_a_file_of_tokens_that_went_keeps_them_in_force(files: Files) -> None:
     assert names(access, FIRST) == ("shop",)
 
 
+def test_a_bad_file_of_tokens_keeps_nobody_elses_from_being_withdrawn(files: Files) -> None:
+    others, third = files.tokens.with_name("others"), "the-only-token-of-bank"
+    others.write_text(third)
+    files.write(
+        f"callers: [{{name: shop, token_file: {files.tokens}, namespaces: [shop]}},"
+        f" {{name: bank, token_file: {others}, namespaces: [bank]}}]"
+    )
+    access = Access(files.policy)
+    assert names(access, third) == ("bank",)
+    files.tokens.write_text("short")
+    others.write_text("")
+    with capture_logs() as logs:
+        access.reload()
+    assert names(access, third) == ()
+    assert names(access, FIRST) == ("shop",)
+    (error,) = (log for log in logs if log["log_level"] == "error")
+    assert error["reason"].startswith(f"token_file of the caller shop: {files.tokens}: line 1 ")
+
+
+def test_a_caller_who_is_new_has_no_tokens_while_his_file_is_bad(files: Files) -> None:
+    access = Access(files.policy)
+    files.tokens.write_text("short")
+    files.write(files.policy.read_text().replace("name: shop", "name: bank"))
+    with capture_logs():
+        access.reload()
+    assert names(access, FIRST) == ()
+
+
 def test_callers_may_be_named_where_there_were_none(files: Files) -> None:
     files.write("quotas: {shop: {items_per_second: 1}}")
     access = Access(files.policy)
@@ -176,14 +204,15 @@ async def test_changes_of_the_files_are_followed_also_of_those_that_are_named_la
     try:
         files.tokens.write_text(SECOND)
         await eventually(lambda: names(access, SECOND))
-        # The new policy is of no use before its tokens are there.
+        # He keeps the tokens that he had until the new ones are there.
         files.tokens = files.tokens.with_name("more-tokens")
         with capture_logs() as logs:
             files.allow("other")
             await eventually(lambda: logs)
             files.tokens.write_text(FIRST)
             await eventually(lambda: names(access, FIRST) == ("other",))
-        assert [log["log_level"] for log in logs] == ["error", "info"]
+        # They are read once more, since other files are looked at: one failure is logged once.
+        assert [log["log_level"] for log in logs if log["log_level"] != "info"] == ["error"]
         assert names(access, SECOND) == ()
     finally:
         following.cancel()
