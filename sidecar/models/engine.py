@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+from sidecar.models.niceness import give_way
 from sidecar.models.types import ModelError, ModelUnavailableError
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Engine:
             await asyncio.to_thread(self._thread.join)
 
     def _run_forever(self) -> None:
+        give_way()
         while (entry := self._next()) is not None:
             job, future = entry
             outcome = self._turn(job)

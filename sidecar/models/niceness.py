@@ -1,4 +1,4 @@
-"""Has the threads of ONNX Runtime give way to the event loop, which answers what is cached."""
+"""Has the threads that run models give way to the event loop, which answers what is cached."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Measured with bench/overload.py on two CPUs while the threads that run Python were as nice, which
-# they are no more. Without it, hits beside a busy model had a twentieth of their throughput; with 5
-# half of it, with 10 two thirds, with 19 nine tenths, and then misses get next to nothing while
-# hits take all they can.
+# Measured with bench/overload.py on two CPUs. Without it, hits beside a busy model had a twentieth
+# of their throughput; with 5 half of it, with 10 two thirds, with 19 nine tenths, and then misses
+# get next to nothing while hits take all they can.
 NICENESS = 15
 
 
-def _give_way() -> None:
+def give_way() -> None:
     """Makes this thread, and those that it will start, nicer than the others of this process.
 
-    Only for threads that do not run Python: where other processes want the CPU, a nice thread is
-    put off while it holds the interpreter's lock or one of ours, and the event loop waits for that.
+    Only for threads of ONNX Runtime and those that call it, whose own part of a run is a large one.
+    Where other processes want the CPU, a nice thread is put off while it holds the interpreter's
+    lock, and the event loop waits for that: threads that mostly run Python stay as they are.
     On Linux, where each thread has a niceness of its own; elsewhere it does nothing.
     """
     if sys.platform != "linux":
@@ -42,5 +42,5 @@ def call_giving_way(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
 
     A thread of its own, because none may take back that it gives way.
     """
-    with ThreadPoolExecutor(1, "give-way", initializer=_give_way) as thread:
+    with ThreadPoolExecutor(1, "give-way", initializer=give_way) as thread:
         return thread.submit(function, *args, **kwargs).result()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias
 
 from sidecar.models.fair_shares import equal_shares
 from sidecar.models.input_queue import In, InputQueue, Job, Out
+from sidecar.models.niceness import give_way
 from sidecar.models.tokenise import Tokens
 from sidecar.models.types import (
     LEAST_RETRY_SECONDS,
@@ -137,6 +138,7 @@ class ModelWorker(Generic[In, Out]):
         return []
 
     def _run_forever(self) -> None:
+        give_way()
         while (taken := self._queue.take_batch()) is not None:
             self._post([(job, self._too_late()) for job in taken.late])
             if taken.batch:
