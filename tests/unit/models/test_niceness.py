@@ -66,7 +66,9 @@ def test_the_threads_of_a_session_give_way(make_pack: Any, own: int) -> None:
     del session
 
 
-async def test_the_thread_that_runs_the_model_gives_way_and_that_which_tokenises_does_not(make_pack: Any, own: int) -> None:
+async def test_the_thread_that_runs_the_model_gives_way_and_no_other(
+    make_pack: Any, own: int
+) -> None:
     model = LocalEmbedder.load(make_pack.text(), "mine", provider="cpu")
     await asyncio.gather(*model.submit(["one"]))
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
