@@ -52,13 +52,14 @@ class Caller:
 
 
 _current: ContextVar[Caller | None] = ContextVar("caller", default=None)
+_is_our_own: ContextVar[bool] = ContextVar("is_our_own", default=False)
 
 
 def caller() -> Caller | None:
     """Who makes the call whose context this is.
 
     None where callers are not told apart, and for what the sidecar does of its own accord: that may
-    do everything.
+    do everything. `is_our_own` tells the two apart.
     """
     return _current.get()
 
@@ -66,11 +67,18 @@ def caller() -> Caller | None:
 def enter(who: Caller) -> None:
     """Notes who makes this context's call."""
     _current.set(who)
+    _is_our_own.set(False)
 
 
 def enter_nobody() -> None:
     """Notes that what this context does from now on is of the sidecar's own accord."""
     _current.set(None)
+    _is_our_own.set(True)
+
+
+def is_our_own() -> bool:
+    """Whether no caller asked for what this context does, but the sidecar itself."""
+    return _is_our_own.get()
 
 
 def scope() -> bytes:

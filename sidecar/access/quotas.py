@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from sidecar.access.caller import caller
+from sidecar.access.caller import is_our_own
 from sidecar.access.policy import Policy
-from sidecar.demand import Priority, demand
 
 if TYPE_CHECKING:
     import asyncio
@@ -134,7 +133,7 @@ class Meter:
         most = self._computations
         if not most or not self._running or self._running + computations <= most:
             return
-        if _is_our_own():
+        if is_our_own():
             return
         raise self._refusal(
             "computations",
@@ -144,7 +143,7 @@ class Meter:
 
     def watch(self, works: Iterable[asyncio.Future[Any]]) -> None:
         """Counts computations as under way until they are done."""
-        if _is_our_own():
+        if is_our_own():
             return
         ended = partial(self._ended, self._clock())
         for work in works:
@@ -206,7 +205,7 @@ class Quotas:
         Raises `QuotaExceededError`.
         """
         meter = self.meter(namespace)
-        if meter.items_per_second and not _is_our_own():
+        if meter.items_per_second and not is_our_own():
             meter.take(items)
 
     def refused(self) -> Iterable[Refused]:
@@ -220,8 +219,3 @@ class Quotas:
         To be asked each time, since the policy may change; on any thread.
         """
         return self._policy.quota(namespace).share
-
-
-def _is_our_own() -> bool:
-    """Whether nobody asked for this: it is a warming by schedule, or a migration."""
-    return caller() is None and demand().priority is Priority.BACKGROUND

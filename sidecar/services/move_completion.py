@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
+from sidecar.access.caller import enter_nobody
 from sidecar.cache.lease import LeaseTakenError
 from sidecar.cache.model_moves import Copy, Move
 from sidecar.demand import in_background
@@ -176,6 +177,7 @@ def is_incomplete(copy: Copy) -> bool:
 
 async def copy_all(copy: DocumentCopy, *, target_wins: bool) -> None:
     """Makes passes until one finds nothing to do, or there were many; callers come first."""
+    enter_nobody()
     in_background()
     for _ in range(_MOST_PASSES):
         if not await copy.run(target_wins=target_wins):

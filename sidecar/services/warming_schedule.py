@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from sidecar.access.caller import enter_nobody
 from sidecar.cache.lease import LeaseLostError, LeaseTakenError
 from sidecar.cache.redis_link import WarmUnavailableError
 from sidecar.services.errors import CallError
@@ -114,6 +115,7 @@ class WarmingSchedule:
 
     async def _warm(self, seconds: float) -> None:
         """Warms for so long at most, one namespace after the other."""
+        enter_nobody()
         total = Warmed()
         pace = self._warmer.pace(self._per_second)
         _log.info("scheduled warming begins")

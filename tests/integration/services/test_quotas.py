@@ -367,12 +367,13 @@ async def test_generations_take_places_too(
 # --- What nobody waits for ---------------------------------------------------------------------
 
 
-async def test_warming_is_not_charged_where_callers_are_not_told_apart(slow: Sidecar) -> None:
-    await slow.embed("a", namespace="shop")
+async def test_warming_is_charged_where_callers_are_not_told_apart(slow: Sidecar) -> None:
     inputs = [embed_pb2.Input(text=text) for text in "abcdef"]
     request = cache_pb2.WarmRequest(embed=embed_pb2.EmbedRequest(inputs=inputs, namespace="shop"))
     progress = [each async for each in slow.caches.Warm(request, timeout=HANG_GUARD)]
-    assert (progress[-1].cached, progress[-1].computed) == (1, 5)
+    assert progress[-1].computed == 6
+    _, again = await refused(slow.embed("g", namespace="shop"))
+    assert again == pytest.approx(6 / RATE, rel=0.01)
 
 
 # --- Bytes in memory ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from embercache.v1 import embed_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.access.caller import is_our_own
 from sidecar.cache.lease import Leases
 from sidecar.cache.popular import PopularQueries
 from sidecar.services.errors import CallError
@@ -43,6 +44,7 @@ class Fleet:
     def __init__(self) -> None:
         self.now = at("00:00")
         self.texts: list[str] = []
+        self.are_our_own: list[bool] = []
         self.begun = asyncio.Event()
         self.waits: asyncio.Event | None = None
         self.error: CallError | None = None
@@ -53,6 +55,7 @@ class Fleet:
     async def embed(self, raw: bytes) -> bytes:
         request = embed_pb2.EmbedRequest.FromString(raw)
         self.begun.set()
+        self.are_our_own.append(is_our_own())
         if self.error is not None:
             raise self.error
         if self.waits is not None:
@@ -131,6 +134,13 @@ async def test_popular_queries_of_every_namespace_are_warmed_in_the_window(
     fleet.now = at("02:00")
     await schedule.look()
     assert sorted(fleet.texts) == ["m a", "m b", "n a", "n b"]
+
+
+async def test_no_caller_is_charged_for_it(fleet: Fleet, popular: PopularQueries) -> None:
+    fleet.now = at("02:00")
+    await fleet.schedule(popular, Leases(None, "test"), "02:00-05:00").look()
+    assert fleet.are_our_own
+    assert all(fleet.are_our_own)
 
 
 async def test_they_are_warmed_once_in_each_window(fleet: Fleet, popular: PopularQueries) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -11,16 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from sidecar.access.caller import Caller, Right, caller, enter_nobody
+from sidecar.access.caller import Caller, Right, caller
 from sidecar.access.live import Access
 from sidecar.access.policy import CallerPolicy, Policy
 from sidecar.access.table import CallerTable
 from sidecar.access.tokens import token_digest
 from sidecar.services.errors import CallError
 from sidecar.transport.admission import admit, identify
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TOKEN = "the-token-of-somebody"  # noqa: S105
 BY_TOKEN, BY_NAME, ON_SOCKET = (
@@ -93,29 +90,28 @@ class _Fixed(Access):
         self.policy = Policy(callers=(somebody,))
 
 
-@pytest.fixture(autouse=True)
-def nobody() -> Iterator[None]:
-    """These tests, and those that follow, have one context."""
-    yield
-    enter_nobody()
+@pytest.fixture
+def call() -> Context:
+    """The context of a call; that of these tests is also that of those that follow."""
+    return copy_context()
 
 
-def test_who_is_refused_is_not_entered() -> None:
+def test_who_is_refused_is_not_entered(call: Context) -> None:
     with pytest.raises(CallError, match="needs the right write, which the caller socket has not"):
-        admit(_Fixed(), Shown(on_socket=True), Right.WRITE, "Upsert")
-    assert caller() is None
+        call.run(admit, _Fixed(), Shown(on_socket=True), Right.WRITE, "Upsert")
+    assert call.run(caller) is None
 
 
-def test_who_is_admitted_is_the_caller_from_then_on() -> None:
-    admit(_Fixed(), Shown(on_socket=True), Right.READ, "Embed")
-    assert caller() is ON_SOCKET
+def test_who_is_admitted_is_the_caller_from_then_on(call: Context) -> None:
+    call.run(admit, _Fixed(), Shown(on_socket=True), Right.READ, "Embed")
+    assert call.run(caller) is ON_SOCKET
 
 
-def test_who_administers_is_logged() -> None:
+def test_who_administers_is_logged(call: Context) -> None:
     access = _Fixed()
     admin = Caller("admin", ("*",), frozenset(Right))
     access.table = CallerTable({}, {}, admin)
     with capture_logs() as logs:
-        admit(access, Shown(on_socket=True), Right.READ, "Embed")
-        admit(access, Shown(on_socket=True), Right.ADMINISTER, "Flush")
+        call.run(admit, access, Shown(on_socket=True), Right.READ, "Embed")
+        call.run(admit, access, Shown(on_socket=True), Right.ADMINISTER, "Flush")
     assert [(log["caller"], log["method"]) for log in logs] == [("admin", "Flush")]

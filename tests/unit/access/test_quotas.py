@@ -276,9 +276,9 @@ async def test_when_to_try_again_is_about_as_long_as_computations_take() -> None
 # What nobody asked for
 
 
-@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize("asks", ["nobody", "shop", "whoever it is"])
 async def test_what_the_sidecar_does_of_its_own_accord_is_free_and_what_callers_warm_is_not(
-    asks: bool,
+    asks: str,
 ) -> None:
     quotas = Limited(shop={"items_per_second": 1, "computations": 1})
     quotas.charge("shop", 100)
@@ -286,20 +286,20 @@ async def test_what_the_sidecar_does_of_its_own_accord_is_free_and_what_callers_
 
     async def work() -> tuple[bool, bool]:
         in_background()
-        if asks:
+        if asks == "shop":
             enter(Caller("shop", ("shop",), frozenset([Right.WRITE])))
-        else:
+        elif asks == "nobody":
             enter_nobody()
         return quotas.retry_after("shop", 1) == 0, is_admitted(quotas, "shop", 1)
 
-    assert await asyncio.create_task(work()) == (not asks, not asks)
+    assert await asyncio.create_task(work()) == (asks == "nobody",) * 2
 
 
 async def test_computations_that_nobody_asked_for_take_no_place() -> None:
     quotas = Limited(shop={"computations": 1})
 
     async def work() -> None:
-        in_background()
+        enter_nobody()
         quotas.meter("shop").watch(works(5))
 
     await asyncio.create_task(work())
