@@ -90,8 +90,13 @@ class InvalidationFollower:
 
     async def start(self) -> None:
         """Catches up, so that nothing is served that was removed while this sidecar was down."""
-        with contextlib.suppress(WarmUnavailableError, StoreUnavailableError):
+        try:
             await self._connect()
+        except (WarmUnavailableError, StoreUnavailableError):
+            pass
+        except Exception:
+            # Something in the stream that no sidecar wrote must not keep this one from starting.
+            self._position = None
 
     async def run(self) -> None:
         """Follows the stream until cancelled."""

@@ -30,6 +30,8 @@ MAX_UNSHARED_TAGS = 10_000
 MAX_SCOPES = 100
 """Of one namespace that are kept apart. With one more, the oldest becomes the epoch of all."""
 
+_LATE_US = 60 * 10**6
+
 WHOLE_NAMESPACE = b""
 """The scope whose number is the namespace's epoch."""
 
@@ -273,5 +275,11 @@ class NamespaceState:
             if tag in question.heard:
                 question.heard[tag] = max(generation, question.heard[tag])
         known = self.generation(tag)
-        if known is not None and generation > known and tag not in self.unshared:
+        if known is None or tag in self.unshared:
+            return
+        if generation > known:
             self._known.set(self._era, tag, generation)
+        elif known - generation > _LATE_US:
+            # Very late, or the one known is not the store's, which has to be asked. Else the
+            # invalidation would be without effect here for as long as the one known is ahead.
+            self._known.forget(self._era, tag)

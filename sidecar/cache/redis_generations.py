@@ -9,11 +9,13 @@ largest number in the second, so that the loss of either shows; the namespace th
 
 None of these numbers can be authenticated: Redis makes them. Who can write to it can invalidate
 anything, and can take an invalidation back, so that what was right before it is given again until
-its lifetime ends. Changes, which say what an invalidation leaves valid, are sealed.
+its lifetime ends. A number far ahead of Redis' clock, which no script makes, counts as a loss:
+nothing could exceed it. Changes, which say what an invalidation leaves valid, are sealed.
 """
 
 from __future__ import annotations
 
+import time
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -33,15 +35,22 @@ STREAM_LENGTH = 100_000
 STREAM_CHANGES_BYTES = 64 * 2**20
 """About what the stream may hold of changes. Larger ones make it shorter."""
 EXPECTED_SECONDS = 86_400
+MOST_AHEAD_US = 10 * 365 * 86_400 * 10**6
+"""How far a number may be ahead of the time: clocks differ, and every number exceeds the last."""
 TAG_FIELD = b"tag:"
 SCOPE_FIELD = b"scope:"
 
 # KEYS: the hash, the stream, the scopes. ARGV: namespace, length of the stream, most scopes, and a
 # number that new epochs must exceed; more by script. A new number is the time in microseconds, or
 # one more than the last.
-_COMMON = """
+_COMMON = (
+    f"local most_ahead = {MOST_AHEAD_US}"
+    """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
+if tonumber(ARGV[4]) > now + most_ahead then
+    return redis.error_reply('ERR the clock is far behind what a sidecar knows')
+end
 local function later(last)
     return string.format('%.0f', math.max(now, (tonumber(last) or 0) + 1))
 end
@@ -83,19 +92,37 @@ local function set_scope(scope, value)
         set_epoch(string.format('%.0f', oldest))
     end
 end
-redis.call('HSETNX', KEYS[1], 'base', later(nil))
-local epoch, scoped = get('epoch'), get('scoped')
-if not epoch or (scoped and redis.call('EXISTS', KEYS[3]) == 0) then
-    local _, newest = scopes_above(0)
-    set_epoch(later(math.max(
-        tonumber(epoch) or 0, tonumber(scoped) or 0, newest or 0, tonumber(ARGV[4]))))
+local function begin(first_field)
+    local forged, newest = false, tonumber(ARGV[4])
+    local function check(value)
+        if not value then return end
+        if string.match(value, '^%d+$') and tonumber(value) <= now + most_ahead then
+            newest = math.max(newest, tonumber(value))
+        else
+            forged = true
+        end
+    end
+    for _, value in ipairs(redis.call('HMGET', KEYS[1], 'epoch', 'base', 'scoped')) do
+        check(value)
+    end
+    for _, value in ipairs(redis.call('HVALS', KEYS[3])) do check(value) end
+    for i = first_field, #ARGV do check(get(ARGV[i])) end
+    if forged then redis.call('DEL', KEYS[1], KEYS[3]) end
+    redis.call('HSETNX', KEYS[1], 'base', later(nil))
+    local epoch, scoped = get('epoch'), get('scoped')
+    if not epoch or (scoped and redis.call('EXISTS', KEYS[3]) == 0) then
+        set_epoch(later(newest))
+    end
+    if forged then tell('base', get('base')) end
 end
 """
+)
 
 # ARGV: the caller's epoch, then its scopes, each with its number.
 _LOAD = (
     _COMMON
     + """
+begin(#ARGV + 1)
 if tonumber(ARGV[5]) > tonumber(get('epoch')) then set_epoch(ARGV[5]) end
 for i = 6, #ARGV, 2 do
     local held = redis.call('HGET', KEYS[3], ARGV[i]) or get('epoch')
@@ -109,6 +136,7 @@ return {get('epoch'), get('base'), unpack(redis.call('HGETALL', KEYS[3]))}
 _BUMP_TAGS = (
     _COMMON
     + """
+begin(7)
 if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[5]) then
     local kept = {'epoch', get('epoch'), 'base', later(get('base'))}
     local scoped = get('scoped')
@@ -138,6 +166,7 @@ return result
 _BUMP_SCOPE = (
     _COMMON
     + """
+begin(#ARGV + 1)
 local _, newest = scopes_above(0)
 local number = later(math.max(tonumber(get('epoch')), newest or 0, tonumber(ARGV[4])))
 if ARGV[5] == '' then set_epoch(number) else set_scope(ARGV[5], number) end
@@ -145,6 +174,8 @@ return number
 """
 )
 
+# ARGV: fields of tags, one of which has a number that no script made.
+_REPAIR = _COMMON + "begin(5)"
 
 # KEYS: a hash, from change to token. ARGV: seconds, then changes, each with its token.
 _EXPECT = """
@@ -188,8 +219,13 @@ class RedisGenerations:
         epoch, scoped, base, *values = reply
         if epoch is None or base is None:
             return None
-        generations = zip(tags, (_number(value or base) for value in values), strict=True)
-        return max(_number(epoch), _number(scoped or b"0")), dict(generations)
+        try:
+            newest = max(parse_number(epoch), parse_number(scoped or b"0"))
+            generations = [parse_number(value or base) for value in values]
+        except ValueError:
+            await self._eval(_REPAIR, namespace, 0, *fields[3:])
+            return None
+        return newest, dict(zip(tags, generations, strict=True))
 
     async def bump_tags(self, namespace: str, tags: Sequence[bytes], change: bytes) -> Bumped:
         """See `GenerationStore.bump_tags`."""
@@ -270,7 +306,7 @@ class RedisGenerations:
 def parse_number(data: bytes) -> int:
     """A number as Redis keeps it. Raises `ValueError` for one that no script has made."""
     number = int(data)
-    if not 0 <= number < 2**63:
+    if not 0 <= number <= time.time_ns() // 1000 + MOST_AHEAD_US:
         raise ValueError("not a number of microseconds")
     return number
 

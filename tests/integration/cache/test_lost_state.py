@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sidecar.cache.generations import Generations, NamespaceState, kind_scope, model_scope
+from sidecar.cache.generations import (
+    Generations,
+    NamespaceState,
+    StoreUnavailableError,
+    kind_scope,
+    model_scope,
+)
 from sidecar.cache.namespace_state import WHOLE_NAMESPACE
-from sidecar.cache.redis_generations import RedisGenerations
+from sidecar.cache.redis_generations import MOST_AHEAD_US, RedisGenerations
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
+    from sidecar.cache.follower import InvalidationFollower
     from sidecar.cache.warm import WarmTier
     from sidecar.dev_redis import DevRedis
 
     First = Callable[[Generations], Awaitable[object]]
 
+HANG_GUARD = 20.0
 TAG, OTHER = b"t" * 16, b"o" * 16
 HASH, SCOPES, STREAM = (
     "test:{state}:namespace:n",
@@ -196,3 +207,94 @@ async def test_the_loss_of_the_scopes_shows_also_after_too_many_tags(
     await warm.run(lambda redis: redis.delete(SCOPES))
     late = await Generations(RedisGenerations(warm, "test")).state("n")
     assert late.epoch > state.epoch_of("search", "m", "v")
+
+
+async def forge(warm: WarmTier, number: int) -> None:
+    """Writes a number in place of all that Redis has, and into the stream."""
+
+    async def write(client: Any) -> None:
+        for key in (HASH, SCOPES):
+            for field in await client.hkeys(key):
+                await client.hset(key, field, number)
+                event: Any = {"n": "n", "f": field, "g": number}
+                await client.xadd(STREAM, event)
+
+    await warm.run(write)
+
+
+FORGED = {
+    "beyond what Lua can count": 2**62,
+    "far ahead": time.time_ns() // 1000 + 20 * MOST_AHEAD_US,
+    "as far ahead as is believed": time.time_ns() // 1000 + MOST_AHEAD_US // 2,
+}
+
+
+@pytest.mark.threat("Who writes to Redis forges an invalidation")
+@pytest.mark.parametrize("number", FORGED.values(), ids=FORGED.keys())
+@pytest.mark.parametrize("what", ["tags", "namespace", "kind"])
+async def test_after_a_forged_number_invalidations_take_effect_everywhere(
+    what: str,
+    number: int,
+    redis_server: DevRedis,
+    open_warm: Callable[..., Awaitable[WarmTier]],
+    follow: Callable[..., Awaitable[InvalidationFollower]],
+) -> None:
+    warm = await open_warm(redis_server.url)
+    store = RedisGenerations(warm, "test")
+    one, two = Generations(store), Generations(store)
+    for each in (one, two):
+        await follow(redis_server.url, each)
+    await one.invalidate_tags("n", [TAG, OTHER])
+    await one.invalidate_scope("n", kind_scope("search"))
+    for each in (one, two):
+        await resolve(each)
+    await forge(warm, number)
+    entries = Entries()
+    for each in (one, two):
+        await entries.add(each)
+    if what == "tags":
+        await one.invalidate_tags("n", [TAG, OTHER])
+    elif what == "namespace":
+        await one.invalidate_namespace("n")
+    else:
+        await one.invalidate_scope("n", kind_scope("search"))
+    gone = {"tags": {TAG, OTHER}, "namespace": set(KINDS), "kind": {"search"}}[what]
+    for each in (one, two):
+        state = await each.state("n")
+        async with asyncio.timeout(HANG_GUARD):
+            while gone & set(entries.valid(state)) or state.generation(TAG) is None:
+                await asyncio.sleep(0.005)
+                await resolve(each)
+    first, second = await one.state("n"), await two.state("n")
+    async with asyncio.timeout(HANG_GUARD):
+        while first.newest != second.newest:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_sidecar_starts_though_somebody_wrote_into_the_stream(
+    redis_server: DevRedis,
+    open_warm: Callable[..., Awaitable[WarmTier]],
+    follow: Callable[..., Awaitable[InvalidationFollower]],
+    tmp_path: Path,
+) -> None:
+    warm = await open_warm(redis_server.url)
+    file = tmp_path / "position"
+    first: Any = {"n": ""}
+    forged: Any = {"n": "n", "f": "epoch", "g": 2**62}
+    file.write_bytes(await warm.run(lambda client: client.xadd(STREAM, first)))
+    await warm.run(lambda client: client.xadd(STREAM, forged))
+    generations = Generations(RedisGenerations(warm, "test"))
+    await generations.state("n")
+    follower = await follow(redis_server.url, generations, file=file)
+    async with asyncio.timeout(HANG_GUARD):
+        while not follower._connected:
+            await asyncio.sleep(0.005)
+
+
+async def test_an_invalidation_fails_while_redis_clock_is_far_behind(
+    redis_server: DevRedis, open_warm: Callable[..., Awaitable[WarmTier]]
+) -> None:
+    store = RedisGenerations(await open_warm(redis_server.url), "test")
+    ahead = time.time_ns() // 1000 + 2 * MOST_AHEAD_US
+    with pytest.raises(StoreUnavailableError):
+        await store.bump_scope("n", b"", ahead)
