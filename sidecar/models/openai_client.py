@@ -11,6 +11,7 @@ import openai
 import structlog
 
 from sidecar import __version__
+from sidecar.models.openai_bounds import UnboundedAnswerError, bound, bound_of, most_bytes
 from sidecar.models.openai_repeats import Repeats, asked_pause
 from sidecar.models.openai_tls import OpenAITls, tls_fault
 from sidecar.models.replaceable import Replaceable
@@ -34,7 +35,7 @@ _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 5.0
 
 # Of the headers that the SDK and its HTTP client make up, those that are sent.
-_KEPT_HEADERS = frozenset({"accept-encoding", "connection", "content-length"})
+_KEPT_HEADERS = frozenset({"connection", "content-length"})
 
 _LOGGERS = ("openai", "httpx", "httpcore", "httpx2", "httpcore2")
 
@@ -59,8 +60,9 @@ class OpenAIClient:
     A call that may succeed later is repeated up to ``retries`` times, as the service asks for or
     with growing pauses, but not once an answer has begun. Repetitions are few beside the calls, and
     a service that fails again and again is left alone for a while: see `Repeats`. ``timeout`` is
-    the longest wait for the next byte, in seconds. Of the environment, only ``SSL_CERT_FILE`` and
-    ``SSL_CERT_DIR`` count, if ``tls`` is None: no proxy, nothing that begins with ``OPENAI_``.
+    the longest wait for the next byte, in seconds; an answer has a largest size. Of the
+    environment, only ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` count, if ``tls`` is None: no proxy,
+    nothing that begins with ``OPENAI_``.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class OpenAIClient:
 
         Raises `RefusedError` if the service does not take what is in ``body``, else `ModelError`.
         """
+        most_bytes.set(bound_of(body))
         try:
             with (
                 current().call("http", f"POST {path}", self.target.base_url),
@@ -105,6 +108,7 @@ class OpenAIClient:
 
         To be closed: that ends the call.
         """
+        most_bytes.set(bound_of(body))
         try:
             with (
                 current().call("http", f"POST {path}", self.target.base_url),
@@ -176,8 +180,9 @@ class OpenAIClient:
                     await sdk.get("/models", cast_to=object)
         except openai.APIStatusError as error:
             return error.status_code < 500
-        except (TimeoutError, openai.OpenAIError):
-            return False
+        except (TimeoutError, openai.OpenAIError) as error:
+            # A long list of models is an answer, too.
+            return isinstance(error.__cause__, UnboundedAnswerError)
         except ValueError:
             # Whatever it is, it is an answer.
             return True
@@ -185,6 +190,7 @@ class OpenAIClient:
 
     async def _note_answer(self, response: Any) -> None:
         self._fault = ""
+        bound(response)
         current().answered(response.status_code)
 
     async def _set_headers(self, request: Any) -> None:
@@ -195,6 +201,7 @@ class OpenAIClient:
             {
                 "Host": self.target.host,
                 "Accept": "application/json",
+                "Accept-Encoding": "identity",
                 "Content-Type": "application/json",
                 "User-Agent": f"embercache/{__version__}",
             }
@@ -208,6 +215,9 @@ class OpenAIClient:
 
     def _explain(self, error: Exception, model: str) -> ModelError:
         host = self.target.host
+        unbounded = error.__cause__ or error
+        if isinstance(unbounded, UnboundedAnswerError):
+            return ModelError(f"{host} sent {unbounded}: is it what it should be?")
         match error:
             case openai.APITimeoutError():
                 return ModelUnavailableError(
