@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sidecar.access.caller import Right
     from sidecar.access.live import Access
+    from sidecar.access.table import CallerTable
     from sidecar.transport.handlers import Context, Unary
 
 R = TypeVar("R")
@@ -56,13 +57,14 @@ class GuardedHandlers(Handlers):
         stream = self._inner.streaming(service, name, answer)
 
         async def handle(request: R, context: Context) -> AsyncIterator[bytes]:
+            table = access.table
             try:
                 admit(access, _GrpcCall(context), right, name)
             except CallError as error:
                 await abort(context, failure_of(error, name, metrics))
             if not isinstance(request, bytes):
                 requests = cast("AsyncIterator[bytes]", request)
-                request = cast("R", _readmitted(access, context, right, name, requests))
+                request = cast("R", _readmitted(access, table, context, right, name, requests))
             responses = cast("AsyncGenerator[bytes, None]", stream(request, context))
             async with contextlib.aclosing(responses):
                 async for response in responses:
@@ -98,10 +100,14 @@ def _right(service: str, name: str) -> Right:
 
 
 async def _readmitted(
-    access: Access, context: Context, right: Right, name: str, requests: AsyncIterator[bytes]
+    access: Access,
+    table: CallerTable,
+    context: Context,
+    right: Right,
+    name: str,
+    requests: AsyncIterator[bytes],
 ) -> AsyncIterator[bytes]:
-    """The requests of a stream, which may outlive the policy under which it began."""
-    table = access.table
+    """The requests of a stream, which may outlive the ``table`` under which it was admitted."""
     async for request in requests:
         if access.table is not table:
             table = access.table
