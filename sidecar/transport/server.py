@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from sidecar.transport.listening import ListenError
 from sidecar.transport.socket_access import give_access
 from sidecar.transport.tls import grpc_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable
 
     from sidecar.config import ServerSettings
     from sidecar.transport.certificate import ServerCertificate
@@ -26,13 +27,58 @@ _LAST_WORD_SECONDS = 0.1
 _MAX_PENDING = 100_000
 _HANDSHAKE_MS = 10_000
 _NEVER = 2**31 - 1
+# On one connection; clients hold back the rest until others have ended.
+_MOST_STREAMS = 1000
+_MOST_OPEN_TO_ALL = 64
+
+
+class _OpenToAll:
+    """Bounds the calls that last as long as the caller likes, and that need no token.
+
+    Else a stranger would take all calls there may be. One call too many fails at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    @contextlib.asynccontextmanager
+    async def place(self, context: Any) -> AsyncIterator[None]:
+        if not self._left:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "too many watch the server's health or read its schema: try again later",
+            )
+        self._left -= 1
+        try:
+            yield
+        finally:
+            self._left += 1
+
+
+class _Reflection(reflection.aio.ReflectionServicer):
+    """Tells of services, to some at once."""
+
+    def __init__(self, names: Iterable[str], open_to_all: _OpenToAll) -> None:
+        super().__init__(names)
+        self._open_to_all = open_to_all
+
+    # Its types say that it is a coroutine, which it is not.
+    async def ServerReflectionInfo(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterable[Any], context: Any
+    ) -> AsyncIterator[Any]:
+        """See reflection.proto."""
+        answers: Any = super().ServerReflectionInfo(request_iterator, context)
+        async with self._open_to_all.place(context):
+            async for answer in answers:
+                yield answer
 
 
 class _Health(health.aio.HealthServicer):
     """A health service whose watchers can be sent away: else a drain would wait for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_to_all: _OpenToAll) -> None:
         super().__init__()
+        self._open_to_all = open_to_all
         self._no_watches = asyncio.Event()
 
     def end_watches(self) -> None:
@@ -41,6 +87,10 @@ class _Health(health.aio.HealthServicer):
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
         """See health.proto."""
+        async with self._open_to_all.place(context):
+            await self._watch(request, context)
+
+    async def _watch(self, request: Any, context: Any) -> None:
         watch = asyncio.create_task(super().Watch(request, context))
         end = asyncio.create_task(self._no_watches.wait())
         try:
@@ -70,7 +120,9 @@ class GrpcServer:
         self._certificate = certificate
         self._handlers = list(handlers)
         self._names = [handler.service_name() for handler in self._handlers]  # type: ignore[attr-defined]
-        self._health = _Health()
+        # Half of the calls at most, where there are few.
+        self._open_to_all = _OpenToAll(min(_MOST_OPEN_TO_ALL, (settings.max_calls + 1) // 2))
+        self._health = _Health(self._open_to_all)
         self._server: grpc.aio.Server | None = None
         # Whether calls are taken, and health says so.
         self.is_serving = False
@@ -85,6 +137,7 @@ class GrpcServer:
                 # A request between one and two times the limit gets our own, clearer message.
                 ("grpc.max_receive_message_length", 2 * self._settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", _MOST_STREAMS),
                 # Two sidecars on one port would share its calls at random.
                 ("grpc.so_reuseport", 0),
                 # Above 1,000 calls that wait to be taken up, gRPC would cancel some at random; each
@@ -98,12 +151,13 @@ class GrpcServer:
                 ("grpc.max_allowed_incoming_connections", self._settings.most_connections),
                 # Then a connection ends on which nobody has said anything.
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-            ]
+            ],
         )
         self._server.add_generic_rpc_handlers(self._handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (*self._names, HEALTH, reflection.SERVICE_NAME), self._server
+        names = (*self._names, HEALTH, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            _Reflection(names, self._open_to_all), self._server
         )
         if self._settings.address:
             self._listen_tcp(self._server, self._settings.address)
