@@ -62,7 +62,7 @@ class App:
             registry.register(TaskCollector(asyncio.get_running_loop()))
             certificate = open_tls(self._settings.tls, registry, exits)
             status = await _open_status(self._settings, registry, certificate, exits)
-            access = open_access(self._settings.access, exits)
+            access = open_access(self._settings, registry, exits)
             watch = guarded(open_watch(self._settings.tracing, registry, exits), access)
             quotas = open_quotas(access)
             upstream = open_upstream(self._settings, exits)

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
 from sidecar.access.live import Access
 from sidecar.access.policy import PolicyError
 from sidecar.models.errors import SetupError
 from sidecar.open_tiers import keep_running
 from sidecar.open_watch import Watch
+from sidecar.telemetry.reload_metrics import ReloadCollector
 from sidecar.transport.guarded_handlers import GuardedHandlers
 from sidecar.transport.openai.guarded import GuardedCalls
 
 if TYPE_CHECKING:
     import contextlib
 
-    from sidecar.config_security import AccessSettings
+    from prometheus_client import CollectorRegistry
+
+    from sidecar.access.policy import Policy
+    from sidecar.config import Settings
+
+_log = structlog.get_logger()
 
 
-def open_access(settings: AccessSettings, exits: contextlib.AsyncExitStack) -> Access:
+def open_access(
+    settings: Settings, registry: CollectorRegistry, exits: contextlib.AsyncExitStack
+) -> Access:
     """The policy in force, which follows its files until the context is left.
 
     Raises `SetupError` if it cannot be used.
     """
     try:
-        access = Access(settings.policy_file)
+        access = Access(settings.access.policy_file)
     except PolicyError as error:
         raise SetupError(str(error)) from None
     if access.is_followed:
+        registry.register(ReloadCollector(access.failures))
+        access.subscribe(lambda policy: _warn(policy, settings))
         keep_running(access.follow(), exits)
     return access
 
@@ -37,3 +49,18 @@ def guarded(watch: Watch, access: Access) -> Watch:
     if not access.is_followed:
         return watch
     return Watch(GuardedHandlers(watch.grpc, access), GuardedCalls(watch.openai, access))
+
+
+def _warn(policy: Policy, settings: Settings) -> None:
+    """Tells of ways to be known that these settings leave to nobody."""
+    for each in policy.callers:
+        if each.certificates and settings.tls.client_ca_file is None:
+            _log.warning(
+                "no certificate is asked for: set tls.client_ca_file for this caller to be known",
+                caller=each.name,
+            )
+        if each.socket and not settings.server.socket:
+            _log.warning(
+                "there is no Unix socket: set server.socket for this caller to be known",
+                caller=each.name,
+            )

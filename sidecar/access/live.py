@@ -34,6 +34,8 @@ class Access:
         # Files of tokens that the policy file named when it could last be read.
         self._token_files: list[Path] = []
         self._failure = ""
+        self.failures = {"policy": 0, "tokens": 0}
+        """How many changes of each could not be used."""
         if path is not None:
             self._read(path, None)
 
@@ -64,11 +66,11 @@ class Access:
         try:
             self._read(self._path, self.table)
         except PolicyError as error:
-            self._failed("the policy before the last change stays in force", str(error))
+            self._failed("policy", "the policy before the last change stays in force", str(error))
             return
         if self.table.failures:
             reason = "; ".join(self.table.failures)
-            self._failed("callers keep the tokens before the last change", reason)
+            self._failed("tokens", "callers keep the tokens before the last change", reason)
         else:
             self._failure = ""
         _log.info("the policy was read again", callers=len(self.policy.callers))
@@ -76,10 +78,11 @@ class Access:
             for told in self._told:
                 told(self.policy)
 
-    def _failed(self, event: str, reason: str) -> None:
+    def _failed(self, what: str, event: str, reason: str) -> None:
         # One failure may be met twice, when it changes which files are looked at.
         if reason != self._failure:
             self._failure = reason
+            self.failures[what] += 1
             _log.error(event, reason=reason)
 
     def _files(self) -> list[Path]:

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from sidecar.cache.events import parse_event
 from sidecar.injector.metrics import InjectorMetrics
 from sidecar.telemetry.metrics import CallMetrics, StatsCollector
+from sidecar.telemetry.reload_metrics import ReloadCollector
 from sidecar.telemetry.task_metrics import TaskCollector
 from sidecar.telemetry.trace_export import TraceExport
 from sidecar.transport.certificate import CertificateMetrics
@@ -131,6 +132,7 @@ def test_every_metric_is_documented() -> None:
     registry.register(StatsCollector(lambda: stats))
     registry.register(TraceExport("http://127.0.0.1:4317"))
     CertificateMetrics(registry, "embercache")
+    registry.register(ReloadCollector({}))
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         registry.register(TaskCollector(loop))
     names = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))

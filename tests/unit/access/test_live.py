@@ -93,6 +93,7 @@ def test_a_policy_that_became_unusable_changes_nothing_and_is_logged_once(
         access.reload()
     assert [log["log_level"] for log in logs] == ["error"]
     assert "policy.yaml" in logs[0]["reason"]
+    assert access.failures == {"policy": 1, "tokens": 0}
     assert names(access, FIRST) == ("shop",)
     assert access.tells_callers_apart
 
@@ -141,6 +142,7 @@ def test_a_bad_file_of_tokens_keeps_nobody_elses_from_being_withdrawn(files: Fil
     assert names(access, third) == ()
     assert names(access, FIRST) == ("shop",)
     (error,) = (log for log in logs if log["log_level"] == "error")
+    assert access.failures == {"policy": 0, "tokens": 1}
     assert error["reason"].startswith(f"token_file of the caller shop: {files.tokens}: line 1 ")
 
 
