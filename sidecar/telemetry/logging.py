@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from sidecar.config_telemetry import LogSettings
 
+_GRPC = "grpc._cython.cygrpc"
+_BAD_METADATA = "metadata of a call is not UTF-8; this is logged once a minute at most"
+
 
 def configure_logging(settings: LogSettings) -> None:
     """Sends structlog's and the standard library's logs to standard error in one form."""
@@ -50,6 +53,16 @@ def configure_logging(settings: LogSettings) -> None:
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("asyncio").addFilter(OnceAMinute("socket.accept() out of system resource"))
+    grpc = logging.getLogger(_GRPC)
+    grpc.addFilter(_without_metadata)
+    grpc.addFilter(OnceAMinute(_BAD_METADATA))
+
+
+def _without_metadata(record: logging.LogRecord) -> bool:
+    """Takes out what grpcio quotes of metadata that is not UTF-8: it may be a secret."""
+    if str(record.msg).startswith("Invalid encoding on"):
+        record.msg, record.args, record.exc_info = _BAD_METADATA, (), None
+    return True
 
 
 def name_trace(_logger: object, _method: str, event: EventDict) -> EventDict:

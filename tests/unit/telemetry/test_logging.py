@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from sidecar.config import ServerSettings
 from sidecar.config_telemetry import LogSettings
 from sidecar.telemetry.logging import configure_logging
+from sidecar.transport.server import GrpcServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+GRPC = "grpc._cython.cygrpc"
+HANG_GUARD = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +27,10 @@ def as_before() -> Iterator[None]:
     """Puts the configuration of both libraries back."""
     root = logging.getLogger()
     handlers, level, before = root.handlers[:], root.level, structlog.get_config()
+    filters = {name: logging.getLogger(name).filters[:] for name in ("asyncio", GRPC)}
     yield
+    for name, kept in filters.items():
+        logging.getLogger(name).filters[:] = kept
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.configure(**before)
@@ -69,3 +78,48 @@ def test_json_has_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     first, second = map(json.loads, capsys.readouterr().err.splitlines())
     assert (first["event"], first["level"], first["number"]) == ("kept", "warning", 1)
     assert second["event"] == "also kept"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """A frame of HTTP/2."""
+    head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+    return head + payload
+
+
+def call_with(metadata: bytes) -> bytes:
+    """A connection with one call of the health service, whose token is the ``metadata``."""
+    headers = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": b"/grpc.health.v1.Health/Check",
+        b":authority": b"x",
+        b"content-type": b"application/grpc",
+        b"te": b"trailers",
+        b"authorization": metadata,
+    }
+    block = b"".join(
+        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+        for name, value in headers.items()
+    )
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0)
+    return preface + frame(1, 4, 1, block) + frame(0, 1, 1, bytes(5))
+
+
+async def test_metadata_that_is_no_text_is_logged_once_and_not_quoted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging(LogSettings(format="json"))
+    server = GrpcServer(ServerSettings(address="127.0.0.1:0", drain_delay=0), [])
+    await server.start()
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection(*server.addresses[0].split(":"))
+        writer.write(call_with(b"Bearer \xff\xfe a-secret"))
+        async with asyncio.timeout(HANG_GUARD):
+            await reader.readuntil(b"grpc-status")
+        writer.close()
+    await server.drain()
+    shown = capsys.readouterr().err
+    assert "a-secret" not in shown
+    (line,) = map(json.loads, shown.splitlines())
+    assert line["event"].startswith("metadata of a call is not UTF-8")
+    assert "exception" not in line
