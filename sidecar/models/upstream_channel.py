@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Options = Sequence[tuple[str, str | int]]
 
 _PATIENCE_SECONDS = 10.0
+# A proxy that the environment names for the web would get the token and the texts.
+_NO_PROXY = ("grpc.enable_http_proxy", 0)
 
 _log = structlog.get_logger()
 
@@ -115,9 +117,9 @@ class UpstreamChannel:
         await self._inner.close()
 
     def _open(self) -> _Opened:
+        options = [*self._options, _NO_PROXY]
         if self._tls is None:
-            return _Opened(grpc.aio.insecure_channel(self._target, options=self._options))
-        options = [*self._options]
+            return _Opened(grpc.aio.insecure_channel(self._target, options=options))
         if self._tls.server_name:
             options.append(("grpc.ssl_target_name_override", self._tls.server_name))
         credentials = self._tls.credentials

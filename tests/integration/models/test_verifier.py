@@ -211,3 +211,28 @@ async def test_failures_are_logged_once_and_name_no_query(
     assert [line["event"] for line in logs] == ["the verifier fails", "the verifier answers"]
     assert logs[0]["reason"] == "UNAVAILABLE"
     assert "cannot judge" not in str(logs)
+
+
+async def test_a_proxy_that_the_environment_names_gets_no_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connections: list[asyncio.StreamWriter] = []
+
+    async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        writer.close()
+
+    proxy = await asyncio.start_server(note, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    server = grpc.aio.server()
+    verifier_pb2_grpc.add_SemanticVerifierServicer_to_server(Service(), server)
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    verifier = Verifier(target, PATIENT)
+    assert await verifier.accepts("embed", "", "a", "a", 1.0, verifier.deadline())
+    assert not connections
+    await verifier.close()
+    await server.stop(None)
+    proxy.close()
