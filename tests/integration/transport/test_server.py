@@ -11,6 +11,7 @@ import grpc
 import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sidecar.app import App
 from sidecar.config import ServerSettings, Settings
@@ -93,21 +94,62 @@ async def test_where_metrics_are_is_logged() -> None:
 
 
 async def test_more_calls_at_once_than_allowed_are_refused_until_some_have_ended() -> None:
-    settings = ServerSettings(address="127.0.0.1:0", max_calls=2, drain_delay=0)
+    settings = ServerSettings(address="127.0.0.1:0", max_calls=1, drain_delay=0)
     grpc_server = GrpcServer(settings, [])
     await grpc_server.start()
     async with grpc.aio.insecure_channel(grpc_server.addresses[0]) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
-        for watch in watches:
-            await watch.read()
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await health.Check(health_pb2.HealthCheckRequest())
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        watches[0].cancel()
+        watch.cancel()
         async with asyncio.timeout(HANG_GUARD):
             while True:
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     await health.Check(health_pb2.HealthCheckRequest())
                     break
+    await grpc_server.drain()
+
+
+async def test_who_watches_or_reads_the_schema_leaves_the_most_calls_to_others() -> None:
+    settings = ServerSettings(address="127.0.0.1:0", max_calls=200, drain_delay=0)
+    grpc_server = GrpcServer(settings, [])
+    await grpc_server.start()
+    async with grpc.aio.insecure_channel(grpc_server.addresses[0]) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest()
+        watches = [health.Watch(request) for _ in range(64)]
+        for watch in watches:
+            await watch.read()
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        listing = [reflection_pb2.ServerReflectionRequest(list_services="")]
+        for one_more in (health.Watch(request), reflection.ServerReflectionInfo(iter(listing))):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await one_more.read()
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await health.Check(request)
+        watches[0].cancel()
+        async with asyncio.timeout(HANG_GUARD):
+            while True:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    answer = await reflection.ServerReflectionInfo(iter(listing)).read()
+                    break
+        assert answer.list_services_response.service
+    await grpc_server.drain()
+
+
+async def test_calls_above_a_thousand_on_one_connection_wait_for_others_to_end() -> None:
+    grpc_server = GrpcServer(ServerSettings(address="127.0.0.1:0", drain_delay=0), [])
+    await grpc_server.start()
+    host, _, port = grpc_server.addresses[0].rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
+    async with asyncio.timeout(HANG_GUARD):
+        head = await reader.readexactly(9)
+        settings = await reader.readexactly(int.from_bytes(head[:3], "big"))
+    most_streams = (3).to_bytes(2, "big") + (1000).to_bytes(4, "big")
+    assert most_streams in [settings[at : at + 6] for at in range(0, len(settings), 6)]
+    writer.close()
     await grpc_server.drain()
