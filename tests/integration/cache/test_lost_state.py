@@ -16,7 +16,7 @@ from sidecar.cache.generations import (
     model_scope,
 )
 from sidecar.cache.namespace_state import WHOLE_NAMESPACE
-from sidecar.cache.redis_generations import MOST_AHEAD_US, RedisGenerations
+from sidecar.cache.redis_generations import MOST_AHEAD_US, TAG_FIELD, RedisGenerations
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -298,3 +298,24 @@ async def test_an_invalidation_fails_while_redis_clock_is_far_behind(
     ahead = time.time_ns() // 1000 + 2 * MOST_AHEAD_US
     with pytest.raises(StoreUnavailableError):
         await store.bump_scope("n", b"", ahead)
+
+
+@pytest.mark.threat("Who writes to Redis forges an invalidation")
+async def test_a_tag_forged_in_the_stream_alone_can_be_invalidated(
+    redis_server: DevRedis,
+    open_warm: Callable[..., Awaitable[WarmTier]],
+    follow: Callable[..., Awaitable[InvalidationFollower]],
+) -> None:
+    warm = await open_warm(redis_server.url)
+    one = Generations(RedisGenerations(warm, "test"))
+    await follow(redis_server.url, one)
+    await resolve(one)
+    state = await one.state("n")
+    number = time.time_ns() // 1000 + MOST_AHEAD_US // 2
+    event: Any = {"n": "n", "f": TAG_FIELD + TAG.hex().encode(), "g": number}
+    await warm.run(lambda client: client.xadd(STREAM, event))
+    async with asyncio.timeout(HANG_GUARD):
+        while state.generation(TAG) != number:
+            await asyncio.sleep(0.005)
+    await one.invalidate_tags("n", [TAG])
+    assert state.generation(TAG) != number
