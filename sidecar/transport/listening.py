@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import socket
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     import ssl
@@ -51,10 +51,19 @@ async def listen(
     return await (create(sock=every) if every else create(host, port))
 
 
-def make_room(server: web.Server, most: int, busy: Container[web.RequestHandler]) -> None:
+class TurnedAway(asyncio.Protocol):
+    """Serves a connection for which there is no room: ends it at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        cast("asyncio.Transport", transport).abort()
+
+
+def make_room(server: web.Server, most: int, busy: Container[web.RequestHandler]) -> bool:
     """Ends the oldest idle connections until there are fewer than ``most``; ``busy`` ones stay.
 
-    There may be more for a moment: those that come together are all taken before the first counts.
+    Returns whether there are fewer then. There may be more for a moment: those that come together
+    are all taken before the first counts.
     """
     surplus = len(server.connections) - most + 1
     for each in server.connections if surplus > 0 else ():
@@ -64,7 +73,8 @@ def make_room(server: web.Server, most: int, busy: Container[web.RequestHandler]
             each.transport.abort()
             surplus -= 1
         if surplus <= 0:
-            return
+            break
+    return surplus <= 0
 
 
 def _is_every(host: str) -> bool:

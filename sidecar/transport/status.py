@@ -107,11 +107,15 @@ class StatusListener:
         return await listen(self._connection, self._host, self._port, context)
 
     def _connection(self) -> asyncio.Protocol:
-        """What serves a new connection. The oldest idle one goes if there are too many."""
+        """What serves a new connection. The oldest one goes if there are too many.
+
+        That is an idle one, or else one that waits for metrics: probes must always get in.
+        """
         assert self._runner is not None  # noqa: S101 - set before it listens
         server = self._runner.server
         assert server is not None  # noqa: S101
-        make_room(server, MOST_CONNECTIONS, self._busy)
+        if not make_room(server, MOST_CONNECTIONS, self._busy):
+            make_room(server, MOST_CONNECTIONS, ())
         return server()
 
     @web.middleware

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from sidecar.transport.listening import ListenError, listen, make_room
+from sidecar.transport.listening import ListenError, TurnedAway, listen, make_room
 from sidecar.transport.openai.bad_requests import BadRequestsInBrief
 from sidecar.transport.openai.completions import Completions
 from sidecar.transport.openai.embeddings import Embeddings
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     Endpoint = Callable[[Fields, web.Request], Awaitable[web.StreamResponse]]
 
 _LEAST_SECONDS = 0.001
+_BODY_SECONDS = 30.0
 
 
 class OpenAIFront:
@@ -99,18 +101,25 @@ class OpenAIFront:
         await runner.cleanup()
 
     def _connection(self) -> asyncio.Protocol:
-        """What serves a new connection. The oldest idle one goes if there are too many."""
+        """What serves a new connection. The oldest idle one goes if there are too many.
+
+        One whose body is still to come counts as idle, else strangers would take all there are.
+        If none is idle, the new one is ended.
+        """
         assert self._runner is not None  # noqa: S101 - set before it listens
         server = self._runner.server
         assert server is not None  # noqa: S101
-        make_room(server, self._settings.most_connections, self._busy)
-        return server()
+        has_room = make_room(server, self._settings.most_connections, self._busy)
+        return server() if has_room else TurnedAway()
 
-    @web.middleware
-    async def _note_busy(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _with_fields(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
+        fields = read_object(await _body_of(request))
+        return await self._while_busy(partial(endpoint, fields), request)
+
+    async def _while_busy(self, handle: Handler, request: web.Request) -> web.StreamResponse:
         self._busy.add(request.protocol)
         try:
-            return await handler(request)
+            return await handle(request)
         finally:
             self._busy.discard(request.protocol)
 
@@ -121,7 +130,7 @@ class OpenAIFront:
     def _application(self) -> web.Application:
         limit = self._settings.max_message_bytes
         application = web.Application(
-            middlewares=[self._note_busy, _errors_as_json, guard(self._host)],
+            middlewares=[_errors_as_json, guard(self._host)],
             client_max_size=limit,
         )
         methods, models = self._methods, Models(self._methods)
@@ -133,30 +142,33 @@ class OpenAIFront:
             ("completions", texts.answer),
             ("chat/completions", turns.answer),
         ):
-            handler = self._calls.of(f"openai/{name}", f"POST /v1/{name}", _with_fields(endpoint))
+            handle = partial(self._with_fields, endpoint)
+            handler = self._calls.of(f"openai/{name}", f"POST /v1/{name}", handle)
             application.router.add_post(f"/v1/{name}", handler)
-        listing = self._calls.of("openai/models", "GET /v1/models", models.list_all)
+        listing = self._calls.of(
+            "openai/models", "GET /v1/models", partial(self._while_busy, models.list_all)
+        )
         application.router.add_get("/v1/models", listing)
         retrieval = self._calls.of(
-            "openai/models/retrieve", "GET /v1/models/{name}", models.retrieve
+            "openai/models/retrieve",
+            "GET /v1/models/{name}",
+            partial(self._while_busy, models.retrieve),
         )
         application.router.add_get("/v1/models/{name:.+}", retrieval)
         return application
 
 
-def _with_fields(endpoint: Endpoint) -> Handler:
-    """A handler that reads the body first. Raises `ApiError`."""
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge as error:
-            raise too_large(request.client_max_size) from error
-        except web.RequestPayloadError:
-            raise ApiError(400, "the body ends early, or is not framed as HTTP says") from None
-        return await endpoint(read_object(body), request)
-
-    return handle
+async def _body_of(request: web.Request) -> bytes:
+    """Raises `ApiError`."""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise ApiError(408, f"the body has not come within {_BODY_SECONDS:g} s") from None
+    except web.HTTPRequestEntityTooLarge as error:
+        raise too_large(request.client_max_size) from error
+    except web.RequestPayloadError:
+        raise ApiError(400, "the body ends early, or is not framed as HTTP says") from None
 
 
 @web.middleware

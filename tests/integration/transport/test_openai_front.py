@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
+from sidecar.config import ServerSettings
 from sidecar.transport.listening import ListenError
+from sidecar.transport.openai import front as front_module
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -208,3 +210,55 @@ async def test_a_drain_does_not_wait_for_idle_connections(front: Front) -> None:
     await front.openai.models.list()
     async with asyncio.timeout(HANG_GUARD):
         await front.front.drain()
+
+
+async def begin(front: Front, sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A new connection on which so much has been sent."""
+    port = int(front.url.rpartition(":")[2].removesuffix("/v1"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    return reader, writer
+
+
+@pytest.fixture
+def three_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ServerSettings, "most_connections", property(lambda _: 3))
+
+
+@pytest.mark.usefixtures("three_connections")
+@pytest.mark.threat("A stranger takes every connection there is")
+async def test_connections_whose_bodies_do_not_come_make_room(front: Front) -> None:
+    halves = [await begin(front, POST + b"Content-Length: 9\r\n\r\n{") for _ in range(3)]
+    assert [model.id async for model in front.openai.models.list()] == ["tiny", "small"]
+    async with asyncio.timeout(HANG_GUARD):
+        with contextlib.suppress(ConnectionResetError):
+            assert await halves[0][0].read() == b""
+    for _, writer in halves:
+        writer.close()
+
+
+@pytest.mark.usefixtures("three_connections")
+@pytest.mark.threat("A stranger takes every connection there is")
+async def test_a_new_connection_is_ended_while_all_others_are_at_work(
+    front: Front, services: FakeServices
+) -> None:
+    services.go.clear()
+    streams = [await front.openai.chat.completions.create(**CHAT, stream=True) for _ in range(3)]
+    reader, writer = await begin(front, b"")
+    async with asyncio.timeout(HANG_GUARD):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+    services.go.set()
+    for stream in streams:
+        assert [chunk async for chunk in stream]
+
+
+async def test_a_body_that_does_not_come_is_given_up(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_module, "_BODY_SECONDS", 0.01)
+    reader, writer = await begin(front, POST + b"Content-Length: 9\r\n\r\n{")
+    async with asyncio.timeout(HANG_GUARD):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
