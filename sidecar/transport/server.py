@@ -28,7 +28,6 @@ _MAX_PENDING = 100_000
 _HANDSHAKE_MS = 10_000
 _NEVER = 2**31 - 1
 # On one connection; clients hold back the rest until others have ended.
-_MOST_STREAMS = 1000
 _MOST_OPEN_TO_ALL = 64
 
 
@@ -137,7 +136,6 @@ class GrpcServer:
                 # A request between one and two times the limit gets our own, clearer message.
                 ("grpc.max_receive_message_length", 2 * self._settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.max_concurrent_streams", _MOST_STREAMS),
                 # Two sidecars on one port would share its calls at random.
                 ("grpc.so_reuseport", 0),
                 # Above 1,000 calls that wait to be taken up, gRPC would cancel some at random; each
