@@ -73,13 +73,16 @@ for i = 2, #ARGV do redis.call('ZADD', garbage, due, ARGV[i]) end
 """
 )
 
-# Document id, header, and in hexadecimal the content that the document there must have, or ''.
-# 'gone' if it has not, 'late' if the elements of the header may have been removed as garbage.
+# Document id, header, in hexadecimal the content that the document there must have, or '', and the
+# write that it must be of, or '' for none there. 'changed' if it is of another write: what comes
+# late, when its sender has given it up, must not undo what was stored since. 'gone' if it has
+# another content, 'late' if the elements of the header may have been removed as garbage.
 COMMIT = (
     _COMMON
     + """
-local id, header, expected = ARGV[1], cjson.decode(ARGV[2]), ARGV[3]
+local id, header, expected, before = ARGV[1], cjson.decode(ARGV[2]), ARGV[3], ARGV[4]
 local old = header_of(id)
+if before ~= (old and old.write or '') then return 'changed' end
 if expected ~= '' and not (old and old.content == expected) then return 'gone' end
 local names = elements(header)
 for _, name in ipairs(names) do
@@ -99,11 +102,13 @@ return 'done'
 """
 )
 
-# Document id. Whether it was there.
+# Document id, and the write that the document there must be of, or '' for none there. Whether there
+# was one; 'changed' if it is of another write.
 DELETE = (
     _COMMON
     + """
 local old = header_of(ARGV[1])
+if ARGV[2] ~= (old and old.write or '') then return 'changed' end
 if old then
     retire(old)
     add('documents', -1)

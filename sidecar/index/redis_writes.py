@@ -10,12 +10,13 @@ from __future__ import annotations
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar.index.redis_commands import READ_SECONDS, WRITE_SECONDS, script
 from sidecar.index.redis_layout import (
     Header,
     decode_document,
+    decode_header,
     encode_attributes,
     float32_bytes,
 )
@@ -40,6 +41,10 @@ _GARBAGE_TOGETHER = 16
 # same ten best and keeps Redis half as long.
 _LINKS = 16
 _EFFORT = 100
+
+
+_CHANGED = b"changed"
+_MOST_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +82,18 @@ class RedisWriter:
         for group in _groups(documents):
             writes = [await self._prepare(document) for document in group]
             await self._add([element for write in writes for element in write.elements])
-            await self._commit(writes)
+            for write, outcome in zip(writes, await self._commit(writes), strict=True):
+                if outcome == b"gone":
+                    raise KeyError(write.document.id)
+                if outcome == b"late":
+                    raise IndexUnavailableError(
+                        "the index lost what it was given, or took too long to store it; try again"
+                    )
         await self._remove_garbage()
 
     async def delete(self, ids: Sequence[str]) -> list[bool]:
         """As `Index.delete`."""
-        deletions = [script(DELETE, self._keys, one) for one in ids]
-        found = await self._commands.many(deletions, WRITE_SECONDS)
+        found = await self._change([(DELETE, one) for one in ids])
         await self._remove_garbage()
         return [bool(there) for there in found]
 
@@ -129,19 +139,34 @@ class RedisWriter:
                 )
                 await self._commands.one(add, WRITE_SECONDS)
 
-    async def _commit(self, writes: Sequence[_Write]) -> None:
-        commands = [
-            script(COMMIT, self._keys, one.document.id, one.header.encode(), one.expected)
-            for one in writes
-        ]
-        outcomes = await self._commands.many(commands, WRITE_SECONDS)
-        for write, outcome in zip(writes, outcomes, strict=True):
-            if outcome == b"gone":
-                raise KeyError(write.document.id)
-            if outcome == b"late":
-                raise IndexUnavailableError(
-                    "the index lost what it was given, or took too long to store it; try again"
+    async def _commit(self, writes: Sequence[_Write]) -> list[Any]:
+        return await self._change(
+            [(COMMIT, one.document.id, one.header.encode(), one.expected) for one in writes]
+        )
+
+    async def _change(self, scripts: Sequence[tuple[str, ...]]) -> list[Any]:
+        """The outcomes of scripts, each with the id of its document and more arguments.
+
+        As last argument each is given the write that its document is of, and is repeated if there
+        is another one by then.
+        """
+        outcomes: list[Any] = [_CHANGED] * len(scripts)
+        for _ in range(_MOST_TRIES):
+            places = [place for place, outcome in enumerate(outcomes) if outcome == _CHANGED]
+            if not places:
+                return outcomes
+            ids = [scripts[place][1] for place in places]
+            headers = await self._commands.one(("HMGET", self._keys.documents, *ids), READ_SECONDS)
+            changes = [
+                script(text, self._keys, *arguments, decode_header(header).write if header else "")
+                for (text, *arguments), header in zip(
+                    (scripts[place] for place in places), headers, strict=True
                 )
+            ]
+            done = await self._commands.many(changes, WRITE_SECONDS)
+            for place, outcome in zip(places, done, strict=True):
+                outcomes[place] = outcome
+        raise IndexUnavailableError("others change the same documents all the time; try again")
 
     async def _remove_garbage(self) -> None:
         """Removes what is due. What fails is left for the next."""

@@ -44,8 +44,12 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.05s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                # An encoder that ends may cancel what has just arrived.
-                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED", "FAILED_PRECONDITION"],
+                # An encoder that ends may cancel what has just arrived. UNKNOWN is what gRPC makes
+                # of bytes that are not its own: the connection is broken, and so closed.
+                "retryableStatusCodes": [
+                    *("UNAVAILABLE", "CANCELLED", "UNKNOWN"),
+                    "FAILED_PRECONDITION",
+                ],
             },
         }
     ],
@@ -70,6 +74,8 @@ AWAY = frozenset(
         grpc.StatusCode.DEADLINE_EXCEEDED,
         # An encoder that ends before its calls do cancels them.
         grpc.StatusCode.CANCELLED,
+        # What came was no answer of an encoder.
+        grpc.StatusCode.UNKNOWN,
     }
 )
 """How calls end that no encoder has answered."""
@@ -121,7 +127,7 @@ def call_error(error: grpc.aio.AioRpcError, target: str, timeout: float) -> Mode
     match error.code():
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return QueueFullError(details, retry_after=_retry_after(error))
-        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED | grpc.StatusCode.UNKNOWN:
             why = fault(error.code(), details)
             return ModelUnavailableError(
                 f"the encoder at {target} cannot be reached{f' ({why})' * bool(why)}: try again"

@@ -68,6 +68,63 @@ async def test_pods_on_one_redis_see_the_same_documents(
         assert await other.collections() == [collection]
 
 
+@pytest.mark.parametrize("late", ["a version", "a deletion"])
+@pytest.mark.parametrize("later", ["another version", "a deletion"])
+async def test_a_change_that_comes_late_undoes_nothing_that_was_stored_since(
+    redis_server: DevRedis,
+    collection: Collection,
+    document: MakeDocument,
+    monkeypatch: pytest.MonkeyPatch,
+    late: str,
+    later: str,
+) -> None:
+    """Its caller has long been told that it failed, but the network still had it."""
+    on_the_way: list[Any] = []
+    real = RedisCommands.many
+
+    async def lost(self: RedisCommands, commands: Any, seconds: float) -> Any:
+        if any(script in commands[0] for script in (redis_scripts.COMMIT, redis_scripts.DELETE)):
+            on_the_way.extend(commands)
+            raise IndexUnavailableError("no reply came in time")
+        return await real(self, commands, seconds)
+
+    async with opened(redis_server.url) as one, opened(redis_server.url) as other:
+        await one.upsert(collection, [document("d", [1, 0, 0, 0])])
+        calls = {
+            "a version": lambda: one.upsert(collection, [document("d", [0, 1, 0, 0])]),
+            "a deletion": lambda: one.delete(collection, ["d"]),
+        }
+        with monkeypatch.context() as patch:
+            patch.setattr(RedisCommands, "many", lost)
+            with pytest.raises(IndexUnavailableError):
+                await calls[late]()
+        newest = document("d", [0, 0, 1, 0])
+        if later == "a deletion":
+            await other.delete(collection, ["d"])
+        else:
+            await other.upsert(collection, [newest])
+        (command,) = on_the_way
+        assert plain(redis_server).execute_command(*command) == b"changed"
+        expected = [None] if later == "a deletion" else [newest.revision]
+        assert await one.revisions(collection, ["d"]) == expected
+
+
+async def test_changes_of_one_document_at_the_same_time_are_all_made(
+    redis_server: DevRedis, collection: Collection, document: MakeDocument
+) -> None:
+    async with opened(redis_server.url) as one, opened(redis_server.url) as other:
+        versions = [document("d", [1, number, 0, 0]) for number in range(8)]
+        await asyncio.gather(
+            *(
+                index.upsert(collection, [version])
+                for index, version in zip([one, other] * 4, versions, strict=True)
+            )
+        )
+        (stored,) = await one.revisions(collection, ["d"])
+        assert stored in [version.revision for version in versions]
+        assert await one.delete(collection, ["d", "d"]) == [True, False]
+
+
 async def test_identity_is_of_the_data_not_of_the_address(
     redis_server: DevRedis, own_redis: DevRedis
 ) -> None:

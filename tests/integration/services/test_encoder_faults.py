@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -24,6 +25,7 @@ class Encoders(embed_pb2_grpc.EmbedServiceServicer):
     """One encoder, which refuses as many calls as a test wants."""
 
     def __init__(self) -> None:
+        self.address = ""
         self.refusals = 0
         self.request_sizes: list[int] = []
 
@@ -48,7 +50,8 @@ async def encoders() -> AsyncIterator[tuple[Encoders, RemoteEmbedder]]:
     embed_pb2_grpc.add_EmbedServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    embedder = RemoteEmbedder("tiny", f"127.0.0.1:{port}", queue_inputs=10, timeout=HANG_GUARD)
+    service.address = f"127.0.0.1:{port}"
+    embedder = RemoteEmbedder("tiny", service.address, queue_inputs=10, timeout=HANG_GUARD)
     await embedder.start()
     yield service, embedder
     await embedder.close()
@@ -117,3 +120,36 @@ async def test_inputs_whose_call_was_not_begun_end_when_the_embedder_closes(
     errors = await ended(futures)
     assert [type(error) for error in errors] == [ModelUnavailableError] * 2
     assert embedder.queued == 0
+
+
+async def test_bytes_that_are_none_of_an_encoder_are_as_if_it_were_not_there(
+    encoders: tuple[Encoders, RemoteEmbedder],
+) -> None:
+    """It is another program that listens, or the network that changed what was sent."""
+    service, _ = encoders
+    connections = 0
+
+    async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(bytes.fromhex("000000040000000000"))  # settings, which HTTP/2 begins with
+        with contextlib.suppress(OSError):
+            while await reader.read(2**16):
+                writer.write(b"\xff" * 64)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(garbage, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    pool = f"{service.address},127.0.0.1:{port}"
+    mixed = RemoteEmbedder("tiny", pool, queue_inputs=10, timeout=HANG_GUARD)
+    async with server:
+        await mixed.start()
+        for _ in range(20):
+            assert await ended(mixed.submit(["a text"])) == [None]
+        assert connections
+        await mixed.close()
+    alone = RemoteEmbedder("tiny", f"127.0.0.1:{port}", queue_inputs=10, timeout=1)
+    await alone.start()
+    with pytest.raises(ModelUnavailableError):
+        alone.submit(["a text"])
+    await alone.close()
