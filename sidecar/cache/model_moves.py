@@ -122,7 +122,7 @@ class RedisMoves:
 
     async def load(self) -> Moves | None:
         """See `MoveStore.load`."""
-        fields: dict[bytes, bytes] = await self._run("HGETALL", self._key)
+        fields: dict[bytes, bytes] = await run_command(self._warm, "HGETALL", self._key)
         generation = fields.pop(_GENERATION, None)
         if generation is None:
             return None
@@ -137,21 +137,14 @@ class RedisMoves:
     ) -> bool:
         """See `MoveStore.replace`."""
         change = (name, _dump_move(old), _dump_move(new), _GENERATION, generation)
-        return bool(await self._run("EVAL", _REPLACE, 1, self._key, *change))
+        return bool(await run_command(self._warm, "EVAL", _REPLACE, 1, self._key, *change))
 
     async def save(self, moves: Moves) -> None:
         """See `MoveStore.save`."""
         fields = [part for name, move in moves.moves.items() for part in (name, _dump_move(move))]
-        await self._run("EVAL", _SAVE, 1, self._key, _GENERATION, moves.generation, *fields)
-
-    async def _run(self, *command: Any) -> Any:
-        async def execute(client: Any) -> Any:
-            return await client.execute_command(*command)
-
-        try:
-            return await self._warm.run(execute, _SECONDS)
-        except WarmUnavailableError as error:
-            raise StoreUnavailableError(str(error)) from error
+        await run_command(
+            self._warm, "EVAL", _SAVE, 1, self._key, _GENERATION, moves.generation, *fields
+        )
 
 
 class LocalMoves:
@@ -183,15 +176,10 @@ class LocalMoves:
         """See `MoveStore.replace`."""
         async with self._turn:
             held = await self._load()
-            moves = dict(held.moves)
-            there = moves.pop(name, None)
-            if there == new:
-                return True
-            if there != old:
+            changed = change_move(held, name, old, new, generation)
+            if changed is None:
                 return False
-            if new is not None:
-                moves[name] = new
-            await self._save(Moves(max(held.generation, generation) + 1, moves))
+            await self._save(changed)
             return True
 
     async def save(self, moves: Moves) -> None:
@@ -219,6 +207,36 @@ class LocalMoves:
             await asyncio.to_thread(_write, self._file, data)
             self._stored = data
         self._held = moves
+
+
+async def run_command(warm: WarmTier, *command: Any) -> Any:
+    """One command for Redis. Raises `StoreUnavailableError`."""
+
+    async def execute(client: Any) -> Any:
+        return await client.execute_command(*command)
+
+    try:
+        return await warm.run(execute, _SECONDS)
+    except WarmUnavailableError as error:
+        raise StoreUnavailableError(str(error)) from error
+
+
+def change_move(
+    held: Moves, name: str, old: Move | None, new: Move | None, generation: int
+) -> Moves | None:
+    """``held`` itself if ``new`` is there already, else a newer one; None if ``old`` is not there.
+
+    See `MoveStore.replace`.
+    """
+    moves = dict(held.moves)
+    there = moves.pop(name, None)
+    if there == new:
+        return held
+    if there != old:
+        return None
+    if new is not None:
+        moves[name] = new
+    return Moves(max(held.generation, generation) + 1, moves)
 
 
 def dump_moves(moves: Moves) -> bytes:

@@ -7,18 +7,22 @@ within seconds; one that starts meanwhile, and has kept none on its disk, obeys 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sidecar.cache.generations import StoreUnavailableError
-from sidecar.cache.model_moves import Moves, dump_moves, parse_moves
-from sidecar.cache.redis_link import WarmUnavailableError
+from sidecar.cache.model_moves import (
+    Moves,
+    change_move,
+    dump_moves,
+    parse_moves,
+    run_command,
+)
 
 if TYPE_CHECKING:
     from sidecar.cache.model_moves import Move
     from sidecar.cache.seals import Seal
     from sidecar.cache.warm import WarmTier
 
-_SECONDS = 2.0
 # Of changes at the same time, all but one have to look again.
 _MOST_ATTEMPTS = 20
 
@@ -54,16 +58,11 @@ class SealedMoves:
         """See `MoveStore.replace`."""
         for _ in range(_MOST_ATTEMPTS):
             stored, held = await self._get()
-            moves = {} if held is None else dict(held.moves)
-            there = moves.pop(name, None)
-            if there == new:
-                return True
-            if there != old:
+            before = Moves(0, {}) if held is None else held
+            changed = change_move(before, name, old, new, generation)
+            if changed is None:
                 return False
-            if new is not None:
-                moves[name] = new
-            last = max(0 if held is None else held.generation, generation)
-            if await self._swap(stored, Moves(last + 1, moves)):
+            if changed is before or await self._swap(stored, changed):
                 return True
         raise StoreUnavailableError("too many others change which models are moved")
 
@@ -78,7 +77,7 @@ class SealedMoves:
 
     async def _get(self) -> tuple[bytes, Moves | None]:
         """What is in Redis, and what it means."""
-        stored: bytes = await self._run("GET", self._key) or b""
+        stored: bytes = await run_command(self._warm, "GET", self._key) or b""
         data = self._seal.open(self._key, stored) if stored else None
         if data is None:
             return stored, None
@@ -90,13 +89,4 @@ class SealedMoves:
     async def _swap(self, stored: bytes, moves: Moves) -> bool:
         """Puts moves in the place of what was there; False, and nothing done, if it is not."""
         sealed = self._seal.seal(self._key, dump_moves(moves))
-        return bool(await self._run("EVAL", _SWAP, 1, self._key, stored, sealed))
-
-    async def _run(self, *command: Any) -> Any:
-        async def execute(client: Any) -> Any:
-            return await client.execute_command(*command)
-
-        try:
-            return await self._warm.run(execute, _SECONDS)
-        except WarmUnavailableError as error:
-            raise StoreUnavailableError(str(error)) from error
+        return bool(await run_command(self._warm, "EVAL", _SWAP, 1, self._key, stored, sealed))
