@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from sidecar.cache.keys import digest
 
 EVERY_NAMESPACE = "*"
-SCOPE_BYTES = 16
 
 
 class Right(enum.Enum):
@@ -53,6 +52,10 @@ class Caller:
 
 _current: ContextVar[Caller | None] = ContextVar("caller", default=None)
 _is_our_own: ContextVar[bool] = ContextVar("is_our_own", default=False)
+_scope: ContextVar[bytes] = ContextVar("scope", default=b"")
+
+# The scope of the caller; empty where callers are not told apart. Each stored hit asks for it.
+scope = _scope.get
 
 
 def caller() -> Caller | None:
@@ -67,21 +70,17 @@ def caller() -> Caller | None:
 def enter(who: Caller) -> None:
     """Notes who makes this context's call."""
     _current.set(who)
+    _scope.set(who.scope)
     _is_our_own.set(False)
 
 
 def enter_nobody() -> None:
     """Notes that what this context does from now on is of the sidecar's own accord."""
     _current.set(None)
+    _scope.set(b"")
     _is_our_own.set(True)
 
 
 def is_our_own() -> bool:
     """Whether no caller asked for what this context does, but the sidecar itself."""
     return _is_our_own.get()
-
-
-def scope() -> bytes:
-    """The scope of the caller; empty where callers are not told apart."""
-    who = _current.get()
-    return b"" if who is None else who.scope
