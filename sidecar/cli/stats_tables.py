@@ -224,8 +224,9 @@ def _prefixes(kept: Sequence[tuple[GeneratorStats, PrefixStats]]) -> Table:
 def _usage(usage: Sequence[UsageStats]) -> Iterator[RenderableType]:
     """The busiest, by kind, namespace and model."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    # A narrow terminal cuts the names, never a number.
     for name in ("kind", "namespace", "model"):
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
+        table.add_column(name, overflow="ellipsis")
     numbers = ("hits", *HITS, "computed", "entries", "size", "age", "saved", "money", "pays from")
     for number in numbers:
         table.add_column(number, justify="right", no_wrap=True)

@@ -45,9 +45,6 @@ def link(sidecar: str, upstream: str) -> str:
     return f"link {sidecar} {upstream}"
 
 
-LINKS = tuple(link(sidecar, upstream) for sidecar in SIDECARS for upstream in (REDIS, *ENCODERS))
-
-
 class Server:
     """``embercache serve`` with the same flags at every start, on a Unix socket."""
 

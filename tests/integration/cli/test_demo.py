@@ -5,20 +5,31 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def demo(minilm_folder: Path, tmp_path: Path) -> str:
+def demo(minilm_folder: Path) -> Iterator[str]:
     """What the demonstration prints; it leaves no process and no file."""
+    # The path of a socket must be short, which those of `tmp_path` are not.
+    with tempfile.TemporaryDirectory(prefix="demo-", dir="/tmp") as folder:
+        yield _run_in(Path(folder), minilm_folder)
+
+
+def _run_in(folder: Path, minilm_folder: Path) -> str:
     environment = os.environ | {
         "EMBERCACHE_MODEL_FOLDER": str(minilm_folder.parent),
-        "TMPDIR": str(tmp_path),
+        "TMPDIR": str(folder),
     }
     done = subprocess.run(
         [sys.executable, "-m", "bench.demo", "--items", "40"],
@@ -29,9 +40,8 @@ def demo(minilm_folder: Path, tmp_path: Path) -> str:
         timeout=110,
     )
     assert done.returncode == 0, done.stderr
-    assert list(tmp_path.glob("embercache-*")) == []
-    here = str(tmp_path)
-    left = [p for p in psutil.process_iter(["cmdline"]) if here in str(p.info["cmdline"])]
+    assert list(folder.glob("embercache-*")) == []
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(folder) in str(p.info["cmdline"])]
     assert left == []
     return done.stdout
 

@@ -108,11 +108,17 @@ async def test_the_server_reads_no_more_than_a_window_of_unanswered_requests(
     sidecar = await start()
     messages = (message(sidecar, n, f"text {n}") for n in range(100))
     call = asyncio.create_task(answers(sidecar, messages))
+
+    async def read() -> int:
+        # In this order, since what the model takes meanwhile would be counted twice.
+        taken = sum(held_model.sizes)
+        return taken + await waiting(sidecar)
+
     async with asyncio.timeout(HANG_GUARD):
-        while await waiting(sidecar) + sum(held_model.sizes) < WINDOW:
+        while await read() < WINDOW:
             pass
     for _ in range(50):  # time in which it could read more
-        assert await waiting(sidecar) + sum(held_model.sizes) == WINDOW
+        assert await read() <= WINDOW
     held_model.let_go()
     assert len(await call) == 100
 
