@@ -350,11 +350,12 @@ _PROTECTION = [
         "By namespace of the cache.",
     ),
     _graph(
-        "Inputs that would come too late",
+        "Inputs and generations that would come too late",
         "ops",
         {
-            f"{_MODEL}, refused": _of_model("embercache_model_refused_late_total"),
-            f"{_MODEL}, dropped from the queue": _of_model("embercache_model_dropped_late_total"),
+            f"{_MODEL}, {what} {outcome}": _of_model(f"embercache_{kind}_{field}_late_total")
+            for kind, what in (("model", "inputs"), ("generator", "generations"))
+            for field, outcome in (("refused", "refused"), ("dropped", "dropped from the queue"))
         },
         "After the deadlines of their callers.",
     ),

@@ -173,16 +173,15 @@ def _generators(
     generators: Sequence[GeneratorStats], before: Sequence[GeneratorStats]
 ) -> Iterator[RenderableType]:
     """How fast they were, since ``before`` if they were there then; and what they keep."""
-    table = _table("generator", "generated", "active", "queued", "shed", "abandoned")
-    for name in ("prefill/s", "decode/s"):
-        table.add_column(name, justify="right")
+    names = ("generated", "active", "queued", "shed", "late", "abandoned", "prefill/s", "decode/s")
+    table = _table("generator", *names)
     table.add_column("version")
     earlier = {each.name: each for each in before}
     for each in generators:
         table.add_row(
             each.name,
             *(f"{count:,}" for count in (each.generated, each.active, each.queued)),
-            *(f"{count:,}" for count in (each.shed, each.abandoned)),
+            *(f"{count:,}" for count in (each.shed, each.dropped_late, each.abandoned)),
             *_speeds(each, earlier.get(each.name)),
             each.version or "not known yet",
         )

@@ -153,10 +153,16 @@ class GeneratorInfo:
 
 @dataclass(slots=True)
 class GeneratorCounters:
-    """Counters since start-up; of prefill, only tokens that were not reused."""
+    """Counters since start-up; of prefill, only tokens that were not reused.
+
+    ``shed`` generations were refused; of them ``refused_late`` would have begun after their
+    deadlines. The deadlines of ``dropped_late`` passed while they waited.
+    """
 
     generated: int = 0
     shed: int = 0
+    refused_late: int = 0
+    dropped_late: int = 0
     abandoned: int = 0
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
@@ -213,7 +219,9 @@ class Generator(Protocol):
         `ModelError`: `InputRejectedError` for a prompt that the model does not take. If it is
         cancelled, the work stops at the next token.
 
-        Raises `QueueFullError` if too many wait already, and `ModelUnavailableError` after `close`.
+        Raises `QueueFullError` if too many wait already, `TooLateError` if it would begin after the
+        deadline of this context's `sidecar.demand.demand`, and `ModelUnavailableError` after
+        `close`.
         """
         ...
 

@@ -25,6 +25,7 @@ from sidecar.models.types import (
     InputRejectedError,
     ModelError,
     QueueFullError,
+    TooLateError,
 )
 
 if TYPE_CHECKING:
@@ -175,8 +176,9 @@ class LocalGenerator:
             )
         try:
             self._places.refuse_if_late(self.queued)
-        except QueueFullError:
+        except TooLateError:
             self.counters.shed += 1
+            self.counters.refused_late += 1
             raise
         self._accepted += 1
         task = asyncio.create_task(self._serve(request, generation, perf_counter()))
@@ -211,6 +213,7 @@ class LocalGenerator:
             self.counters.generated += 1
             generation.set_result(outcome)
         else:
+            self.counters.dropped_late += isinstance(outcome, TooLateError)
             generation.set_exception(outcome)
 
     def _as_model_error(self, error: Exception) -> ModelError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.demand import Demand, demand
 from sidecar.models.engine import closing_error
 from sidecar.models.speed import Departures
-from sidecar.models.types import LEAST_RETRY_SECONDS, QueueFullError
+from sidecar.models.types import LEAST_RETRY_SECONDS, TooLateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,7 +97,7 @@ class Places:
         prefixes.on_room(self._admit_soon)
 
     def refuse_if_late(self, waiting: int) -> None:
-        """Raises `QueueFullError` if it would not be a caller's turn before his deadline.
+        """Raises `TooLateError` if it would not be a caller's turn before his deadline.
 
         ``waiting`` are before him, here or on their way. If nobody is, he is taken: how fast places
         become free is only measured while somebody waits.
@@ -107,7 +107,7 @@ class Places:
             return
         seconds, left = (waiting + 1) / speed, demand().deadline - self._clock()
         if seconds > left:
-            raise QueueFullError(
+            raise TooLateError(
                 f"the generation would begin in {seconds:.3g} s, and the call's deadline is in"
                 f" {max(0.0, left):.3g} s: try again later, or give the call more time",
                 retry_after=max(seconds - left, LEAST_RETRY_SECONDS),
@@ -116,7 +116,7 @@ class Places:
     async def enter(self, n_bytes: int, unwanted: asyncio.Future[Any]) -> Place | None:
         """Waits for a place with so much memory or more, to be given back with `leave`.
 
-        Returns None if ``unwanted`` is done before. Raises `QueueFullError` if it is his turn after
+        Returns None if ``unwanted`` is done before. Raises `TooLateError` if it is his turn after
         his deadline, `ModelUnavailableError` after `close`. The memory must be less than all there
         is.
         """
@@ -200,8 +200,8 @@ class Places:
         return Place(n_bytes) if self._prefixes.reserve(n_bytes) else None
 
 
-def _too_late() -> QueueFullError:
-    return QueueFullError(
+def _too_late() -> TooLateError:
+    return TooLateError(
         "the deadline passed while the generation waited: try again later",
         retry_after=LEAST_RETRY_SECONDS,
     )

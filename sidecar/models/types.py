@@ -37,6 +37,10 @@ class QueueFullError(ModelError):
         self.retry_after = retry_after
 
 
+class TooLateError(QueueFullError):
+    """It would be the input's turn after the caller's deadline, or is so now."""
+
+
 class ModelUnavailableError(ModelError):
     """The model cannot be reached; try again later."""
 

@@ -22,6 +22,8 @@ def generator_stats(generator: Generator) -> cache_pb2.GeneratorStats:
         version=info.version,
         generated=counters.generated,
         shed=counters.shed,
+        refused_late=counters.refused_late,
+        dropped_late=counters.dropped_late,
         abandoned=counters.abandoned,
         queued=generator.queued,
         active=generator.active,

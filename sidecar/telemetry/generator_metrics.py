@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _COUNTERS = {
     "generated": "Answers generated.",
     "shed": "Generations refused: the queue was full, or they would have begun too late.",
+    "refused_late": "Those of them that would have begun after their deadlines.",
+    "dropped_late": "Generations whose deadlines passed while they waited.",
     "abandoned": "Generations given up because their callers had gone.",
     "prefill_tokens": "Tokens of prompts read.",
     "prefill_seconds": "Time it took to read them.",

@@ -1156,7 +1156,11 @@ type GeneratorStats struct {
 	DecodeTokens   uint64  `protobuf:"varint,10,opt,name=decode_tokens,json=decodeTokens,proto3" json:"decode_tokens,omitempty"`
 	DecodeSeconds  float64 `protobuf:"fixed64,11,opt,name=decode_seconds,json=decodeSeconds,proto3" json:"decode_seconds,omitempty"`
 	// Absent for a generator that runs elsewhere.
-	Prefix        *PrefixStats `protobuf:"bytes,12,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	Prefix *PrefixStats `protobuf:"bytes,12,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// Of those refused, the ones that would have begun after their deadlines.
+	RefusedLate uint64 `protobuf:"varint,13,opt,name=refused_late,json=refusedLate,proto3" json:"refused_late,omitempty"`
+	// Generations dropped because their deadlines passed while they waited.
+	DroppedLate   uint64 `protobuf:"varint,14,opt,name=dropped_late,json=droppedLate,proto3" json:"dropped_late,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1273,6 +1277,20 @@ func (x *GeneratorStats) GetPrefix() *PrefixStats {
 		return x.Prefix
 	}
 	return nil
+}
+
+func (x *GeneratorStats) GetRefusedLate() uint64 {
+	if x != nil {
+		return x.RefusedLate
+	}
+	return 0
+}
+
+func (x *GeneratorStats) GetDroppedLate() uint64 {
+	if x != nil {
+		return x.DroppedLate
+	}
+	return 0
 }
 
 // The keys and values of prompts that a generator keeps, in blocks.
@@ -2960,7 +2978,7 @@ const file_embercache_v1_cache_proto_rawDesc = "" +
 	"\frefused_late\x18\n" +
 	" \x01(\x04R\vrefusedLate\x12!\n" +
 	"\fdropped_late\x18\v \x01(\x04R\vdroppedLate\x12#\n" +
-	"\rqueue_seconds\x18\f \x01(\x01R\fqueueSeconds\"\x8e\x03\n" +
+	"\rqueue_seconds\x18\f \x01(\x01R\fqueueSeconds\"\xd4\x03\n" +
 	"\x0eGeneratorStats\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1c\n" +
@@ -2974,7 +2992,9 @@ const file_embercache_v1_cache_proto_rawDesc = "" +
 	"\rdecode_tokens\x18\n" +
 	" \x01(\x04R\fdecodeTokens\x12%\n" +
 	"\x0edecode_seconds\x18\v \x01(\x01R\rdecodeSeconds\x122\n" +
-	"\x06prefix\x18\f \x01(\v2\x1a.embercache.v1.PrefixStatsR\x06prefix\"\xbe\x03\n" +
+	"\x06prefix\x18\f \x01(\v2\x1a.embercache.v1.PrefixStatsR\x06prefix\x12!\n" +
+	"\frefused_late\x18\r \x01(\x04R\vrefusedLate\x12!\n" +
+	"\fdropped_late\x18\x0e \x01(\x04R\vdroppedLate\"\xbe\x03\n" +
 	"\vPrefixStats\x12=\n" +
 	"\rreused_tokens\x18\x01 \x03(\v2\x18.embercache.v1.TierCountR\freusedTokens\x12\x16\n" +
 	"\x06blocks\x18\x02 \x01(\x04R\x06blocks\x12#\n" +

@@ -106,6 +106,10 @@ class GeneratorStats:
 
     ``prefill_tokens`` of prompts were read in ``prefill_seconds``, ``decode_tokens`` of answers
     generated in ``decode_seconds``. ``prefix`` is ``None`` for one that runs elsewhere.
+
+    - ``shed``: generations refused; of them ``refused_late`` would have begun after deadlines;
+    - ``dropped_late``: generations whose deadlines passed while they waited;
+    - ``abandoned``: generations that nobody waited for any more.
     """
 
     name: str
@@ -120,6 +124,8 @@ class GeneratorStats:
     decode_tokens: int
     decode_seconds: float
     prefix: PrefixStats | None
+    refused_late: int = 0
+    dropped_late: int = 0
 
 
 @dataclass(frozen=True, slots=True)

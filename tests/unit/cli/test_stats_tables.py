@@ -198,6 +198,7 @@ def generator(**given: Any) -> GeneratorStats:
         "decode_tokens": 400,
         "decode_seconds": 10.0,
         "prefix": PREFIX,
+        "dropped_late": 5,
     }
     return GeneratorStats(**(values | given))
 
@@ -205,7 +206,7 @@ def generator(**given: Any) -> GeneratorStats:
 def test_generators_are_shown_with_their_speed_and_what_they_keep_of_prompts() -> None:
     lines = shown(replace(stats(), generators=[generator()]), "a:1")
     speed, kept = (line.split() for line in lines if line.startswith("smollm2"))
-    assert speed == ["smollm2", "70", "4", "3", "1", "2", "500.0", "40.0", "v1"]
+    assert speed == ["smollm2", "70", "4", "3", "1", "5", "2", "500.0", "40.0", "v1"]
     assert kept == [
         *("smollm2", "75.0%", "5,000", "-", "1,000", "21.0", "MB", "512.0", "MB"),
         *("300", "4", "2"),
@@ -218,10 +219,10 @@ def test_the_speed_of_a_generator_is_that_since_the_last_look() -> None:
     now = replace(stats(14), generators=[generator(**more), generator(name="new")])
     lines = shown(now, "a:1", before)
     # It generated nothing in the meantime; the other was not there before.
-    assert row(lines, "smollm2")[6:8] == ["1,000.0", "-"]
-    assert row(lines, "new")[6:8] == ["500.0", "40.0"]
+    assert row(lines, "smollm2")[7:9] == ["1,000.0", "-"]
+    assert row(lines, "new")[7:9] == ["500.0", "40.0"]
     begun_anew = shown(replace(stats(1), generators=[generator(**more)]), "a:1", before)
-    assert row(begun_anew, "smollm2")[6:8] == ["600.0", "40.0"]
+    assert row(begun_anew, "smollm2")[7:9] == ["600.0", "40.0"]
 
 
 def test_a_generator_that_runs_elsewhere_keeps_nothing_here() -> None:

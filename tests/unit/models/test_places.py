@@ -10,7 +10,7 @@ from sidecar.demand import Demand, act_for
 from sidecar.models.places import MAX_OVERTAKEN, Left, Place, Places
 from sidecar.models.prefix_store import BlockLayout
 from sidecar.models.prefixes import Prefixes
-from sidecar.models.types import ModelUnavailableError, QueueFullError
+from sidecar.models.types import ModelUnavailableError, TooLateError
 
 
 def enter(places: Places, n_bytes: int) -> tuple[asyncio.Task[Place | None], asyncio.Future[Any]]:
@@ -251,7 +251,7 @@ async def test_who_would_have_gone_before_it_is_his_turn_is_refused() -> None:
     places = await busy(clock)
     on_behalf_of(5, clock)
     places.refuse_if_late(1)
-    with pytest.raises(QueueFullError) as error:
+    with pytest.raises(TooLateError) as error:
         places.refuse_if_late(2)
     assert str(error.value) == (
         "the generation would begin in 6 s, and the call's deadline is in 5 s: try again later, or"
@@ -284,7 +284,7 @@ async def test_one_long_stay_does_not_make_refusals_go_on() -> None:
     places.leave(Place(1))
     assert await third
     on_behalf_of(60, clock)
-    with pytest.raises(QueueFullError):
+    with pytest.raises(TooLateError):
         places.refuse_if_late(1)
     # From now on all stay for a second, with one who waits.
     for _ in range(10):
@@ -310,6 +310,6 @@ async def test_who_waited_past_his_deadline_is_sent_away() -> None:
     clock.now += 1
     places.leave(Place(1))
     assert await wanted
-    with pytest.raises(QueueFullError, match="deadline passed"):
+    with pytest.raises(TooLateError, match="deadline passed"):
         await late
     assert places.taken == 1

@@ -538,6 +538,8 @@ class GeneratorStats(_message.Message):
     DECODE_TOKENS_FIELD_NUMBER: _builtins.int
     DECODE_SECONDS_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
+    REFUSED_LATE_FIELD_NUMBER: _builtins.int
+    DROPPED_LATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     generated: _builtins.int
@@ -557,6 +559,10 @@ class GeneratorStats(_message.Message):
     prefill_seconds: _builtins.float
     decode_tokens: _builtins.int
     decode_seconds: _builtins.float
+    refused_late: _builtins.int
+    """Of those refused, the ones that would have begun after their deadlines."""
+    dropped_late: _builtins.int
+    """Generations dropped because their deadlines passed while they waited."""
     @_builtins.property
     def prefix(self) -> Global___PrefixStats:
         """Absent for a generator that runs elsewhere."""
@@ -576,10 +582,12 @@ class GeneratorStats(_message.Message):
         decode_tokens: _builtins.int = ...,
         decode_seconds: _builtins.float = ...,
         prefix: Global___PrefixStats | None = ...,
+        refused_late: _builtins.int = ...,
+        dropped_late: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandoned", b"abandoned", "active", b"active", "decode_seconds", b"decode_seconds", "decode_tokens", b"decode_tokens", "generated", b"generated", "name", b"name", "prefill_seconds", b"prefill_seconds", "prefill_tokens", b"prefill_tokens", "prefix", b"prefix", "queued", b"queued", "shed", b"shed", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandoned", b"abandoned", "active", b"active", "decode_seconds", b"decode_seconds", "decode_tokens", b"decode_tokens", "dropped_late", b"dropped_late", "generated", b"generated", "name", b"name", "prefill_seconds", b"prefill_seconds", "prefill_tokens", b"prefill_tokens", "prefix", b"prefix", "queued", b"queued", "refused_late", b"refused_late", "shed", b"shed", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

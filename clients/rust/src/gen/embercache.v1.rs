@@ -1988,6 +1988,12 @@ pub struct GeneratorStats {
     /// Absent for a generator that runs elsewhere.
     #[prost(message, optional, tag = "12")]
     pub prefix: ::core::option::Option<PrefixStats>,
+    /// Of those refused, the ones that would have begun after their deadlines.
+    #[prost(uint64, tag = "13")]
+    pub refused_late: u64,
+    /// Generations dropped because their deadlines passed while they waited.
+    #[prost(uint64, tag = "14")]
+    pub dropped_late: u64,
 }
 /// The keys and values of prompts that a generator keeps, in blocks.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sidecar.demand import within
+from sidecar.demand import Demand, act_for, within
 from sidecar.models.speed import Departures
-from sidecar.models.types import InputRejectedError, ModelUnavailableError, QueueFullError
+from sidecar.models.types import (
+    InputRejectedError,
+    ModelUnavailableError,
+    QueueFullError,
+    TooLateError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +43,8 @@ async def test_too_many_are_refused_and_counted(
     accepted = [running.start(prompt(seed)) for seed in range(5)]
     with pytest.raises(QueueFullError, match="generations wait already and at most 3 may"):
         running.start(prompt(9))
-    assert running.generator.counters.shed == 1
+    counters = running.generator.counters
+    assert (counters.shed, counters.refused_late) == (1, 0)
     await eventually(lambda: running.generator.active == 2)
     assert running.generator.queued == 3
     gate.open()
@@ -61,13 +68,34 @@ async def test_one_that_would_begin_too_late_is_refused_and_counted(
     monkeypatch.setattr(Departures, "per_second", 0.01)
     within(50)
     with_nobody_before = running.start(prompt(2))
-    with pytest.raises(QueueFullError, match="would begin in 200 s"):
+    with pytest.raises(TooLateError, match="would begin in 200 s"):
         running.start(prompt(3))
-    assert (running.generator.counters.shed, running.generator.queued) == (1, 1)
+    counters = running.generator.counters
+    assert (counters.shed, counters.refused_late, running.generator.queued) == (1, 1, 1)
     within(5000)
     third = running.start(prompt(3))
     gate.open()
     await asyncio.gather(first, with_nobody_before, third)
+
+
+async def test_one_whose_deadline_passes_while_it_waits_is_dropped_and_counted(
+    run_generator: Callable[..., Any], folder: Path, gate: Any, eventually: Callable[..., Any]
+) -> None:
+    running = run_generator(folder, parallel=1)
+    gate.close()
+    first = running.start(prompt(1))
+    await eventually(lambda: running.generator.active == 1)
+    who = Demand(deadline=time.monotonic() + 5000)
+    act_for(who)
+    late = running.start(prompt(2))
+    await eventually(lambda: gate.waiting)
+    who.deadline = 0.0
+    gate.open()
+    with pytest.raises(TooLateError, match="deadline passed while the generation waited"):
+        await late
+    await first
+    counters = running.generator.counters
+    assert (counters.dropped_late, counters.shed, counters.abandoned) == (1, 0, 0)
 
 
 async def test_those_who_wait_are_served_in_their_order(

@@ -234,7 +234,13 @@ export interface GeneratorStats {
   decodeTokens: number;
   decodeSeconds: number;
   /** Absent for a generator that runs elsewhere. */
-  prefix: PrefixStats | undefined;
+  prefix:
+    | PrefixStats
+    | undefined;
+  /** Of those refused, the ones that would have begun after their deadlines. */
+  refusedLate: number;
+  /** Generations dropped because their deadlines passed while they waited. */
+  droppedLate: number;
 }
 
 /** The keys and values of prompts that a generator keeps, in blocks. */
@@ -1876,6 +1882,8 @@ function createBaseGeneratorStats(): GeneratorStats {
     decodeTokens: 0,
     decodeSeconds: 0,
     prefix: undefined,
+    refusedLate: 0,
+    droppedLate: 0,
   };
 }
 
@@ -1916,6 +1924,12 @@ export const GeneratorStats: MessageFns<GeneratorStats> = {
     }
     if (message.prefix !== undefined) {
       PrefixStats.encode(message.prefix, writer.uint32(98).fork()).join();
+    }
+    if (message.refusedLate !== 0) {
+      writer.uint32(104).uint64(message.refusedLate);
+    }
+    if (message.droppedLate !== 0) {
+      writer.uint32(112).uint64(message.droppedLate);
     }
     return writer;
   },
@@ -2029,6 +2043,22 @@ export const GeneratorStats: MessageFns<GeneratorStats> = {
             message.prefix = PrefixStats.decode(reader, reader.uint32());
             continue;
           }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.refusedLate = longToNumber(reader.uint64());
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.droppedLate = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2060,6 +2090,8 @@ export const GeneratorStats: MessageFns<GeneratorStats> = {
     message.prefix = (object.prefix !== undefined && object.prefix !== null)
       ? PrefixStats.fromPartial(object.prefix)
       : undefined;
+    message.refusedLate = object.refusedLate ?? 0;
+    message.droppedLate = object.droppedLate ?? 0;
     return message;
   },
 };
