@@ -14,7 +14,12 @@ from sidecar.models.backlog import Backlog
 from sidecar.models.batcher import Batcher, BatchLimits
 from sidecar.models.fair_shares import equal_shares
 from sidecar.models.speed import Speed
-from sidecar.models.types import LEAST_RETRY_SECONDS, ModelUnavailableError, QueueFullError
+from sidecar.models.types import (
+    LEAST_RETRY_SECONDS,
+    ModelUnavailableError,
+    QueueFullError,
+    TooLateError,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -125,8 +130,8 @@ class InputQueue(Generic[In, Out]):
     def put(self, jobs: Sequence[Job[In, Out]]) -> None:
         """Takes all of the jobs, which are of one demand, or none.
 
-        Raises `QueueFullError` if there is no room for them or if they would be done too late,
-        `ModelUnavailableError` after `close`.
+        Raises `QueueFullError` if there is no room for them, `TooLateError` if they would be done
+        too late, `ModelUnavailableError` after `close`.
         """
         with self._lock:
             if self._closed:
@@ -265,7 +270,7 @@ class InputQueue(Generic[In, Out]):
             return
         self._counters.shed += len(jobs)
         self._counters.refused_late += len(jobs)
-        raise QueueFullError(
+        raise TooLateError(
             f"the model may take {seconds:.3g} s to do these {len(jobs)} inputs, and the call's"
             f" deadline is in {max(0.0, left):.3g} s: try again later, or give the call more time",
             retry_after=max((seconds - left) / _DOUBT, LEAST_RETRY_SECONDS),

@@ -13,9 +13,11 @@ from sidecar.models.types import (
     ModelError,
     ModelUnavailableError,
     QueueFullError,
+    TooLateError,
 )
 from sidecar.models.upstream_channel import UpstreamChannel
 from sidecar.models.upstream_faults import fault
+from sidecar.trailers import DEADLINE, PUSHBACK, REASON
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from sidecar.models.upstream_channel import UpstreamAccess
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
-_PUSHBACK = "grpc-retry-pushback-ms"
 
 # Computing changes nothing on the other side, so a call may be repeated. Not when the encoder is
 # overloaded: the caller must hear of that. A replica with another version of the model may stand
@@ -126,7 +127,8 @@ def call_error(error: grpc.aio.AioRpcError, target: str, timeout: float) -> Mode
     details = error.details() or ""
     match error.code():
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return QueueFullError(details, retry_after=_retry_after(error))
+            kind = TooLateError if _trailer(error, REASON) == DEADLINE else QueueFullError
+            return kind(details, retry_after=_retry_after(error))
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED | grpc.StatusCode.UNKNOWN:
             why = fault(error.code(), details)
             return ModelUnavailableError(
@@ -145,15 +147,14 @@ def call_error(error: grpc.aio.AioRpcError, target: str, timeout: float) -> Mode
 
 def _retry_after(error: grpc.aio.AioRpcError) -> float | None:
     """When the encoder asks for the next call, in seconds."""
-    for key, value in error.trailing_metadata() or ():
-        if key == _PUSHBACK and str(value).isdecimal():
-            return int(value) / 1000
-    return None
+    told = _trailer(error, PUSHBACK)
+    return int(told) / 1000 if told.isdecimal() else None
 
 
-def is_late(error: QueueFullError) -> bool:
-    """Whether an encoder refused a call for its deadline, which its message alone tells."""
-    return "deadline" in str(error)
+def _trailer(error: grpc.aio.AioRpcError, name: str) -> str:
+    """What an encoder says of the end of a call under this name; empty if it says nothing."""
+    values = (str(value) for key, value in error.trailing_metadata() or () if key == name)
+    return next(values, "")
 
 
 def item_error(error: common_pb2.ItemError) -> ModelError:

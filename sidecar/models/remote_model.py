@@ -14,7 +14,7 @@ import structlog
 
 from sidecar.demand import demand
 from sidecar.models.encoder_watch import EncoderWatch
-from sidecar.models.pool_channel import call_error, is_late, open_channel
+from sidecar.models.pool_channel import call_error, open_channel
 from sidecar.models.types import (
     ModelCounters,
     ModelError,
@@ -22,6 +22,7 @@ from sidecar.models.types import (
     ModelUnavailableError,
     QueueFullError,
     RerankerInfo,
+    TooLateError,
     VersionChangedError,
 )
 from sidecar.models.upstream_channel import UpstreamAccess
@@ -209,7 +210,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
             reason = await self._explain(error)
             if isinstance(reason, QueueFullError):
                 self.counters.shed += len(inputs)
-                self.counters.refused_late += is_late(reason) * len(inputs)
+                self.counters.refused_late += isinstance(reason, TooLateError) * len(inputs)
             _fail(futures, reason)
         except ModelError as error:
             _fail(futures, error)
@@ -234,7 +235,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
                 if waiting.deadline <= deadline:
                     self.counters.dropped_late += len(inputs)
                     self._watch.given_up(after=time.monotonic() - began)
-                    raise QueueFullError(
+                    raise TooLateError(
                         "the deadline passed before the encoder had answered: try again later"
                     ) from error
 

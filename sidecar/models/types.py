@@ -38,7 +38,7 @@ class QueueFullError(ModelError):
 
 
 class TooLateError(QueueFullError):
-    """It would be the input's turn after the caller's deadline, or is so now."""
+    """There is no time: its deadline comes before its turn, or passed while it waited."""
 
 
 class ModelUnavailableError(ModelError):
@@ -124,8 +124,8 @@ class Embedder(Protocol):
         Each future ends on its own, with a `ModelError` where there is no vector. Cancelling
         one tells that nobody wants it: an input not yet handed to a run is then not computed.
 
-        Raises `QueueFullError` if there is no room for all of the inputs, or if they would be done
-        after the deadline of this context's `sidecar.demand.demand`.
+        Raises `QueueFullError` if there is no room for all of the inputs, `TooLateError` if they
+        would be done after the deadline of this context's `sidecar.demand.demand`.
         """
         ...
 

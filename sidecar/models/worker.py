@@ -18,7 +18,7 @@ from sidecar.models.types import (
     ModelCounters,
     ModelError,
     ModelUnavailableError,
-    QueueFullError,
+    TooLateError,
 )
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ class ModelWorker(Generic[In, Out]):
     def submit(self, jobs: Sequence[Job[In, Out]]) -> None:
         """Takes all of the jobs, or none. They are of this context's `demand`.
 
-        Raises `QueueFullError` if there is no room for them, or if they would be done after their
-        deadline; `ModelUnavailableError` after `close`.
+        Raises `QueueFullError` if there is no room for them, `TooLateError` if they would be done
+        after their deadline, `ModelUnavailableError` after `close`.
         """
         self._loop = asyncio.get_running_loop()
         for job in jobs:
@@ -175,7 +175,7 @@ class ModelWorker(Generic[In, Out]):
         return [(job, self._failure(reason)) for job in jobs]
 
     def _too_late(self) -> ModelError:
-        return QueueFullError(
+        return TooLateError(
             f"the deadline passed while the input waited for model {self._name}: try again later",
             retry_after=max(self._queue.seconds, LEAST_RETRY_SECONDS),
         )

@@ -16,6 +16,7 @@ from sidecar.models.types import (
     ModelError,
     ModelUnavailableError,
     QueueFullError,
+    TooLateError,
     VersionChangedError,
 )
 
@@ -44,16 +45,23 @@ RETRYABLE = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVA
 class CallError(Exception):
     """The end of a call, or of one item, with a status other than OK.
 
-    ``retry_after`` is when to try again, in seconds, where that is known.
+    ``retry_after`` is when to try again, in seconds, where that is known. ``is_late`` tells that it
+    was refused for its deadline.
     """
 
     def __init__(
-        self, code: grpc.StatusCode, message: str, *, retry_after: float | None = None
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        is_late: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.is_late = is_late
 
     @property
     def number(self) -> int:
@@ -77,7 +85,12 @@ def as_call_error(error: Exception) -> CallError:
         return error
     for kind, code in _CODES:
         if isinstance(error, kind):
-            return CallError(code, str(error), retry_after=_retry_after(error))
+            return CallError(
+                code,
+                str(error),
+                retry_after=_retry_after(error),
+                is_late=isinstance(error, TooLateError),
+            )
     _log.error("unexpected error", exc_info=error)
     return CallError(
         grpc.StatusCode.INTERNAL, "an error inside the sidecar; its log has the details"

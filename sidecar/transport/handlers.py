@@ -15,6 +15,7 @@ import grpc
 
 from sidecar.demand import within
 from sidecar.services.errors import as_call_error
+from sidecar.trailers import DEADLINE, PUSHBACK, REASON
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
 R = TypeVar("R")
-
-PUSHBACK = "grpc-retry-pushback-ms"
 
 # The caller went away or its deadline passed: the server is not told which.
 CANCELLED = grpc.StatusCode.CANCELLED
@@ -139,13 +138,11 @@ class Handlers:
 
 
 async def abort(context: Context, failure: CallError) -> NoReturn:
-    """Ends a call with an error.
-
-    When to try again is told as gRPC's own retries understand it, in milliseconds (proposal A6).
-    """
-    again = failure.retry_after
-    trailers = () if again is None else ((PUSHBACK, str(max(1, round(again * 1000)))),)
-    await context.abort(failure.code, failure.message, trailers)
+    """Ends a call with an error, and tells programs what they can do about it."""
+    trailers = [(REASON, DEADLINE)] if failure.is_late else []
+    if failure.retry_after is not None:
+        trailers.append((PUSHBACK, str(max(1, round(failure.retry_after * 1000)))))
+    await context.abort(failure.code, failure.message, tuple(trailers))
 
 
 def failure_of(error: Exception, name: str, metrics: CallMetrics) -> CallError:

@@ -12,7 +12,7 @@ from embercache.v1 import search_pb2, search_pb2_grpc
 
 from sidecar.demand import Demand, act_for
 from sidecar.models.remote_reranker import RemoteReranker
-from sidecar.models.types import QueueFullError
+from sidecar.models.types import QueueFullError, TooLateError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,6 +28,7 @@ class Pool(search_pb2_grpc.SearchServiceServicer):
         self.time_left: list[float | None] = []
         self.slow = ""  # if set, only queries of these words wait
         self.refusal = ""
+        self.trailers: tuple[tuple[str, str], ...] = ()
         self.answers = asyncio.Event()
         self.answers.set()
 
@@ -36,7 +37,8 @@ class Pool(search_pb2_grpc.SearchServiceServicer):
         if request.passages:
             self.time_left.append(context.time_remaining())
             if self.refusal:
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self.refusal)
+                code = grpc.StatusCode.RESOURCE_EXHAUSTED
+                await context.abort(code, self.refusal, self.trailers)
             if self.slow in request.query:
                 await self.answers.wait()
         for _ in request.passages:
@@ -99,7 +101,7 @@ async def test_a_deadline_that_passes_is_no_failure_of_the_pool(rig: Rig) -> Non
     for number in range(1, 8):  # more than the breaker would bear
         on_behalf_of(0.02)
         error = await rig.outcome(rig.submit([PAIR])[0])
-        assert isinstance(error, QueueFullError)
+        assert isinstance(error, TooLateError)
         assert rig.counters.dropped_late == number
     rig.pool.answers.set()
     on_behalf_of(HANG_GUARD)
@@ -132,17 +134,23 @@ async def test_a_short_call_is_taken_beside_long_ones(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "late"),
+    ("trailers", "kind", "again"),
     [
-        ("the model may take 3 s, and the call's deadline is in 0.5 s: try again later", 1),
-        ("no room for 1 inputs: 9 wait for the model already", 0),
+        ((("embercache-reason", "deadline"),), TooLateError, None),
+        (
+            (("grpc-retry-pushback-ms", "1500"), ("embercache-reason", "deadline")),
+            TooLateError,
+            1.5,
+        ),
+        ((("embercache-reason", "one that is not known here"),), QueueFullError, None),
+        ((), QueueFullError, None),
     ],
 )
 async def test_what_the_pool_refuses_for_its_deadline_is_counted_as_such(
-    words: str, late: int, rig: Rig
+    trailers: tuple[tuple[str, str], ...], kind: type[Exception], again: float | None, rig: Rig
 ) -> None:
-    rig.pool.refusal = words
+    rig.pool.refusal, rig.pool.trailers = "no place before the deadline", trailers
     error = await rig.outcome(rig.submit([PAIR])[0])
-    assert isinstance(error, QueueFullError)
-    assert str(error) == words
-    assert (rig.counters.shed, rig.counters.refused_late) == (1, late)
+    assert type(error) is kind
+    assert (str(error), error.retry_after) == (rig.pool.refusal, again)
+    assert (rig.counters.shed, rig.counters.refused_late) == (1, kind is TooLateError)

@@ -12,6 +12,7 @@ import pytest
 from embercache.v1 import common_pb2, embed_pb2
 
 from sidecar.cache.disk import DiskTier
+from sidecar.models.speed import Speed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -304,6 +305,29 @@ async def test_overload_of_the_encoder_reaches_the_caller(
     assert (await front.stats()).models[0].shed == 3
     held_model.let_go()
     await asyncio.gather(*busy)
+
+
+async def test_what_the_encoder_has_no_time_for_is_told_from_what_it_has_no_room_for(
+    start: Start,
+    start_front: Start,
+    held_model: HeldModel,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Speed, "per_second", 1e-4)
+    encoder = await start()
+    front = await start_front(encoder.address)
+    running = asyncio.create_task(front.embed("running"))
+    await eventually(lambda: held_model.sizes)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await front.embeds.Embed(front.request("new"), timeout=20)
+    assert error.value.code() == Code.RESOURCE_EXHAUSTED
+    assert dict(error.value.trailing_metadata() or ())["embercache-reason"] == "deadline"
+    for sidecar in (encoder, front):
+        model = (await sidecar.stats()).models[0]
+        assert (model.shed, model.refused_late) == (1, 1)
+    held_model.let_go()
+    await running
 
 
 async def test_the_front_bounds_what_is_under_way(

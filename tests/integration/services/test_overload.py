@@ -52,6 +52,7 @@ async def test_a_call_that_cannot_be_answered_at_all_is_refused_at_once(
         "no room for 2 inputs: 4 wait for the model already and at most 4 may; send fewer at"
         " once, or try again later"
     )
+    assert "embercache-reason" not in dict(error.value.trailing_metadata() or ())
     assert (await sidecar.stats()).models[0].shed == 2
     held_model.let_go()
     await others

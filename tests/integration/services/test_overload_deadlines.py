@@ -69,8 +69,9 @@ async def test_a_miss_that_would_come_too_late_is_refused_at_once_and_told_when_
     error = await status(sidecar, "new", 20)
     assert error.code() is EXHAUSTED
     assert "the call's deadline is in" in (error.details() or "")
-    pushback = dict(error.trailing_metadata() or ())["grpc-retry-pushback-ms"]
-    assert int(pushback) >= 100
+    told = dict(error.trailing_metadata() or ())
+    assert int(told["grpc-retry-pushback-ms"]) >= 100
+    assert told["embercache-reason"] == "deadline"
     stats = (await sidecar.stats()).models[0]
     assert (stats.shed, stats.refused_late, stats.dropped_late, stats.queued) == (1, 1, 0, 0)
     held_model.let_go()

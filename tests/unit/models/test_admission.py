@@ -11,7 +11,12 @@ from sidecar.demand import Demand, Priority
 from sidecar.models.batcher import BatchLimits
 from sidecar.models.input_queue import InputQueue, Job
 from sidecar.models.tokenise import Tokens
-from sidecar.models.types import LEAST_RETRY_SECONDS, ModelCounters, QueueFullError
+from sidecar.models.types import (
+    LEAST_RETRY_SECONDS,
+    ModelCounters,
+    QueueFullError,
+    TooLateError,
+)
 
 LIMITS = BatchLimits(tokens=100, rows=100, run_cost=1)
 INTERACTIVE, BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND
@@ -100,7 +105,7 @@ async def test_as_long_as_the_speed_is_not_known_all_are_taken() -> None:
 async def test_what_would_be_done_after_its_deadline_is_refused_at_once(model: Model) -> None:
     model.put(3)
     error = model.refuses(1, within=10)
-    assert error is not None
+    assert isinstance(error, TooLateError)
     assert str(error) == (
         "the model may take 11 s to do these 5 inputs, and the call's deadline is in 10 s: try"
         " again later, or give the call more time"

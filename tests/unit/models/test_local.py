@@ -24,6 +24,7 @@ from sidecar.models.types import (
     ModelInfo,
     ModelUnavailableError,
     QueueFullError,
+    TooLateError,
 )
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ async def test_an_input_that_waited_longer_than_its_caller_does_ends_with_an_err
     who.deadline = time.monotonic()
     held.go()
     for error in await outcomes(late):
-        assert isinstance(error, QueueFullError)
+        assert isinstance(error, TooLateError)
         assert str(error) == (
             "the deadline passed while the input waited for model test: try again later"
         )

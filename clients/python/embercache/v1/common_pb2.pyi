@@ -61,7 +61,9 @@ class CacheMode(_CacheMode, metaclass=_CacheModeEnumTypeWrapper):
 
     A call that ended with RESOURCE_EXHAUSTED because of a quota, or because there was no
     room or no time for it, may succeed later. When to retry is in the trailing metadata
-    `grpc-retry-pushback-ms`, in milliseconds, wherever the sidecar can tell.
+    `grpc-retry-pushback-ms`, in milliseconds, wherever the sidecar can tell. Beside it,
+    `embercache-reason` is `deadline` if there was no time: more time may be all that the
+    call needs. There may be other reasons later.
 
     How a call uses the cache.
     """
