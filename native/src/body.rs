@@ -1,0 +1,1 @@
+//! What the front door sends: pieces of stored answers, and what the server behind it said.

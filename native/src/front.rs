@@ -1,0 +1,1 @@
+//! The listeners, their connections, and the calls on them.

@@ -1,0 +1,1 @@
+//! The hot tier: see `sidecar/cache/hot.py`, which this follows.

@@ -1,0 +1,21 @@
+//! The front door of Embercache: gRPC listeners and the hot tier, on threads of their own.
+//!
+//! Calls whose answers are in memory never reach the interpreter; all else is handed to the gRPC
+//! server in Python behind it. What Python sees of it is told in `embercache_native.pyi`.
+
+use pyo3::prelude::*;
+
+pub mod answers;
+pub mod body;
+pub mod callers;
+pub mod front;
+pub mod hot;
+pub mod relay;
+pub mod tls;
+
+/// The module as Python imports it.
+#[pymodule]
+mod embercache_native {
+    #[pymodule_export]
+    use crate::answers::{Answer, Cell, Tally};
+}

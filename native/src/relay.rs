@@ -1,0 +1,1 @@
+//! Hands calls to the gRPC server behind, as HTTP/2.
