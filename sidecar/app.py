@@ -22,6 +22,7 @@ from sidecar.open_tls import open_tls
 from sidecar.open_upstream import open_upstream
 from sidecar.open_watch import open_watch
 from sidecar.telemetry.metrics import StatsCollector
+from sidecar.telemetry.reload_metrics import ReloadCollector
 from sidecar.telemetry.task_metrics import TaskCollector
 from sidecar.transport.openai.front import OpenAIFront
 from sidecar.transport.server import GrpcServer
@@ -60,16 +61,18 @@ class App:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
             registry.register(TaskCollector(asyncio.get_running_loop()))
+            reloads = ReloadCollector()
+            registry.register(reloads)
             certificate = open_tls(self._settings.tls, registry, exits)
             status = await _open_status(self._settings, registry, certificate, exits)
-            access = open_access(self._settings, registry, exits)
+            access = open_access(self._settings, reloads, exits)
             watch = guarded(open_watch(self._settings.tracing, registry, exits), access)
             quotas = open_quotas(access)
             upstream = open_upstream(self._settings, exits)
             # Then models: they take longest, and fail most often.
             models = await open_models(self._settings, upstream, exits, quotas.share)
             rerankers = await open_rerankers(self._settings, models, upstream, exits, quotas.share)
-            tiers = await open_tiers(self._settings, exits)
+            tiers = await open_tiers(self._settings, reloads, exits)
             limit_tiers(tiers, access)
             generators = await open_generators(self._settings, tiers, exits)
             services = await open_services(

@@ -11,23 +11,21 @@ from sidecar.access.policy import PolicyError
 from sidecar.models.errors import SetupError
 from sidecar.open_tiers import keep_running
 from sidecar.open_watch import Watch
-from sidecar.telemetry.reload_metrics import ReloadCollector
 from sidecar.transport.guarded_handlers import GuardedHandlers
 from sidecar.transport.openai.guarded import GuardedCalls
 
 if TYPE_CHECKING:
     import contextlib
 
-    from prometheus_client import CollectorRegistry
-
     from sidecar.access.policy import Policy
     from sidecar.config import Settings
+    from sidecar.telemetry.reload_metrics import ReloadCollector
 
 _log = structlog.get_logger()
 
 
 def open_access(
-    settings: Settings, registry: CollectorRegistry, exits: contextlib.AsyncExitStack
+    settings: Settings, reloads: ReloadCollector, exits: contextlib.AsyncExitStack
 ) -> Access:
     """The policy in force, which follows its files until the context is left.
 
@@ -38,7 +36,7 @@ def open_access(
     except PolicyError as error:
         raise SetupError(str(error)) from None
     if access.is_followed:
-        registry.register(ReloadCollector(access.failures))
+        reloads.show(access.failures)
         access.subscribe(lambda policy: _warn(policy, settings))
         keep_running(access.follow(), exits)
     return access

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from sidecar.cache.key_ring import KeyFile, KeyRingError
+from sidecar.cache.key_ring import KeyFile
+from sidecar.files_in_use import FilesError
 from sidecar.models.errors import SetupError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def open_keys(settings: Settings) -> KeyFile | None:
         return None
     try:
         return KeyFile(path)
-    except KeyRingError as error:
+    except FilesError as error:
         raise SetupError(f"encryption.keys_file: {error}") from None
 
 

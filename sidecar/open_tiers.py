@@ -29,7 +29,6 @@ from sidecar.cache.sealing import Sealer
 from sidecar.cache.seals import Seals
 from sidecar.cache.warm import WarmTier
 from sidecar.open_sealing import open_keys
-from sidecar.watched_files import watch_files
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from sidecar.cache.items import LowerTier
     from sidecar.cache.seals import Place
     from sidecar.config import Settings
+    from sidecar.telemetry.reload_metrics import ReloadCollector
 
 _FLUSH_SECONDS = 5.0
 _CONNECT_SECONDS = 2.0
@@ -80,9 +80,11 @@ async def _end_task(task: asyncio.Task[None]) -> None:
     await asyncio.wait({task})
 
 
-async def open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> Tiers:
+async def open_tiers(
+    settings: Settings, reloads: ReloadCollector, exits: contextlib.AsyncExitStack
+) -> Tiers:
     """Opens the tiers. Raises `SetupError`, `RedisUrlError` or `DiskLockedError`."""
-    seals = _open_seals(settings, exits)
+    seals = _open_seals(settings, reloads, exits)
     hot: HotTier[Any] = HotTier(settings.hot.max_bytes, time.monotonic, settings.hot.policy)
     folder = settings.disk.folder
     disk = await _open_disk(folder, settings.disk.max_bytes, exits)
@@ -117,11 +119,14 @@ async def open_tiers(settings: Settings, exits: contextlib.AsyncExitStack) -> Ti
     return Tiers(hot, disk, prompts_disk, warm, generations, cache, accounts, follower, seals)
 
 
-def _open_seals(settings: Settings, exits: contextlib.AsyncExitStack) -> Seals:
+def _open_seals(
+    settings: Settings, reloads: ReloadCollector, exits: contextlib.AsyncExitStack
+) -> Seals:
     keys = open_keys(settings)
     if keys is None:
         return Seals(None)
-    keep_running(watch_files(lambda: [keys.path], keys.reload), exits)
+    reloads.show(keys.failures)
+    keep_running(keys.follow(), exits)
     return Seals(Sealer(keys))
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from sidecar.files_in_use import FilesError, FilesInUse
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -25,7 +27,7 @@ _log = structlog.get_logger()
 
 
 class KeyRingError(ValueError):
-    """The file of keys cannot be used. The message says why, and shows nothing of a key."""
+    """What a file of keys holds cannot be used. The message shows nothing of a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,12 @@ class KeyRing:
     keys: Mapping[str, bytes] = field(repr=False)
 
 
-def read_key_ring(path: Path) -> KeyRing:
-    """The keys in a file. Raises `KeyRingError`."""
+def read_key_ring(content: bytes) -> KeyRing:
+    """The keys in what a file holds. Raises `KeyRingError`."""
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except OSError as error:
-        raise KeyRingError(f"{path} cannot be read ({error.strerror})") from None
+        lines = content.decode("ascii").splitlines()
     except UnicodeError:
-        raise KeyRingError(f"{path} has other characters than ASCII; see ID:BASE64") from None
+        raise KeyRingError("there are other characters than ASCII; see ID:BASE64") from None
     keys: dict[str, bytes] = {}
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
@@ -52,41 +52,43 @@ def read_key_ring(path: Path) -> KeyRing:
         key = _decode(text)
         if not _ID.fullmatch(name) or key is None:
             raise KeyRingError(
-                f"{path}, line {number}: write ID:BASE64, an id of 1 to 16 letters, digits, '-' or"
+                f"line {number}: write ID:BASE64, an id of 1 to 16 letters, digits, '-' or"
                 f" '_' and {KEY_BYTES} random bytes, as from: openssl rand -base64 {KEY_BYTES}"
             )
         if name in keys:
-            raise KeyRingError(f"{path}, line {number}: another key has the same id")
+            raise KeyRingError(f"line {number}: another key has the same id")
         keys[name] = key
     if not keys:
-        raise KeyRingError(f"{path} has no key in it; write one line of ID:BASE64")
+        raise KeyRingError("there is no key in it; write one line of ID:BASE64")
     return KeyRing(next(iter(keys)), keys)
 
 
 class KeyFile:
-    """The keys in a file; ``ring`` is what it held when it could last be read.
+    """The keys in a file that may be replaced at any time.
 
-    Raises `KeyRingError` if it cannot be read at first.
+    Raises `FilesError` if it cannot be used at first.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.ring = read_key_ring(path)
-        self._problem = ""
+        self._files = FilesInUse([path], lambda contents: read_key_ring(contents[0]))
+        self.failures = {"keys": 0}
+        """How many changes could not be used."""
 
-    def reload(self) -> None:
-        """Reads the file again; one that cannot be used changes nothing, and is logged once."""
-        try:
-            ring = read_key_ring(self.path)
-        except KeyRingError as error:
-            if str(error) != self._problem:
-                _log.warning("the keys in use stay: those in the file are no good", reason=error)
-            self._problem = str(error)
-            return
-        self._problem = ""
-        if ring != self.ring:
-            self.ring = ring
-            _log.info("keys were read again", seals=ring.first, opens=list(ring.keys))
+    @property
+    def ring(self) -> KeyRing:
+        """What the file held when it could last be used; the same object until that changes."""
+        return self._files.value
+
+    async def follow(self) -> None:
+        """Reads the file again whenever it changes, until cancelled."""
+        await self._files.follow(self._renewed, self._failed)
+
+    def _renewed(self) -> None:
+        _log.info("keys were read again", seals=self.ring.first, opens=list(self.ring.keys))
+
+    def _failed(self, error: FilesError) -> None:
+        self.failures["keys"] += 1
+        _log.error("the keys in use stay: those in the file are no good", reason=str(error))
 
 
 def _decode(text: str) -> bytes | None:

@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 
 class ReloadCollector(Collector):
-    """Shows how often each kind of file could not be used, from counts that change meanwhile."""
+    """Shows how often each kind of file could not be used."""
 
-    def __init__(self, failures: Mapping[str, int]) -> None:
-        self._failures = failures
+    def __init__(self) -> None:
+        self._failures: list[Mapping[str, int]] = []
+
+    def show(self, failures: Mapping[str, int]) -> None:
+        """Shows these counts too, by kind of file, as they are at each collection."""
+        self._failures.append(failures)
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
@@ -26,6 +30,7 @@ class ReloadCollector(Collector):
             "Changes of files that could not be used, so that what was read before stayed.",
             labels=["file"],
         )
-        for file, count in self._failures.items():
-            family.add_metric([file], count)
+        for failures in self._failures:
+            for file, count in failures.items():
+                family.add_metric([file], count)
         yield family

@@ -132,7 +132,7 @@ def test_every_metric_is_documented() -> None:
     registry.register(StatsCollector(lambda: stats))
     registry.register(TraceExport("http://127.0.0.1:4317"))
     CertificateMetrics(registry, "embercache")
-    registry.register(ReloadCollector({}))
+    registry.register(ReloadCollector())
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         registry.register(TaskCollector(loop))
     names = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))

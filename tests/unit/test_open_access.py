@@ -6,11 +6,11 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from sidecar.config import Settings
 from sidecar.open_access import open_access
+from sidecar.telemetry.reload_metrics import ReloadCollector
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ async def test_a_caller_whom_nobody_can_be_is_warned_of(
     settings = Settings.model_validate({"access": {"policy_file": policy}} | sections)
     async with contextlib.AsyncExitStack() as exits:
         with capture_logs() as logs:
-            open_access(settings, CollectorRegistry(), exits)
+            open_access(settings, ReloadCollector(), exits)
     warnings = [(log["caller"], log["event"]) for log in logs if log["log_level"] == "warning"]
     assert len(warnings) == (setting is not None)
     assert all(who == "shop" and f"set {setting} " in event for who, event in warnings)

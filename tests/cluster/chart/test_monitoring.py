@@ -18,6 +18,7 @@ from sidecar.injector import annotations
 from sidecar.injector.container import METRICS_PORT_NAME
 from sidecar.injector.metrics import InjectorMetrics
 from sidecar.telemetry.metrics import CallMetrics, StatsCollector
+from sidecar.telemetry.reload_metrics import ReloadCollector
 from sidecar.transport.certificate import CertificateMetrics
 
 if TYPE_CHECKING:
@@ -215,8 +216,11 @@ def every_metric() -> Iterator[tuple[str, Metric]]:
     prefix = cache_pb2.PrefixStats(
         reused_tokens=counts, bandwidths=[{"tier": common_pb2.TIER_WARM, "bytes_per_second": 1}]
     )
-    # A certificate and what is left alone tell of themselves.
+    # A certificate, what is left alone and files that change tell of themselves.
     CertificateMetrics(sidecar, "embercache")
+    reloads = ReloadCollector()
+    reloads.show({"policy": 0, "tokens": 0, "keys": 0})
+    sidecar.register(reloads)
     breaker = Breaker("index")
     usage = cache_pb2.UsageStats(kind="embed", namespace="n", model="m", answered=counts)
     band = cache_pb2.SemanticStats.Band(answered=1)

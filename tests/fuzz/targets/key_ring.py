@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidecar.cache.key_ring import KEY_BYTES, KeyRingError, read_key_ring
@@ -14,7 +12,6 @@ if TYPE_CHECKING:
 
 ALLOWED = (KeyRingError,)
 MAX_BYTES = 1024
-_FILE = Path(tempfile.mkdtemp(prefix="fuzz-")) / "keys"
 
 
 def seeds() -> Iterator[bytes]:
@@ -23,7 +20,6 @@ def seeds() -> Iterator[bytes]:
 
 
 def run(data: bytes) -> None:
-    _FILE.write_bytes(data)
-    ring = read_key_ring(_FILE)
+    ring = read_key_ring(data)
     assert ring.first in ring.keys
     assert all(len(key) == KEY_BYTES for key in ring.keys.values())
