@@ -85,6 +85,8 @@ class FilesInUse(Generic[T]):
             return tuple(path.read_bytes() for path in self._paths)
         except OSError as error:
             return f"cannot read {error.filename}: {error.strerror}"
+        except ValueError:
+            return f"{self._names()!r} cannot be read: there is a NUL character in it"
 
     def _make(self, content: tuple[bytes, ...] | str) -> T | FilesError:
         if isinstance(content, str):

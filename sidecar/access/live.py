@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 import structlog
 
 from sidecar.access.policy import Policy, PolicyError, read_policy
-from sidecar.access.table import CallerTable, read_table
+from sidecar.access.table import CallerTable, make_table
+from sidecar.access.token_files import TokenFiles
+from sidecar.files_in_use import FilesError, FilesInUse
 from sidecar.watched_files import watch_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+_POLICY_STAYS = "the policy before the last change stays in force"
+_TOKENS_STAY = "callers keep the tokens before the last change"
 
 _log = structlog.get_logger()
 
@@ -30,14 +35,16 @@ class Access:
         self.policy = Policy()
         self.table = CallerTable()
         self._path = path
+        self._file: FilesInUse[Policy] | None = None
+        self._tokens = TokenFiles()
         self._told: list[Callable[[Policy], None]] = []
-        # Files of tokens that the policy file named when it could last be read.
-        self._token_files: list[Path] = []
-        self._failure = ""
         self.failures = {"policy": 0, "tokens": 0}
         """How many changes of each could not be used."""
         if path is not None:
-            self._read(path, None)
+            try:
+                self._open(path)
+            except (FilesError, PolicyError) as error:
+                raise PolicyError(f"access.policy_file: {error}") from None
 
     @property
     def is_followed(self) -> bool:
@@ -60,45 +67,55 @@ class Access:
 
     def reload(self) -> None:
         """Puts in force what the files say now, or says in the log why that cannot be."""
-        if self._path is None:
+        if self._file is None:
+            return
+        try:
+            is_new = self._file.look()
+        except FilesError as error:
+            is_new = False
+            self._failed("policy", _POLICY_STAYS, str(error))
+        looked = self._tokens.look(self._file.value.callers)
+        if looked.failures:
+            self._failed("tokens", _TOKENS_STAY, "; ".join(looked.failures))
+        if not is_new and not looked.changed:
             return
         before = self.policy
         try:
-            self._read(self._path, self.table)
+            self._put_in_force(self._file.value)
         except PolicyError as error:
-            self._failed("policy", "the policy before the last change stays in force", str(error))
+            self._failed("policy", _POLICY_STAYS, f"{self._path}: {error}")
             return
-        if self.table.failures:
-            reason = "; ".join(self.table.failures)
-            self._failed("tokens", "callers keep the tokens before the last change", reason)
-        else:
-            self._failure = ""
         _log.info("the policy was read again", callers=len(self.policy.callers))
         if self.policy != before:
             for told in self._told:
                 told(self.policy)
 
-    def _failed(self, what: str, event: str, reason: str) -> None:
-        # One failure may be met twice, when it changes which files are looked at.
-        if reason != self._failure:
-            self._failure = reason
-            self.failures[what] += 1
-            _log.error(event, reason=reason)
+    def _open(self, path: Path) -> None:
+        self._file = FilesInUse([path], self._load)
+        looked = self._tokens.look(self._file.value.callers)
+        if looked.failures:
+            raise PolicyError(f"{path}: {looked.failures[0]}")
+        try:
+            self._put_in_force(self._file.value)
+        except PolicyError as error:
+            raise PolicyError(f"{path}: {error}") from None
 
-    def _files(self) -> list[Path]:
-        return [] if self._path is None else [self._path, *self._token_files]
-
-    def _read(self, path: Path, before: CallerTable | None) -> None:
-        policy = read_policy(path)
-        named = [each.token_file for each in policy.callers if each.token_file is not None]
-        self._token_files = named
+    def _load(self, contents: Sequence[bytes]) -> Policy:
+        policy = read_policy(contents[0])
         if self.tells_callers_apart and not policy.callers:
             raise PolicyError(
-                f"access.policy_file {path}: it no longer names callers, so that everybody could"
-                " do everything: if that is meant, restart the sidecar"
+                "it no longer names callers, so that everybody could do everything: if that is"
+                " meant, restart the sidecar"
             )
-        try:
-            table = read_table(policy, before)
-        except PolicyError as error:
-            raise PolicyError(f"access.policy_file {path}: {error}") from None
-        self.policy, self.table = policy, table
+        return policy
+
+    def _put_in_force(self, policy: Policy) -> None:
+        self.table = make_table(policy, self._tokens.digests, self.table)
+        self.policy = policy
+
+    def _failed(self, what: str, event: str, reason: str) -> None:
+        self.failures[what] += 1
+        _log.error(event, reason=reason)
+
+    def _files(self) -> list[Path]:
+        return [] if self._path is None else [self._path, *self._tokens.paths]

@@ -16,7 +16,6 @@ quotas:
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - pydantic reads it
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import (
@@ -39,7 +38,7 @@ _NamespaceName = Annotated[str, StringConstraints(pattern=rf"^({NAME_PATTERN}|\*
 
 
 class PolicyError(ValueError):
-    """The policy file cannot be used. The message names the field and says what to do."""
+    """A policy, or what it names, cannot be used. The message says what is wrong, and where."""
 
 
 class _Part(BaseModel):
@@ -108,26 +107,22 @@ class Policy(_Part):
         return self.quotas.get(namespace) or self.quotas.get(EVERY_NAMESPACE) or _UNLIMITED
 
 
-def read_policy(path: Path) -> Policy:
-    """The policy in a file. Raises `PolicyError`."""
+def read_policy(content: bytes) -> Policy:
+    """The policy that a file holds. Raises `PolicyError`."""
     try:
-        data = load_strict(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PolicyError(f"access.policy_file {path}: {error.strerror}") from None
+        data = load_strict(content.decode("utf-8"))
     except UnicodeError:
-        raise PolicyError(f"access.policy_file {path}: it is not text") from None
+        raise PolicyError("it is not text") from None
     except ValueError as error:
-        raise PolicyError(f"access.policy_file {path}: {error}") from None
+        raise PolicyError(str(error)) from None
     try:
         policy = Policy.model_validate({} if data is None else data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise PolicyError(
-            f"access.policy_file {path}: {_place(first['loc'])}: {first['msg']}"
-        ) from None
+        raise PolicyError(f"{_place(first['loc'])}: {first['msg']}") from None
     if not policy.callers and not policy.quotas:
         # As it is while somebody writes it: that must not let everybody in.
-        raise PolicyError(f"access.policy_file {path}: it is empty: name callers, quotas or both")
+        raise PolicyError("it is empty: name callers, quotas or both")
     return policy
 
 

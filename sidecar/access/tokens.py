@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 from sidecar.access.policy import PolicyError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LEAST_CHARACTERS = 16
 
@@ -25,16 +21,12 @@ def token_digest(token: str) -> bytes:
     return blake2b(token.encode(errors="surrogateescape"), digest_size=32).digest()
 
 
-def read_token_digests(path: Path) -> list[bytes]:
-    """The digests of the tokens in a file. Raises `PolicyError`, which quotes none of them."""
+def read_token_digests(content: bytes) -> list[bytes]:
+    """The digests of the tokens in what a file holds. Raises `PolicyError`, which quotes none."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise PolicyError(f"{path}: {error.strerror}") from None
+        lines = content.decode("utf-8").splitlines()
     except UnicodeError:
-        raise PolicyError(f"{path}: it is not text") from None
-    except ValueError:
-        raise PolicyError("it is no path: there is a NUL character in it") from None
+        raise PolicyError("it is not text") from None
     digests = []
     for number, line in enumerate(lines, 1):
         token = line.strip()
@@ -42,7 +34,7 @@ def read_token_digests(path: Path) -> list[bytes]:
             continue
         if len(token) < LEAST_CHARACTERS or not _TOKEN.fullmatch(token):
             raise PolicyError(
-                f"{path}: line {number} is not a token: write at least {LEAST_CHARACTERS}"
+                f"line {number} is not a token: write at least {LEAST_CHARACTERS}"
                 " letters, digits or characters of '-._~+/'"
             )
         digests.append(token_digest(token))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidecar.access.policy import PolicyError, read_policy
@@ -18,7 +16,6 @@ _WORDS = """
     administer items_per_second: computations: hot_bytes: share: 64MiB "*" [ ] { } - &a *a <<: .inf
 """
 TOKENS = tuple(_WORDS.split())
-_FILE = Path(tempfile.mkdtemp(prefix="fuzz-")) / "policy.yaml"
 
 
 def seeds() -> Iterator[bytes]:
@@ -40,6 +37,5 @@ def seeds() -> Iterator[bytes]:
 
 
 def run(data: bytes) -> None:
-    _FILE.write_bytes(data)
-    policy = read_policy(_FILE)
+    policy = read_policy(data)
     assert policy.quota("shop").share > 0

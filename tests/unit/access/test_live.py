@@ -190,10 +190,67 @@ def test_without_a_file_nobody_is_told_apart_and_nothing_is_limited() -> None:
     assert not access.is_followed
 
 
-def test_a_policy_that_cannot_be_used_at_first_is_an_error(files: Files) -> None:
+def test_files_that_cannot_be_used_at_first_are_an_error_that_quotes_no_token(
+    files: Files,
+) -> None:
+    def problem() -> str:
+        with pytest.raises(PolicyError) as error:
+            Access(files.policy)
+        assert FIRST not in str(error.value)
+        return str(error.value).replace(str(files.policy.parent), "")
+
+    policy = files.policy.read_text()
+    files.tokens.write_text(f"{FIRST}\nshort")
+    assert problem().startswith(
+        "access.policy_file: /policy.yaml: token_file of the caller shop: /tokens: line 2 is not"
+    )
     files.tokens.unlink()
-    with pytest.raises(PolicyError, match=r"access\.policy_file .*token_file of the caller shop"):
-        Access(files.policy)
+    assert problem() == (
+        "access.policy_file: /policy.yaml: token_file of the caller shop: cannot read /tokens:"
+        " No such file or directory"
+    )
+    files.write("")
+    assert problem().startswith("access.policy_file: /policy.yaml: it is empty")
+    files.tokens.write_text(FIRST)
+    more = policy.replace("callers: [", "").removesuffix("]").replace("name: shop", "name: other")
+    files.write(policy.removesuffix("]") + f", {more}]")
+    assert problem().startswith(
+        "access.policy_file: /policy.yaml: the callers shop and other have a token in common"
+    )
+    files.policy.unlink()
+    assert problem().startswith("access.policy_file: cannot read /policy.yaml: No such file")
+
+
+def test_tokens_are_withdrawn_even_while_the_policy_is_no_good(files: Files) -> None:
+    access = Access(files.policy)
+    files.write("callers: [")
+    files.tokens.write_text(SECOND)
+    with capture_logs() as logs:
+        access.reload()
+    assert names(access, FIRST) == ()
+    assert names(access, SECOND) == ("shop",)
+    assert access.failures == {"policy": 1, "tokens": 0}
+    assert [log["log_level"] for log in logs] == ["error", "info"]
+
+
+def test_a_token_that_becomes_anothers_too_changes_nothing_until_it_is_his_alone(
+    files: Files,
+) -> None:
+    others = files.tokens.with_name("others")
+    others.write_text(SECOND)
+    files.write(
+        f"callers: [{{name: shop, token_file: {files.tokens}, namespaces: [shop]}},"
+        f" {{name: bank, token_file: {others}, namespaces: [bank]}}]"
+    )
+    access = Access(files.policy)
+    others.write_text(f"{SECOND}\n{FIRST}")
+    with capture_logs():
+        access.reload()
+    assert names(access, FIRST) == ("shop",)
+    assert access.failures == {"policy": 1, "tokens": 0}
+    files.tokens.write_text("the-third-token-of-shop")
+    access.reload()
+    assert names(access, FIRST) == ("bank",)
 
 
 async def test_changes_of_the_files_are_followed_also_of_those_that_are_named_later(

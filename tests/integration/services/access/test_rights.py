@@ -145,5 +145,5 @@ async def test_without_callers_in_the_policy_everybody_may_do_everything(
 async def test_a_policy_that_cannot_be_used_ends_the_start_with_a_message(
     start: Start, tmp_path: Path
 ) -> None:
-    with pytest.raises(SetupError, match=r"access\.policy_file .*no-such\.yaml: No such file"):
+    with pytest.raises(SetupError, match=r"access\.policy_file: cannot read .*no-such\.yaml: No"):
         await start(access={"policy_file": str(tmp_path / "no-such.yaml")})
