@@ -28,9 +28,11 @@ embercache config check --config embercache.yaml
 embercache config show
 ```
 
-`config check` names every field that is wrong and where it came from. `config show` prints all
-settings as YAML. Sizes are written like `64MiB`, times like `500ms`, `30s` or `24h`, lists with
-commas. Secrets have no flag, because others can read the arguments of a process.
+`config check` names every field that is wrong and where it came from, and what is wrong with the
+policy, the files of tokens that it names, the keys of encryption and the salt, which it reads as a
+start does. `config show` prints all settings as YAML. Sizes are written like `64MiB`, times like
+`500ms`, `30s` or `24h`, lists with commas. Secrets have no flag, because others can read the
+arguments of a process.
 """
 
 

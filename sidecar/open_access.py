@@ -31,15 +31,20 @@ def open_access(
 
     Raises `SetupError` if it cannot be used.
     """
-    try:
-        access = Access(settings.access.policy_file)
-    except PolicyError as error:
-        raise SetupError(str(error)) from None
+    access = read_access(settings)
     if access.is_followed:
         reloads.show(access.failures)
         access.subscribe(lambda policy: _warn(policy, settings))
         keep_running(access.follow(), exits)
     return access
+
+
+def read_access(settings: Settings) -> Access:
+    """The policy as its files say now. Raises `SetupError`."""
+    try:
+        return Access(settings.access.policy_file)
+    except PolicyError as error:
+        raise SetupError(str(error)) from None
 
 
 def guarded(watch: Watch, access: Access) -> Watch:

@@ -10,8 +10,11 @@ import yaml
 
 from sidecar.cli.options import all_values, is_secret, plain, settings_options
 from sidecar.config_sources import ENVIRONMENT_PREFIX, all_settings
+from sidecar.models.errors import SetupError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sidecar.config import Settings
 
 # Read elsewhere: by the option --config, and by clients in the same environment.
@@ -31,18 +34,35 @@ def config() -> None:
 def check(settings: Settings) -> None:
     """Check flags, environment and file; name every field that is wrong.
 
+    Also reads the policy, the files of tokens that it names, the keys of encryption and the salt,
+    as a start does. Nothing of them is shown.
+
     \b
     Examples:
       embercache config check --config embercache.yaml
     """
-    del settings  # Read, and so right.
     known = {setting.variable for setting in all_settings()} | _OTHER_VARIABLES
     for name in sorted(os.environ):
         # Kubernetes describes a service named embercache in variables of its own.
         kubernetes = name.startswith(("EMBERCACHE_SERVICE_", "EMBERCACHE_PORT"))
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known and not kubernetes:
             click.echo(f"warning: {name} is not a setting and has no effect", err=True)
+    if problems := list(_problems_of_files(settings)):
+        raise click.ClickException("\n".join(problems))
     click.echo("settings are right")
+
+
+def _problems_of_files(settings: Settings) -> Iterator[str]:
+    """What would keep a sidecar from starting, of each file of secrets and of the policy."""
+    # They take as long to import as all else here, and only this needs them.
+    from sidecar.open_access import read_access
+    from sidecar.open_sealing import open_keys, with_salt
+
+    for read in (read_access, open_keys, with_salt):
+        try:
+            read(settings)
+        except SetupError as error:
+            yield str(error)
 
 
 @config.command()
