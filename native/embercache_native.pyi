@@ -158,8 +158,9 @@ class Front:
     ) -> None:
         """Answers only callers who are known, by digest of their token, certificate or socket.
 
-        Each has his scope. What others ask is handed over. Until this is called, nobody is told
-        apart.
+        Each has his scope, of 16 bytes. What others ask is handed over. A name of somebody who may
+        not read has an empty one: the first name of a certificate that is known says who it is.
+        Until this is called, nobody is told apart.
         """
     def listen(self, fd: int, kind: Literal["tcp", "tls", "unix"]) -> None:
         """Takes connections from a listening socket, which is the front's own from now on."""
