@@ -1,0 +1,45 @@
+//! The names of a certificate.
+
+use x509_parser::asn1_rs::Tag;
+use x509_parser::error::X509Error;
+use x509_parser::extensions::GeneralName;
+use x509_parser::nom;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+const DNS: Tag = Tag(2);
+const URI: Tag = Tag(6);
+
+/// The URIs of a certificate, then its DNS names; if it has neither, its first common name.
+///
+/// These are the names that gRPC tells of. Names with a NUL are left out: nobody is to be known by
+/// part of one.
+pub(super) fn names_of(certificate: &[u8]) -> Result<Vec<String>, nom::Err<X509Error>> {
+    let (_, certificate) = X509Certificate::from_der(certificate)?;
+    let alternatives = certificate
+        .subject_alternative_name()
+        .map_err(nom::Err::Failure)?;
+    let mut uris = Vec::new();
+    let mut hosts = Vec::new();
+    for name in alternatives.iter().flat_map(|all| &all.value.general_names) {
+        match name {
+            GeneralName::URI(text) => uris.push((*text).to_owned()),
+            GeneralName::DNSName(text) => hosts.push((*text).to_owned()),
+            GeneralName::Invalid(URI, text) => uris.push(latin(text)),
+            GeneralName::Invalid(DNS, text) => hosts.push(latin(text)),
+            _ => {}
+        }
+    }
+    uris.append(&mut hosts);
+    if uris.is_empty() {
+        let mut common = certificate.subject().iter_common_name();
+        let first = common.next().and_then(|name| name.as_str().ok());
+        uris.extend(first.map(ToOwned::to_owned));
+    }
+    uris.retain(|name| !name.is_empty() && !name.contains('\0'));
+    Ok(uris)
+}
+
+/// What gRPC makes of names that should be ASCII, and are not.
+fn latin(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
