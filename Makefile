@@ -4,16 +4,34 @@ TOOLS := .tools/bin
 FUZZ_SECONDS := 30
 GO_INSTALL := GOBIN=$(CURDIR)/$(TOOLS) go install
 
-.PHONY: setup run test test-clients test-cluster chaos soak fuzz audit sbom lint bench load-test proto proto-check \
-	proto-release clients clients-build tools lock
+# Rust links with the Python of the environment where it runs without one around it.
+IN_NATIVE := cd native && PYO3_PYTHON=$(CURDIR)/$(PY)
 
-setup: $(VENV)/.ready
+.PHONY: setup native wheels run test test-grpcio test-native test-clients test-cluster chaos soak fuzz audit sbom lint \
+	lint-native bench load-test proto proto-check proto-release clients clients-build tools lock
+
+setup: $(VENV)/.ready native
 
 $(VENV)/.ready: requirements.lock pyproject.toml clients/python/pyproject.toml
 	python3 -m venv $(VENV)
 	$(PY) -m pip install -q --require-hashes -r requirements.lock
 	$(PY) -m pip install -q --no-deps --no-build-isolation -e clients/python -e .
 	touch $@
+
+# The native front door, if Rust is there; what is said without it is said each time.
+native: $(VENV)/.native
+
+$(VENV)/.native: $(VENV)/.ready native/Cargo.toml native/Cargo.lock native/pyproject.toml \
+		native/embercache_native.pyi native/install.sh $(shell find native/src -name '*.rs')
+	@native/install.sh $(VENV)
+
+# The three packages as wheels, in dist/. That of the front door needs Rust, and is for the C library of this machine or
+# a later one.
+wheels: setup
+	$(VENV)/bin/maturin build --quiet --release --locked --manifest-path native/Cargo.toml \
+		--interpreter $(PY) --out dist
+	$(PY) -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist ./clients/python .
+	@ls dist
 
 # The demonstration: a private Redis, a real sidecar, one corpus cold, warm and hot; answers about
 # one long text.
@@ -26,6 +44,14 @@ run: setup
 test: setup
 	$(PY) -m pytest tests/e2e/test_docs.py
 	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/e2e/test_docs.py
+
+# The same tests without the native front door, on grpcio alone.
+test-grpcio: setup
+	EMBERCACHE_SERVER_TRANSPORT=grpcio $(PY) -m pytest -n 2 --dist loadfile --ignore tests/e2e/test_docs.py
+
+# Needs Rust.
+test-native: setup
+	$(IN_NATIVE) cargo test -q -j2 --locked
 
 # Each language's own tests and examples against a real sidecar. Needs Go, Node, Maven and Rust.
 test-clients: clients-build
@@ -86,10 +112,15 @@ audit: setup
 sbom: setup
 	@$(PY) -m supply.sbom cpu minilm smollm2-135m
 
-lint: setup
+lint: setup lint-native
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+# Needs Rust with rustfmt and clippy.
+lint-native: $(VENV)/.ready
+	cd native && cargo fmt --check
+	$(IN_NATIVE) cargo clippy -q -j2 --all-targets --locked -- -D warnings
 
 # Needs h2load, which is in Debian's package nghttp2-client.
 bench: setup
