@@ -7,13 +7,14 @@ import random
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from embercache import Document
 
-from tests.chaos.caller import ENCODER, INDEX
+from tests.chaos.caller import DEADLINE
 from tests.chaos.promises import Asked, Change, Found
 from tests.chaos.record import WRONG
+from tests.chaos.timeline import ENCODER, INDEX, NEWS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -35,6 +36,11 @@ SHORT_TTL = 2.0
 _CLOCK = 0.05
 _NOTHING: frozenset[str] = frozenset()
 _DOCUMENTS_A_CLIENT = 5
+_STREAMED, _STREAM_BATCH = 40, 8
+
+
+Kinds: TypeAlias = "list[tuple[float, Callable[[], Awaitable[None]]]]"
+"""What a client asks for, each with how often."""
 
 
 @dataclass
@@ -58,15 +64,22 @@ class World:
 
 
 class Client:
-    """One application: asks again and again, at random by its own dice."""
+    """One application: asks again and again, at random by its own dice.
 
-    def __init__(self, number: int, seed: int, world: World, caller: Caller) -> None:
+    A ``steady`` one asks only for what its sidecar can answer whatever else is away, so that it
+    never waits for long.
+    """
+
+    def __init__(
+        self, number: int, seed: int, world: World, caller: Caller, *, steady: bool = False
+    ) -> None:
         self._number = number
         self._rng = random.Random(f"{seed} client {number}")
         self._world = world
         self._caller = caller
         self._versions = 0
-        self._kinds: list[tuple[float, Callable[[], Awaitable[None]]]] = [
+        generations: Kinds = [(4, self._generate), (2, self._generate_stream)]
+        others: Kinds = [
             (30, self._embed_one),
             (14, self._embed_batch),
             (16, self._embed_tagged),
@@ -78,9 +91,8 @@ class Client:
             (16, self._search),
             (2, self._upsert),
             (0.5, self._delete),
-            (4, self._generate),
-            (2, self._generate_stream),
         ]
+        self._kinds = generations if steady else others + generations
 
     async def run(self, ended: asyncio.Event, pause: float) -> None:
         """Asks until it is ended; ``pause`` is the mean of the seconds between calls."""
@@ -128,11 +140,8 @@ class Client:
             kind,
             lambda client: client.embed(texts, namespace=self._in(namespace), **options),
             needs=frozenset({ENCODER}),
-            is_hot=lambda sidecar, starts: (
-                namespace == PLAIN
-                and reads
-                and all((sidecar, starts, text) in self._world.seen for text in texts)
-            ),
+            batches=[texts],
+            hot=self._hot(texts if namespace == PLAIN and reads else []),
         )
         if reply is None:
             return
@@ -140,8 +149,16 @@ class Client:
         self._check_vectors(kind, texts, reply.value, reply.asked)
         self._check_ages(kind, namespace, texts, reply, scopes)
         if namespace == PLAIN and reads and options.get("mode") != "no_store":
-            asked = reply.asked
-            self._world.seen.update((asked.sidecar, asked.starts, text) for text in texts)
+            self._keep(texts, reply.asked)
+
+    def _hot(self, texts: Sequence[str]) -> Callable[[str, int], set[str]]:
+        """Which of the texts a process has in memory for sure."""
+        seen = self._world.seen
+        return lambda sidecar, starts: {text for text in texts if (sidecar, starts, text) in seen}
+
+    def _keep(self, texts: Sequence[str], asked: Asked) -> None:
+        """Takes note of what a process has answered, and so has in memory."""
+        self._world.seen.update((asked.sidecar, asked.starts, text) for text in texts)
 
     def _check_vectors(
         self, kind: str, texts: Sequence[str], result: EmbedResult, asked: Asked
@@ -173,15 +190,28 @@ class Client:
                 self._wrong(kind, f"{age:.3f} s old ({tier}), but {stale}", asked)
 
     async def _embed_stream(self) -> None:
-        texts = [self._some(self._world.texts) for _ in range(40)]
+        texts = [self._some(self._world.texts) for _ in range(_STREAMED)]
+        starts = range(0, _STREAMED, _STREAM_BATCH)
+        batches = [texts[start : start + _STREAM_BATCH] for start in starts]
 
         async def ask(client: AsyncClient) -> list[EmbedResult]:
-            stream = client.embed_stream(texts, batch_size=8, namespace=self._in(PLAIN))
+            namespace = self._in(PLAIN)
+            stream = client.embed_stream(
+                texts, batch_size=_STREAM_BATCH, namespace=namespace, timeout=DEADLINE
+            )
             return [one async for one in stream]
 
-        reply = await self._caller.call("stream", ask, needs=frozenset({ENCODER}))
+        reply = await self._caller.call(
+            "stream",
+            ask,
+            needs=frozenset({ENCODER}),
+            batches=batches,
+            hot=self._hot(texts),
+            deadline=DEADLINE * len(batches),
+        )
         if reply is None:
             return
+        self._keep(texts, reply.asked)
         self._answered("stream", reply, [tier for one in reply.value for tier in one.tiers])
         if [text for one in reply.value for text in one.inputs] != texts:
             self._wrong("stream", "the inputs are others", reply.asked)
@@ -206,7 +236,7 @@ class Client:
         reply = await self._caller.call(
             "invalidate",
             lambda client: client.invalidate(namespace=self._in(namespace), **target),
-            needs=frozenset({INDEX}),
+            needs=frozenset({NEWS}),
         )
         if reply is not None:
             self._answered("invalidate", reply, [])
@@ -252,7 +282,7 @@ class Client:
             "upsert",
             changes,
             lambda client: client.upsert(documents, namespace=self._in(DOCS)),
-            needs=frozenset({ENCODER, INDEX}),
+            needs=frozenset({ENCODER, INDEX, NEWS}),
         )
 
     async def _delete(self) -> None:
@@ -263,7 +293,7 @@ class Client:
             "delete",
             {name: change},
             lambda client: client.delete([name], namespace=self._in(DOCS)),
-            needs=frozenset({INDEX}),
+            needs=frozenset({INDEX, NEWS}),
         )
 
     async def _write(
@@ -306,7 +336,7 @@ class Client:
         prompt = self._rng.choice(self._world.prompts)
         reply = await self._caller.call(
             "generate",
-            lambda client: client.generate(prompt.text, **prompt.options),
+            lambda client: client.generate(prompt.text, timeout=DEADLINE, **prompt.options),
             needs=_NOTHING,
         )
         if reply is not None:
@@ -317,12 +347,13 @@ class Client:
         prompt = self._rng.choice(self._world.prompts)
 
         async def ask(client: AsyncClient) -> tuple[str, Any]:
-            stream = client.generate_stream(prompt.text, **prompt.options)
+            stream = client.generate_stream(prompt.text, timeout=DEADLINE, **prompt.options)
             async with aclosing(stream):
                 said = "".join([piece async for piece in stream])
             return said, stream.result
 
-        reply = await self._caller.call("generate stream", ask, needs=_NOTHING)
+        deadline = DEADLINE * prompt.max_tokens
+        reply = await self._caller.call("generate stream", ask, needs=_NOTHING, deadline=deadline)
         if reply is None:
             return
         said, result = reply.value

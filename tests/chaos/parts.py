@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HANG_GUARD = 60.0
+# As they are by themselves: calls are held to them, so they are given to the sidecars.
+DRAIN_DELAY, DRAIN_TIMEOUT = 0.5, 30.0
 # Redis says of garbage that it is an unknown command, as an old Redis does of a vector set.
 _AFTER_GARBAGE = "the index cannot be used"
 # gRPC's core tells of connections that broke, past the log.
@@ -120,10 +122,15 @@ class Server:
         """What it has logged that names an error of its own, since it was started first."""
         return [
             f"{log.name}: {line[:2000]}"
-            for log in sorted(self._folder.glob(f"{self.name}-*.log"))
+            for log in self.logs
             for line in log.read_text("utf-8").splitlines()
             if _complains(line)
         ]
+
+    @property
+    def logs(self) -> list[Path]:
+        """One of each start, the first one first."""
+        return [self._log_of(number) for number in range(1, self.starts + 1)]
 
     def _signal(self, number: int) -> None:
         assert self._process is not None
@@ -131,7 +138,10 @@ class Server:
 
     @property
     def _log(self) -> Path:
-        return self._folder / f"{self.name}-{self.starts}.log"
+        return self._log_of(self.starts)
+
+    def _log_of(self, number: int) -> Path:
+        return self._folder / f"{self.name}-{number}.log"
 
 
 class RedisPart:
@@ -240,6 +250,8 @@ class Cluster:
             "encoder_target": ",".join(encoders),
             "generator_packs": self._packs[1],
             "prefix_shared": "true",
+            "server_drain_delay": DRAIN_DELAY,
+            "server_drain_timeout": DRAIN_TIMEOUT,
         }
         if name == SIDECARS[0]:
             # The other one starts with nothing.

@@ -73,17 +73,15 @@ class Promises:
         since = change.end
         if change.same_process(asked):
             return asked.start > since
-        if self._circumstances.redis_reached(asked.sidecar, since - CONNECTED, asked.end):
+        if self._circumstances.follows(asked.sidecar, since - CONNECTED, asked.end):
             stopped = self._stopped(asked.sidecar, since, asked.start)
             return asked.start > since + CONNECTED + stopped
         if has_tags:
             stopped = self._stopped(asked.sidecar, since, asked.start)
             return asked.start > since + STALENESS + stopped
         # It hears of it when it reaches Redis again.
-        reached = self._circumstances.redis_reached(
-            asked.sidecar, asked.start - CONNECTED, asked.end
-        )
-        return reached and asked.start > since + CONNECTED
+        follows = self._circumstances.follows(asked.sidecar, asked.start - CONNECTED, asked.end)
+        return follows and asked.start > since + CONNECTED
 
     def _stopped(self, sidecar: str, start: float, end: float) -> float:
         seconds = self._circumstances.stopped_seconds(sidecar, start, end)

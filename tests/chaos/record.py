@@ -11,6 +11,10 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+LEAST_HELD, LEAST_HELD_OF_A_KIND = 0.8, 0.5
+"""Shares of calls that must be held: of all, and of a kind of which there are `MANY`."""
+MANY = 50
+
 HITS = frozenset({"hot", "disk", "warm"})
 
 
@@ -26,9 +30,15 @@ class Violation:
 
 @dataclass
 class Record:
-    """Counts, latencies in seconds, and violations."""
+    """Counts, latencies in seconds, and violations.
+
+    ``held`` are the calls that nothing would have excused, ``drained`` those that were answered
+    though their sidecar was asked to end meanwhile.
+    """
 
     calls: Counter[str] = field(default_factory=Counter)
+    held: Counter[str] = field(default_factory=Counter)
+    drained: int = 0
     tiers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     latencies: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     excused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -57,6 +67,22 @@ class Record:
     def count(self, kind: str) -> int:
         """Violations of one kind."""
         return sum(one.kind == kind for one in self.violations)
+
+    def held_to_too_little(self) -> list[str]:
+        """Why a run without violations says nothing; empty if it says something."""
+        least = {
+            kind: max(1.0, LEAST_HELD_OF_A_KIND * calls if calls >= MANY else 0.0)
+            for kind, calls in self.calls.items()
+        }
+        reasons = [
+            f"{kind}: {self.held[kind]:,} of {self.calls[kind]:,}"
+            for kind, number in least.items()
+            if self.held[kind] < number
+        ]
+        calls, held = sum(self.calls.values()), sum(self.held.values())
+        if held < LEAST_HELD * calls:
+            reasons.append(f"{held:,} of {calls:,} calls")
+        return reasons
 
     def latency_rows(self) -> Iterable[tuple[str, int, float, float, float]]:
         """Class, calls, and milliseconds: median, 99th percentile, most."""

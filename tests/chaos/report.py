@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.report import print_table
+from tests.chaos.parts import SIDECARS
 from tests.chaos.record import FAILED, WRONG
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from tests.chaos.record import Record, Violation
     from tests.chaos.schedule import Fault
     from tests.chaos.timeline import Timeline
+
+LEAST_TIME = 0.25
+"""Of the time of a run, for how much each sidecar must be held to each need."""
 
 _SHOWN = 20
 
@@ -27,29 +31,51 @@ class Report:
     record: Record
     timeline: Timeline
     faults: Counter[tuple[str, str]]
+    reached: dict[str, float] = field(default_factory=dict)
+    """The share of the time for which each sidecar was held to what, by sidecar and need."""
     late: float = 0.0
     """The most that the harness itself was late, in seconds: latencies hold it too."""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing happened that must not, and there were calls at all."""
-        return not self.record.violations and sum(self.record.calls.values()) > 0
+        """Whether nothing happened that must not, and enough calls were held to that."""
+        calls = sum(self.record.calls.values())
+        return calls > 0 and not self.record.violations and not self.held_to_too_little()
+
+    def held_to_too_little(self) -> list[str]:
+        """Why a run without violations says nothing; empty if it says something."""
+        reasons = self.record.held_to_too_little()
+        reasons += [
+            f"{need}: {share:.0%} of the time"
+            for need, share in self.reached.items()
+            if share < LEAST_TIME
+        ]
+        was_ended = any((part, "restart") in self.faults for part in SIDECARS)
+        if was_ended and not self.record.drained:
+            reasons.append("no call was under way when a sidecar was asked to end")
+        return reasons
 
     def show(self) -> None:
         """Prints it."""
         print()
         self._show_faults()
         self._show_calls()
+        for need, share in self.reached.items():
+            print(f"held to {need}: {share:.0%} of the time")
         self._show_latencies()
         for number, violation in enumerate(self.record.violations):
             if number < _SHOWN:
                 self._show_violation(violation)
         if (more := len(self.record.violations) - _SHOWN) > 0:
             print(f"and {more} more")
-        calls = sum(self.record.calls.values())
+        for reason in self.held_to_too_little():
+            print(f"too little was held: {reason}")
+        calls, held = sum(self.record.calls.values()), sum(self.record.held.values())
         print(
             f"seed {self.seed}, {self.seconds:.0f} s: {sum(self.faults.values())} faults,"
-            f" {calls:,} calls, {self.record.count(WRONG)} wrong answers,"
+            f" {calls:,} calls, {held:,} held ({held / max(1, calls):.0%}),"
+            f" {self.record.drained} answered by a sidecar that was ending,"
+            f" {self.record.count(WRONG)} wrong answers,"
             f" {self.record.count(FAILED)} failed calls that must not fail,"
             f" {sum(self.record.excused.values())} failed for want of an encoder or Redis,"
             f" {len(self.record.violations)} violations:"
@@ -63,6 +89,9 @@ class Report:
             "seconds": self.seconds,
             "faults": {f"{part}: {kind}": count for (part, kind), count in self.faults.items()},
             "calls": dict(self.record.calls),
+            "held": dict(self.record.held),
+            "reached": self.reached,
+            "drained": self.record.drained,
             "wrong": self.record.count(WRONG),
             "failed": self.record.count(FAILED),
             "excused": {" / ".join(key): count for key, count in self.record.excused.items()},
@@ -88,13 +117,15 @@ class Report:
             (
                 kind,
                 count,
+                self.record.held[kind],
+                f"{self.record.held[kind] / count:.0%}",
                 *(self.record.tiers[kind][tier] for tier in tiers),
                 self.record.moved[kind],
                 failed.get(kind, 0),
             )
             for kind, count in sorted(self.record.calls.items())
         ]
-        header = ("calls", "number", *tiers, "repeated elsewhere", "failed, excused")
+        header = ("calls", "number", "held", "share", *tiers, "moved", "excused")
         print_table("calls, and items by the tier that answered", header, rows)
         if self.record.excused:
             rows = [(*key, count) for key, count in sorted(self.record.excused.items())]

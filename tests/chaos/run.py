@@ -14,7 +14,8 @@ from embercache.aio import AsyncClient
 
 from sidecar.models.packs import default_folder
 from sidecar.models.pull import pull
-from tests.chaos.caller import Caller
+from tests.chaos.breakers import BreakerLog
+from tests.chaos.caller import DEADLINE, Caller
 from tests.chaos.inject import Injector
 from tests.chaos.load import Client, World
 from tests.chaos.parts import Cluster
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from tests.chaos.truth import Prompt, Truth
 
 _TICK = 0.01
+# So that some calls are under way whenever a sidecar is asked to end, but not many more than that.
+_STEADY_PAUSE = 0.08
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ class Run:
         self.options = options
         self.record = Record()
         self.timeline = Timeline()
-        self.circumstances = Circumstances(self.timeline)
+        breakers = BreakerLog(lambda sidecar: cluster.sidecars[sidecar].logs)
+        self.circumstances = Circumstances(self.timeline, breakers.episodes)
         promises = Promises(self.circumstances)
         self.late = 0.0
         self.world = World(
@@ -114,16 +118,20 @@ class Run:
         async with contextlib.AsyncExitStack() as exits, asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._watch(ended))]
             servers = list(self.cluster.sidecars.values())
-            for number in range(self.options.clients):
+            steady = range(self.options.clients, self.options.clients + len(servers))
+            for number in range(steady.stop):
                 clients = {
-                    name: await exits.enter_async_context(AsyncClient(address))
+                    name: await exits.enter_async_context(AsyncClient(address, timeout=DEADLINE))
                     for name, address in addresses.items()
                 }
                 # Its own sidecar first.
-                order = servers[number % 2 :] + servers[: number % 2]
+                first = number % len(servers)
+                order = servers[first:] + servers[:first]
                 caller = Caller(order, clients, self.circumstances, self.record)
-                client = Client(number, self.options.seed, self.world, caller)
-                tasks.append(group.create_task(client.run(ended, self.options.pause)))
+                is_steady = number in steady
+                client = Client(number, self.options.seed, self.world, caller, steady=is_steady)
+                pause = _STEADY_PAUSE if is_steady else self.options.pause
+                tasks.append(group.create_task(client.run(ended, pause)))
             try:
                 yield
             finally:
@@ -162,6 +170,7 @@ async def run(options: Options) -> Report:
             async with run.asking(addresses):
                 await injector.run(lanes, options.seconds)
                 await asyncio.sleep(options.calm)
+                ended_at = time.time()
         complaints = [one for server in cluster.servers.values() for one in server.complaints()]
         for words in [*injector.bad_ends, *complaints]:
             run.record.violated(BROKEN, words, time.time(), time.time())
@@ -170,6 +179,7 @@ async def run(options: Options) -> Report:
         seconds=options.seconds,
         record=run.record,
         timeline=run.timeline,
+        reached=run.circumstances.shares_of_time(run.timeline.began, ended_at),
         faults=injector.done,
         late=run.late,
     )

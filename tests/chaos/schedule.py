@@ -23,7 +23,7 @@ POOL = "pool"
 _SERVER_KINDS = ("kill", "freeze", "restart")
 # What it takes to start a part again, which is not known beforehand.
 _START_SECONDS = 3.0
-_FAULTS_A_REST = 5
+_FAULTS_A_REST = 3
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Fault:
 class _Lane:
     """Which kinds of faults, at which parts, and least and most seconds between two.
 
-    Every so many there is a ``rest``, long enough for all that waits for a retry to come back: then
-    calls are held to more.
+    Every so many there is a ``rest``, longer than what waits for a retry usually waits: calls that
+    nothing excuses come between faults, most of them in rests.
     """
 
     parts: dict[str, Sequence[str]]
@@ -88,12 +88,12 @@ def _lanes() -> dict[str, _Lane]:
     )
     lanes = {
         "sidecars": _Lane(dict.fromkeys(_SERVER_KINDS, SIDECARS), pause=(3, 8), rest=(3, 8)),
-        "encoders": _Lane(encoders, pause=(2.5, 4), rest=(8, 10)),
+        "encoders": _Lane(encoders, pause=(2.5, 4), rest=(5, 8)),
         "redis": _Lane({"kill": (REDIS,), "freeze": (REDIS,)}, pause=(15, 35), rest=(15, 35)),
     }
     for sidecar in SIDECARS:
         name = link(sidecar, REDIS)
-        lanes[name] = _Lane(dict.fromkeys(LINK_KINDS, (name,)), pause=(2, 5), rest=(18, 24))
+        lanes[name] = _Lane(dict.fromkeys(LINK_KINDS, (name,)), pause=(5, 8), rest=(9, 12))
     return lanes
 
 

@@ -10,12 +10,29 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.chaos.parts import ENCODERS, REDIS, link
+import numpy as np
+
+from tests.chaos.breakers import CAUSES, may_be_open
+from tests.chaos.parts import DRAIN_DELAY, ENCODERS, REDIS, SIDECARS, link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-Interval = tuple[float, float]
+    from tests.chaos.breakers import Episode, Interval
+
+ENCODER, INDEX, NEWS = "encoder", "index", "redis"
+"""What a call may need beside its sidecar. Each way of a sidecar to Redis has a breaker of this
+name: for documents, and for entries and news of changes."""
+
+STILL_TAKEN = DRAIN_DELAY / 2
+"""For how long after SIGTERM a call must be taken. The delay itself is for the sidecar, which hears
+of the signal later; half of it is for the way of a call to the sidecar."""
+
+_TICK = 0.1
+
+FOLLOWED_AGAIN = 4.0
+"""A read of the stream of changes that was under way in an outage is given up after 3 s; then it
+is read again."""
 
 
 @dataclass
@@ -105,15 +122,38 @@ def length(intervals: Sequence[Interval]) -> float:
 class Circumstances:
     """What a sidecar could reach at a time, by what was done to the parts and how it recovers.
 
-    What is said here of recovery is what calls are held to.
+    What is said here of recovery is what calls are held to. ``episodes`` gives what the log of a
+    sidecar says of a breaker, by process.
     """
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(
+        self,
+        timeline: Timeline,
+        episodes: Callable[[str, str], Sequence[Sequence[Episode]]] = lambda sidecar, breaker: (),
+    ) -> None:
         self.timeline = timeline
+        self._episodes = episodes
 
     def down(self, sidecar: str, start: float, end: float) -> bool:
-        """Whether the sidecar was killed, frozen or starting at some moment."""
-        return bool(self.timeline.of([sidecar], start, end))
+        """Whether the sidecar was killed, frozen, ended or starting at some moment.
+
+        A call that it must have taken before it ended was not at one that is down: it is drained.
+        """
+        return any(
+            one.part == sidecar and one.start < end and one.end > start
+            for one in self.timeline.disturbances
+            if one.kind != "restart" or start > one.start + STILL_TAKEN
+        )
+
+    def drained(self, sidecar: str, start: float, end: float) -> bool:
+        """Whether a call was under way in a sidecar that was asked to end."""
+        return any(
+            one.part == sidecar
+            and one.kind == "restart"
+            and start <= one.start + STILL_TAKEN
+            and one.start < end
+            for one in self.timeline.disturbances
+        )
 
     def stopped_seconds(self, sidecar: str, start: float, end: float) -> float:
         """For how long its process did not run."""
@@ -133,9 +173,42 @@ class Circumstances:
         ]
         return not overlap(groups)
 
-    def redis_reached(self, sidecar: str, start: float, end: float) -> bool:
-        """Whether nothing was wrong with Redis or the way there, nor lately."""
-        return not self.timeline.of([REDIS, link(sidecar, REDIS)], start, end, _redis_recovery)
+    def redis_reached(self, sidecar: str, breaker: str, start: float, end: float) -> bool:
+        """Whether nothing was wrong with Redis or the way there, and it was not left alone.
+
+        Documents are found over a slow link too: there is time for that.
+        """
+        recovery = _index_recovery if breaker == INDEX else _news_recovery
+        if self.timeline.of([REDIS, link(sidecar, REDIS)], start, end, recovery):
+            return False
+        parts = (REDIS, link(sidecar, REDIS), sidecar)
+        outages = [(one.start, one.end) for one in self.timeline.disturbances if one.part in parts]
+        return not any(
+            opened < end and closed > start
+            for episodes in self._episodes(sidecar, breaker)
+            for opened, closed in may_be_open(episodes, outages)
+        )
+
+    def shares_of_time(self, start: float, end: float) -> dict[str, float]:
+        """Of the time between two moments, for how much each sidecar was held to what.
+
+        Calls are fewer while they wait for something: this is how much a run has tried.
+        """
+        moments = np.arange(start, end, _TICK).tolist()
+        shares = {}
+        for sidecar in SIDECARS:
+            held = {
+                "itself": [not self.down(sidecar, at, at) for at in moments],
+                ENCODER: [self.encoder_lives(sidecar, at, at + _TICK) for at in moments],
+                INDEX: [self.redis_reached(sidecar, INDEX, at, at) for at in moments],
+                NEWS: [self.redis_reached(sidecar, NEWS, at, at) for at in moments],
+            }
+            shares |= {f"{sidecar}, {need}": sum(ok) / len(ok) for need, ok in held.items()}
+        return shares
+
+    def follows(self, sidecar: str, start: float, end: float) -> bool:
+        """Whether the sidecar heard all the time of what others invalidate."""
+        return self.redis_reached(sidecar, NEWS, start - FOLLOWED_AGAIN, end)
 
 
 def _pool_recovery(one: Disturbance) -> float:
@@ -148,6 +221,10 @@ def _pool_recovery(one: Disturbance) -> float:
     return 7.0 if one.kind in ("half open", "black hole", "freeze") else 2.0
 
 
-def _redis_recovery(_: Disturbance) -> float:
-    """The breaker's back-off is 15 s at most, and a probe may take two."""
-    return 17.0
+def _news_recovery(one: Disturbance) -> float:
+    """Nobody was told that a connection is dead which was left half open: a call finds out."""
+    return CAUSES if one.kind == "half open" else 0.0
+
+
+def _index_recovery(one: Disturbance) -> float:
+    return -math.inf if one.kind == "latency" else _news_recovery(one)
