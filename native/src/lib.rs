@@ -18,4 +18,9 @@ pub mod tls;
 mod embercache_native {
     #[pymodule_export]
     use crate::answers::{Answer, Cell, Tally};
+    #[pymodule_export]
+    use crate::hot::{HotCounters, HotEntry, HotTier};
+
+    #[pymodule_export]
+    const ENTRY_OVERHEAD_BYTES: usize = crate::hot::ENTRY_OVERHEAD_BYTES;
 }
