@@ -1,8 +1,9 @@
 """Writes down what an image holds, in CycloneDX: ``python -m supply.sbom cpu minilm > sbom.json``.
 
-These are the packages of the variant's lock with the hashes that pip accepts, our own two, the base
-image, and the model packs that are built in, each with the sha256 of its manifest, which has those
-of its files. The same source always gives the same bytes.
+These are the packages of the variant's lock with the hashes that pip accepts, the crates of the
+native front door's lock, our own three, the base image, and the model packs that are built in, each
+with the sha256 of its manifest, which has those of its files. The same source always gives the same
+bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from packageurl import PackageURL
 
 from sidecar import __version__
 from sidecar.models.packs import PACKS
-from supply.locks import read_lock
+from supply.locks import read_cargo_lock, read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,6 +45,7 @@ ROOT = Path(__file__).parents[1]
 VARIANTS = ("cpu", "cuda")
 _VERSION = SchemaVersion.V1_6
 _LICENSE = "Apache-2.0"
+_OWN = ("embercache-sidecar", "embercache-native", "embercache")
 
 
 def sbom(variant: str, packs: Iterable[str]) -> str:
@@ -51,8 +53,12 @@ def sbom(variant: str, packs: Iterable[str]) -> str:
     image = _own("embercache", ComponentType.CONTAINER)
     components = [
         _base_image(),
-        *(_own(name, ComponentType.APPLICATION) for name in ("embercache-sidecar", "embercache")),
-        *map(_library, read_lock(ROOT / "docker" / f"requirements-{variant}.lock")),
+        *(_own(name, ComponentType.APPLICATION) for name in _OWN),
+        *(
+            _library("pypi", each)
+            for each in read_lock(ROOT / "docker" / f"requirements-{variant}.lock")
+        ),
+        *(_library("cargo", each) for each in read_cargo_lock(ROOT / "native" / "Cargo.lock")),
         *(_model(PACKS[name]) for name in packs),
     ]
     image.bom_ref.value = "image"
@@ -103,8 +109,8 @@ def _base_image() -> Component:
     )
 
 
-def _library(package: Locked) -> Component:
-    purl = PackageURL("pypi", None, package.name, package.version)
+def _library(kind: str, package: Locked) -> Component:
+    purl = PackageURL(kind, None, package.name, package.version)
     # Each hash is that of one file of the package, of which the image has one.
     files = ExternalReference(
         type=ExternalReferenceType.DISTRIBUTION,

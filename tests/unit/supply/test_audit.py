@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from supply import audit
-from supply.audit import audit_node, audit_python, main
-from supply.locks import read_lock
+from supply.audit import audit_crates, audit_node, audit_python, main
+from supply.locks import read_cargo_lock, read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,6 +116,61 @@ def test_a_package_that_the_service_does_not_know_is_not_a_pass(
 
 
 @pytest.fixture
+def cargo_lock(tmp_path: Path) -> Path:
+    registry = f'source = "registry+https://example.org"\nchecksum = "{"0" * 64}"\n'
+    ours = '[[package]]\nname = "ours"\nversion = "0.1.0"\n'
+    theirs = [
+        f'[[package]]\nname = "{name}"\nversion = "1.0.0"\n{registry}' for name in ("bad", "good")
+    ]
+    path = tmp_path / "Cargo.lock"
+    path.write_text("\n".join([ours, *theirs]))
+    return path
+
+
+def test_crates_are_asked_for_but_our_own(
+    cargo_lock: Path, advisories: Advisories, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(cargo_lock), "--osv-url", advisories.url]) == 0
+    assert sorted(advisories.asked) == ["bad", "good"]
+    assert "2 entries of locks asked for, 0 vulnerable, 0 not asked" in capsys.readouterr().out
+
+
+@pytest.mark.threat("A dependency is swapped or known to be vulnerable")
+def test_a_vulnerable_crate_is_named_unless_the_advisory_was_withdrawn(
+    cargo_lock: Path, advisories: Advisories
+) -> None:
+    events = [{"introduced": "0.0.0-0"}, {"fixed": "1.0.1"}]
+    affected = [{"ranges": [{"type": "SEMVER", "events": events}]}]
+    withdrawn = {"id": "RUSTSEC-1", "withdrawn": "2026-01-01T00:00:00Z"}
+    found = [{"id": "RUSTSEC-2", "affected": affected}, {"id": "RUSTSEC-3"}, withdrawn]
+    advisories.known["bad"] = found
+    name = f"{cargo_lock.parent.name}/Cargo.lock"
+    assert audit_crates(cargo_lock, advisories.url).vulnerable == [
+        f"{name}: bad 1.0.0: RUSTSEC-2, fixed in 1.0.1",
+        f"{name}: bad 1.0.0: RUSTSEC-3, fixed in no version yet",
+    ]
+
+
+def test_crates_that_could_not_be_asked_for_are_not_a_pass(
+    cargo_lock: Path, advisories: Advisories
+) -> None:
+    advisories.server.shutdown()
+    advisories.server.server_close()
+    report = audit_crates(cargo_lock, advisories.url)
+    assert report.asked == 0
+    (line,) = report.unasked
+    assert "Cargo.lock: " in line
+
+
+@pytest.mark.threat("A dependency is swapped or known to be vulnerable")
+def test_a_crate_without_a_checksum_is_refused(cargo_lock: Path) -> None:
+    loose = '[[package]]\nname = "loose"\nversion = "1.0.0"\nsource = "git+https://example.org"\n'
+    cargo_lock.write_text(loose)
+    with pytest.raises(ValueError, match="loose has no checksum"):
+        read_cargo_lock(cargo_lock)
+
+
+@pytest.fixture
 def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands for npm: says what is written into the file that is returned."""
     (tmp_path / "npm").write_text(f"#!/bin/sh\ncat {tmp_path}/said\necho 'npm error audit' >&2\n")
@@ -147,6 +202,11 @@ def test_all_locks_of_the_project_are_asked_for() -> None:
     root = audit.ROOT
     assert set(audit.LOCKS) == {*root.glob("*.lock"), *root.glob("docker/*.lock")}
     assert all(len(read_lock(path)) > 5 for path in audit.LOCKS)
+    assert set(audit.CARGO_LOCKS) == {
+        *root.glob("*/Cargo.lock"),
+        *root.glob("clients/*/Cargo.lock"),
+    }
+    assert all(len(read_cargo_lock(path)) > 5 for path in audit.CARGO_LOCKS)
 
 
 @pytest.mark.threat("A dependency is swapped or known to be vulnerable")

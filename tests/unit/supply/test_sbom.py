@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,43 @@ def components(text: str, kind: str) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in json.loads(text)["components"] if each["type"] == kind}
 
 
+def libraries(text: str, kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Those of a kind of package, by name and version."""
+    return {
+        (each["name"], each["version"]): each
+        for each in json.loads(text)["components"]
+        if each.get("purl", "").startswith(f"pkg:{kind}/") and each["type"] == "library"
+    }
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_it_has_every_package_of_the_lock_with_its_hashes(variant: str) -> None:
     lock = (ROOT / "docker" / f"requirements-{variant}.lock").read_text()
-    locked = dict(re.findall(r"^([\w.-]+)==([^\s\\]+)", lock, re.MULTILINE))
-    found = components(made(variant), "library")
-    assert {name: each["version"] for name, each in found.items()} == locked
+    locked = set(re.findall(r"^([\w.-]+)==([^\s\\]+)", lock, re.MULTILINE))
+    found = libraries(made(variant), "pypi")
+    assert set(found) == locked
     hashes = [
         digest["content"]
         for each in found.values()
         for digest in each["externalReferences"][0]["hashes"]
     ]
     assert sorted(set(hashes)) == sorted(set(re.findall(r"sha256:([0-9a-f]{64})", lock)))
-    assert found["numpy"]["purl"] == f"pkg:pypi/numpy@{locked['numpy']}"
+    for (name, version), each in found.items():
+        assert each["purl"] == f"pkg:pypi/{name}@{version}"
+
+
+def test_it_has_every_crate_of_the_native_front_door_with_its_checksum() -> None:
+    lock = tomllib.loads((ROOT / "native" / "Cargo.lock").read_text())["package"]
+    locked = {
+        (each["name"], each["version"]): each["checksum"]
+        for each in lock
+        if each["name"] != "embercache-native"
+    }
+    found = libraries(made("cpu"), "cargo")
+    assert {
+        name: each["externalReferences"][0]["hashes"][0]["content"] for name, each in found.items()
+    } == locked
+    assert {"h2", "pyo3", "rustls"} <= {name for name, _ in found}
 
 
 def test_it_has_our_own_packages_and_the_base_image() -> None:
@@ -45,6 +70,7 @@ def test_it_has_our_own_packages_and_the_base_image() -> None:
     own = components(text, "application")
     assert {name: each["version"] for name, each in own.items()} == {
         "embercache": __version__,
+        "embercache-native": __version__,
         "embercache-sidecar": __version__,
     }
     assert f"ARG PYTHON={components(text, 'container')['python']['version']}\n" in (
