@@ -26,20 +26,30 @@ from tests.chaos.parts import REDIS, SIDECARS, link
 from tests.chaos.timeline import INDEX, NEWS, Circumstances, Disturbance, Timeline
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 A, B = SIDECARS
 
 
 class Simulation:
-    """A real breaker and a clock of its own; probes fail in outages, and take their time."""
+    """A real breaker and a clock of its own; probes fail in outages.
 
-    def __init__(self, outages: list[tuple[float, float]], rng: st.DataObject) -> None:
+    ``dice`` says by how much a wait is shortened, from 0 for nothing to 1 for half of it, and
+    ``takes`` how long a probe is.
+    """
+
+    def __init__(
+        self,
+        outages: list[tuple[float, float]],
+        dice: Callable[[], float],
+        takes: Callable[[], float],
+    ) -> None:
         self.now = 0.0
         self.outages = outages
         self.episodes: list[Episode] = []
-        self._data = rng
-        self._breaker = Breaker("redis", clock=lambda: self.now, rng=lambda: self._draw(0, 1))
+        self._takes = takes
+        self._breaker = Breaker("redis", clock=lambda: self.now, rng=dice)
 
     def run(self) -> None:
         for start, end in self.outages:
@@ -52,16 +62,13 @@ class Simulation:
                 self.now += self._breaker.retry_in
                 assert self._breaker.begin_probe()
                 began = self.now
-                self.now += self._draw(0, PROBE)
+                self.now += self._takes()
                 self._breaker.end_probe(succeeded=not self._is_away(began))
             self.episodes[-1].closed = self.now
             self._breaker.succeeded()
 
     def _is_away(self, moment: float) -> bool:
         return any(start <= moment <= end for start, end in self.outages)
-
-    def _draw(self, least: float, most: float) -> float:
-        return self._data.draw(st.floats(least, most, exclude_max=True))
 
 
 @given(
@@ -74,9 +81,32 @@ def test_the_real_breaker_is_never_open_for_longer_than_is_excused(
     for pause, seconds in outages:
         moments.append((now + pause, now + pause + seconds))
         now += pause + seconds
-    simulation = Simulation(moments, data)
+    simulation = Simulation(
+        moments, lambda: data.draw(st.floats(0, 1)), lambda: data.draw(st.floats(0, PROBE))
+    )
     simulation.run()
     excused = may_be_open(simulation.episodes, moments)
+    assert excused == [(one.opened, one.closed) for one in simulation.episodes]
+
+
+@pytest.mark.parametrize(
+    ("outages", "last_wait_is"),
+    [
+        pytest.param([(0, 7.88)], LONGEST, id="one that ends just after a probe has failed"),
+        pytest.param([(0, 1.88), (5, 5.01), (10, 10.01)], LONGEST, id="one after the other"),
+    ],
+)
+def test_nor_where_all_waits_are_short_but_the_last(
+    outages: list[tuple[float, float]], last_wait_is: float
+) -> None:
+    _, last_end = outages[-1]
+    simulation: Simulation
+    simulation = Simulation(
+        outages, lambda: 0.0 if simulation.now > last_end - 0.1 else 1.0, lambda: 0.0
+    )
+    simulation.run()
+    assert simulation.now > last_end - 0.1 + last_wait_is
+    excused = may_be_open(simulation.episodes, outages)
     assert excused == [(one.opened, one.closed) for one in simulation.episodes]
 
 

@@ -310,10 +310,12 @@ async def test_a_kill_excuses_what_had_begun_before(calls: Calls) -> None:
 async def test_calls_that_a_sidecar_answered_though_it_was_ending_are_counted(
     calls: Calls,
 ) -> None:
-    await calls.call()
-    assert (calls.record.drained, calls.held) == (0, 1)
     calls.timeline.begin(A, "restart").start = calls.now() + 1
+    assert await calls.call() == A
+    assert (calls.record.drained, calls.held) == (0, 1)
     calls.takes = 3.0
+    assert await calls.call() == A
+    assert (calls.record.drained, calls.held) == (1, 2)
     assert await calls.call() == A
     assert (calls.record.drained, calls.held) == (1, 2)
 
