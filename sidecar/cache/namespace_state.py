@@ -18,6 +18,8 @@ import itertools
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from sidecar.cells import Cell
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -82,7 +84,7 @@ class NamespaceState:
     """What this sidecar knows of one namespace.
 
     ``stamp`` is a number that no state had before and that changes with every invalidation in
-    the namespace: what was valid under the present stamp still is.
+    the namespace: what was valid under the present stamp still is. ``cell`` always holds it, too.
     """
 
     __slots__ = (
@@ -92,6 +94,7 @@ class NamespaceState:
         "_questions",
         "_scopes",
         "base",
+        "cell",
         "epoch",
         "name",
         "stamp",
@@ -105,6 +108,7 @@ class NamespaceState:
         # No state of a store has these.
         self.epoch = self.base = 0
         self.stamp = next(_stamps)
+        self.cell = Cell(self.stamp)
         # When it was compared with the store, in the order of synchronisations.
         self.synchronised = 0
         # What was invalidated here while the store was down, each with a mark of its own.
@@ -268,7 +272,7 @@ class NamespaceState:
 
     def restamp(self) -> None:
         """Makes everything that was found valid so far be looked at again."""
-        self.stamp = next(_stamps)
+        self.stamp = self.cell.value = next(_stamps)
 
     def _note(self, tag: bytes, generation: int) -> None:
         for question in self._questions:

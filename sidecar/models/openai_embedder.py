@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from sidecar.cells import model_changed
 from sidecar.demand import Demand, act_for, demand
 from sidecar.models.openai_client import RefusedError
 from sidecar.models.openai_embeddings import read_vectors, share_tokens
@@ -99,6 +100,7 @@ class OpenAIEmbedder:
         """See `Recallable.assume`."""
         if self._info is None and isinstance(info, ModelInfo) and info.name == self._name:
             self._info = replace(info, runs_on=self._client.target.host)
+            model_changed()
             _log.warning(
                 "the service has not answered: what is cached of its model is served",
                 model=info.name,
@@ -327,6 +329,7 @@ class OpenAIEmbedder:
         # The same object while nothing changed: stored responses are checked by identity.
         if info != self._info:
             self._info = info
+            model_changed()
         self._is_told = True
         _log.info("the service embeds", model=self._name, version=info.version)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 import grpc
 import structlog
 
+from sidecar.cells import model_changed
 from sidecar.demand import demand
 from sidecar.models.encoder_watch import EncoderWatch
 from sidecar.models.pool_channel import call_error, open_channel
@@ -131,6 +132,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         """See `Recallable.assume`. While nothing was told the breaker is open."""
         if self._info is None and isinstance(info, self.kind) and info.name == self._name:
             self._info = cast("Info", replace(info, runs_on=self._target))
+            model_changed()
             _log.warning(
                 "the encoder has not answered: what is cached of its last version is served",
                 model=info.name,
@@ -299,6 +301,7 @@ class RemoteModel(ABC, Generic[In, Out, Info]):
         if info != self._info:
             _log.info("the encoder serves", model=info.name, version=info.version)
             self._info = info
+            model_changed()
         self._is_told = True
 
     def _time_left(self) -> float:
