@@ -91,6 +91,7 @@ class CacheAdmin:
 
     def collect(self) -> cache_pb2.StatsResponse:
         """Every counter of this sidecar."""
+        self._settle()
         return cache_pb2.StatsResponse(
             version=__version__,
             uptime_seconds=time.monotonic() - self._started,
@@ -112,6 +113,7 @@ class CacheAdmin:
 
     def _collect_for(self, who: Caller) -> cache_pb2.StatsResponse:
         """What concerns a caller's namespaces, and nothing from which others' could be told."""
+        self._settle()
         accounts = [each for each in self._accounts if who.may_use(each.namespace)]
         semantic = [each for each in self._semantic.items() if who.may_use(each[0])]
         refused = [each for each in self._quotas.refused() if who.may_use(each.namespace)]
@@ -142,6 +144,10 @@ class CacheAdmin:
             for disk in (self._disk, self._prompts_disk):
                 entries += 0 if disk is None else await disk.clear()
         return cache_pb2.FlushResponse(entries=entries).SerializeToString()
+
+    def _settle(self) -> None:
+        for each in self._responses:
+            each.settle()
 
     def _tier(self, tier: Tier) -> cache_pb2.TierStats:
         stats = _answered(self._accounts, tier)

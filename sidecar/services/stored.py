@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sidecar.access.caller import scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from embercache_native import Answer
 
     from sidecar.access.quotas import Meter
     from sidecar.cache.accounts import Account
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from sidecar.cache.hot import HotTier
     from sidecar.services.wire import AgedBytes
 
-_NOTE_EVERY = 16
+NOTE_EVERY = 16
+"""Of a popular request, one call in so many is noted, for all of them."""
 
 
 class _HasInfo(Protocol):
@@ -31,13 +34,14 @@ class StoredResponse:
     """A response of hot items, good while its namespace's stamp and its models are the same.
 
     ``meter`` is charged with ``items`` each time. ``tokens`` are those that the models would have
-    read. ``popular`` says whether a repetition of the request counts as a popular query.
+    read. ``popular`` says whether a repetition of the request counts as a popular query. Who keeps
+    it gives `AgedBytes` as the ``response``.
     """
 
     state: NamespaceState
     model: _HasInfo
     info: Any
-    response: AgedBytes
+    response: AgedBytes | Answer
     items: int
     tokens: int
     account: Account
@@ -51,18 +55,18 @@ class StoredResponses:
     """The stored responses of one method.
 
     ``note`` is told of what may become a popular request: its kind, namespace, bytes and how often
-    it came.
+    it came. None if that is not tracked.
     """
 
     def __init__(
         self,
         method: str,
         hot: HotTier[Any],
-        note: Callable[[str, str, bytes, int], None],
+        note: Callable[[str, str, bytes, int], None] | None,
     ) -> None:
         # Calls that were answered whole.
         self.hits = 0
-        self.note = note
+        self.note = note or _ignore
         self._person = method.encode()
         self._hot = hot
 
@@ -84,21 +88,31 @@ class StoredResponses:
             return None
         if stored.meter.items_per_second:
             stored.meter.take(stored.items)
+        response = stored.response.at(time.time_ns() // 1_000_000)
+        if response is None:
+            return None
         self.hits += 1
         account = stored.account
         account.whole += stored.items
         account.tokens_saved += stored.tokens
-        if stored.popular and not self.hits % _NOTE_EVERY:
-            self.note(account.kind, stored.state.name, raw, _NOTE_EVERY)
-        return stored.response.at(time.time_ns() // 1_000_000)
+        if stored.popular and not self.hits % NOTE_EVERY:
+            self.note(account.kind, stored.state.name, raw, NOTE_EVERY)
+        return response
 
     def keep(self, raw: bytes, stored: StoredResponse, *, ttl: float, stamp: int) -> None:
         """Keeps a response for ``ttl`` seconds, under the stamp from before it was looked up."""
-        self._hot.put(
-            blake2b(raw, digest_size=16, salt=scope(), person=self._person).digest(),
-            stored,
-            stored.response.size + 100 * stored.items,
-            stored.account,
-            ttl=ttl,
-            stamp=stamp,
-        )
+        self._put(raw, stored, cast("AgedBytes", stored.response).size, ttl, stamp)
+
+    def settle(self) -> None:
+        """Counts what others than `get` gave since this was called last: nobody."""
+
+    def _put(self, raw: bytes, stored: StoredResponse, size: int, ttl: float, stamp: int) -> None:
+        size += 100 * stored.items
+        self._hot.put(self._key(raw), stored, size, stored.account, ttl=ttl, stamp=stamp)
+
+    def _key(self, raw: bytes) -> bytes:
+        return blake2b(raw, digest_size=16, salt=scope(), person=self._person).digest()
+
+
+def _ignore(_kind: str, _namespace: str, _request: bytes, _weight: int) -> None:
+    """What takes note of popular queries where they are not tracked."""

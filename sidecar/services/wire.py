@@ -39,20 +39,25 @@ def length_delimited(field: int, data: bytes) -> bytes:
 class AgedBytes:
     """A response, and for each item the offset of its age and when it was computed."""
 
-    __slots__ = ("_ages", "_data", "_ends_with_age", "size")
+    __slots__ = ("_data", "_ends_with_age", "ages", "size")
 
     def __init__(self, data: bytes, ages: list[tuple[int, int]]) -> None:
         self.size = len(data)
-        self._ages = ages
+        self.ages = ages
         # So it is with one item, which most responses have: then it is quicker to append the age.
         self._ends_with_age = len(ages) == 1 and ages[0][0] == len(data) - _AGE.size
         self._data = data[: -_AGE.size] if self._ends_with_age else data
 
+    @property
+    def data(self) -> bytes:
+        """The response, in which ages are to be filled in."""
+        return self._data + bytes(_AGE.size) if self._ends_with_age else self._data
+
     def at(self, now_ms: int) -> bytes:
         """The response with the ages of that moment."""
         if self._ends_with_age:
-            return self._data + _AGE.pack(max(0, now_ms - self._ages[0][1]))
+            return self._data + _AGE.pack(max(0, now_ms - self.ages[0][1]))
         buffer = bytearray(self._data)
-        for offset, created_ms in self._ages:
+        for offset, created_ms in self.ages:
             _AGE.pack_into(buffer, offset, max(0, now_ms - created_ms))
         return bytes(buffer)
