@@ -13,6 +13,13 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar import __version__
 from sidecar.open_access import guarded, open_access
+from sidecar.open_front import (
+    count_front,
+    grpc_server,
+    keep_callers,
+    open_native,
+    with_transport,
+)
 from sidecar.open_generators import open_generators
 from sidecar.open_models import open_models, open_rerankers
 from sidecar.open_quotas import limit_tiers, open_quotas
@@ -25,16 +32,18 @@ from sidecar.telemetry.metrics import StatsCollector
 from sidecar.telemetry.reload_metrics import ReloadCollector
 from sidecar.telemetry.task_metrics import TaskCollector
 from sidecar.transport.openai.front import OpenAIFront
-from sidecar.transport.server import GrpcServer
+from sidecar.transport.shown import FrontCall, GrpcCall
 from sidecar.transport.status import StatusListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.config import Settings
-    from sidecar.open_services import Services
     from sidecar.open_watch import Watch
     from sidecar.transport.certificate import ServerCertificate
+    from sidecar.transport.front_door import FrontDoor
+    from sidecar.transport.openai.methods import Methods
+    from sidecar.transport.server import GrpcServer
 
 _log = structlog.get_logger()
 
@@ -66,24 +75,38 @@ class App:
             certificate = open_tls(self._settings.tls, registry, exits)
             status = await _open_status(self._settings, registry, certificate, exits)
             access = open_access(self._settings, reloads, exits)
-            watch = guarded(open_watch(self._settings.tracing, registry, exits), access)
+            watch = open_watch(self._settings.tracing, registry, exits)
+            native = open_native(self._settings, certificate, exits, is_traced=watch.is_traced)
+            settings = with_transport(self._settings, native)
+            if native is not None:
+                keep_callers(native.front, access)
+            watch = guarded(watch, access, GrpcCall if native is None else FrontCall)
             quotas = open_quotas(access)
-            upstream = open_upstream(self._settings, exits)
+            upstream = open_upstream(settings, exits)
             # Then models: they take longest, and fail most often.
-            models = await open_models(self._settings, upstream, exits, quotas.share)
-            rerankers = await open_rerankers(self._settings, models, upstream, exits, quotas.share)
-            tiers = await open_tiers(self._settings, reloads, exits)
+            models = await open_models(settings, upstream, exits, quotas.share)
+            rerankers = await open_rerankers(settings, models, upstream, exits, quotas.share)
+            tiers = await open_tiers(settings, reloads, native.hot if native else None, exits)
             limit_tiers(tiers, access)
-            generators = await open_generators(self._settings, tiers, exits)
+            generators = await open_generators(settings, tiers, exits)
             services = await open_services(
-                self._settings, models, rerankers, generators, tiers, quotas, upstream, exits
+                settings, models, rerankers, generators, tiers, quotas, upstream, exits
             )
+            settle = count_front(native, watch.grpc.metrics, services.responses, exits)
             stats = StatsCollector(services.admin.collect)
             registry.register(stats)
-            status.before_metrics = stats.take
+
+            def before_metrics() -> None:
+                settle()
+                stats.take()
+
+            status.before_metrics = before_metrics
             self._before_calls()
+            server = grpc_server(
+                settings.server, handlers(services, watch.grpc), certificate, native, settle
+            )
             self.addresses = await _listen(
-                self._settings, services, watch, status, certificate, exits
+                settings, server, openai_methods(services), watch, status, certificate, exits
             )
             self._exits = exits.pop_all()
         _log.info(
@@ -136,19 +159,19 @@ async def _open_status(
 
 async def _listen(
     settings: Settings,
-    services: Services,
+    server: GrpcServer | FrontDoor,
+    openai: Methods,
     watch: Watch,
     status: StatusListener,
     certificate: ServerCertificate | None,
     exits: contextlib.AsyncExitStack,
 ) -> list[str]:
-    server = GrpcServer(settings.server, handlers(services, watch.grpc), certificate)
     status.is_ready = lambda: server.is_serving
     if not settings.server.openai_address:
         exits.push_async_callback(server.drain)
         await server.start()
         return server.addresses
-    front = OpenAIFront(settings.server, openai_methods(services), watch.openai, certificate)
+    front = OpenAIFront(settings.server, openai, watch.openai, certificate)
 
     async def drain() -> None:
         await asyncio.gather(front.drain(at_once=not server.is_serving), server.drain())

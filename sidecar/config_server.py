@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,6 +23,11 @@ class ServerSettings(Section):
         "0660", pattern="^0?[0-7]{3}$", description="who may connect to the socket, in octal"
     )
     socket_group: str = Field("", description="group of the socket, by name or number")
+    transport: Literal["auto", "native", "grpcio"] = Field(
+        "auto",
+        description="what listens for gRPC: native is a front door that gives answers from memory"
+        " without Python, grpcio is none; auto is native where it is installed",
+    )
     insecure: bool = Field(
         False, description="allow addresses that other machines can reach, without encryption"
     )
@@ -84,10 +90,10 @@ class ServerSettings(Section):
 
     @property
     def most_connections(self) -> int:
-        """The most connections of callers that each listener takes."""
-        return most_connections(
-            sum(bool(place) for place in (self.address, self.socket, self.openai_address))
-        )
+        """The most connections of callers that each listener takes; the front door is one."""
+        # Behind the front door each may have another one, with both of its ends here.
+        grpc = 3 if self.transport == "native" else bool(self.address) + bool(self.socket)
+        return most_connections(grpc + bool(self.openai_address))
 
     def refuse_open_addresses(self) -> None:
         """Raises `ValueError` for what others could reach unencrypted, unless that is allowed."""

@@ -16,10 +16,13 @@ from sidecar.transport.openai.guarded import GuardedCalls
 
 if TYPE_CHECKING:
     import contextlib
+    from collections.abc import Callable
 
     from sidecar.access.policy import Policy
     from sidecar.config import Settings
     from sidecar.telemetry.reload_metrics import ReloadCollector
+    from sidecar.transport.admission import Shown
+    from sidecar.transport.handlers import Context
 
 _log = structlog.get_logger()
 
@@ -47,11 +50,14 @@ def read_access(settings: Settings) -> Access:
         raise SetupError(str(error)) from None
 
 
-def guarded(watch: Watch, access: Access) -> Watch:
-    """What makes handlers that obey the policy; where there is none, they have nothing to do."""
+def guarded(watch: Watch, access: Access, shown: Callable[[Context], Shown]) -> Watch:
+    """What makes handlers that obey the policy; where there is none, they have nothing to do.
+
+    ``shown`` tells what the caller of a call of gRPC shows.
+    """
     if not access.is_followed:
         return watch
-    return Watch(GuardedHandlers(watch.grpc, access), GuardedCalls(watch.openai, access))
+    return Watch(GuardedHandlers(watch.grpc, access, shown), GuardedCalls(watch.openai, access))
 
 
 def _warn(policy: Policy, settings: Settings) -> None:

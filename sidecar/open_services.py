@@ -73,6 +73,11 @@ class Services:
     search_responses: StoredResponses
     generate_responses: StoredResponses
 
+    @property
+    def responses(self) -> Sequence[StoredResponses]:
+        """The stored responses of all methods."""
+        return self.embed_responses, self.search_responses, self.generate_responses
+
 
 async def open_services(
     settings: Settings,
@@ -93,10 +98,11 @@ async def open_services(
     digests = Digests(settings.cache.salt.get_secret_value().encode())
     index = await open_documents(settings, tiers.generations, exits)
     popular = _open_popular(settings, tiers, digests, exits)
-    note = popular.note if popular is not None else _ignore
-    embed_responses = StoredResponses("Embed", tiers.hot, note)
-    search_responses = StoredResponses("Search", tiers.hot, note)
-    generate_responses = StoredResponses("Generate", tiers.hot, note)
+    note = popular.note if popular is not None else None
+    stored = _kind_of_responses(tiers)
+    embed_responses = stored("Embed", tiers.hot, note)
+    search_responses = stored("Search", tiers.hot, note)
+    generate_responses = stored("Generate", tiers.hot, note)
     generations, cache, accounts = tiers.generations, tiers.cache, tiers.accounts
     writer = DocumentWriter(index, generations, digests)
     exits.push_async_callback(writer.close)
@@ -248,6 +254,14 @@ def openai_methods(services: Services) -> Methods:
     )
 
 
+def _kind_of_responses(tiers: Tiers) -> type[StoredResponses]:
+    if not tiers.is_native:
+        return StoredResponses
+    from sidecar.services.front_answers import FrontAnswers
+
+    return FrontAnswers
+
+
 def _open_popular(
     settings: Settings, tiers: Tiers, digests: Digests, exits: contextlib.AsyncExitStack
 ) -> PopularQueries | None:
@@ -324,7 +338,3 @@ def _open_admin(
         seals=tiers.seals,
         prices=settings.prices,
     )
-
-
-def _ignore(_kind: str, _namespace: str, _request: bytes, _weight: int) -> None:
-    """What takes note of popular queries where they are not tracked."""

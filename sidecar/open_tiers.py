@@ -49,7 +49,8 @@ _log = structlog.get_logger()
 class Tiers:
     """Everything that keeps entries. ``prompts_disk`` is for blocks of prompts, if shared.
 
-    ``seals`` are for what others keep on disk or in Redis.
+    ``seals`` are for what others keep on disk or in Redis. ``is_native`` says whether a front door
+    answers from ``hot``.
     """
 
     hot: HotTier[Any]
@@ -61,6 +62,7 @@ class Tiers:
     accounts: Accounts
     follower: InvalidationFollower | None
     seals: Seals
+    is_native: bool
 
 
 def keep_running(work: Coroutine[Any, Any, None], exits: contextlib.AsyncExitStack) -> None:
@@ -81,11 +83,21 @@ async def _end_task(task: asyncio.Task[None]) -> None:
 
 
 async def open_tiers(
-    settings: Settings, reloads: ReloadCollector, exits: contextlib.AsyncExitStack
+    settings: Settings,
+    reloads: ReloadCollector,
+    native_hot: HotTier[Any] | None,
+    exits: contextlib.AsyncExitStack,
 ) -> Tiers:
-    """Opens the tiers. Raises `SetupError`, `RedisUrlError` or `DiskLockedError`."""
+    """Opens the tiers, all but a hot one that a front door answers from.
+
+    Raises `SetupError`, `RedisUrlError` or `DiskLockedError`.
+    """
     seals = _open_seals(settings, reloads, exits)
-    hot: HotTier[Any] = HotTier(settings.hot.max_bytes, time.monotonic, settings.hot.policy)
+    hot: HotTier[Any] = (
+        HotTier(settings.hot.max_bytes, time.monotonic, settings.hot.policy)
+        if native_hot is None
+        else native_hot
+    )
     folder = settings.disk.folder
     disk = await _open_disk(folder, settings.disk.max_bytes, exits)
     # Blocks are so large that they would push out all else.
@@ -116,7 +128,18 @@ async def open_tiers(
         upkeep = _synchronise_forever(generations)
     keep_running(upkeep, exits)
     accounts = Accounts()
-    return Tiers(hot, disk, prompts_disk, warm, generations, cache, accounts, follower, seals)
+    return Tiers(
+        hot=hot,
+        disk=disk,
+        prompts_disk=prompts_disk,
+        warm=warm,
+        generations=generations,
+        cache=cache,
+        accounts=accounts,
+        follower=follower,
+        seals=seals,
+        is_native=native_hot is not None,
+    )
 
 
 def _open_seals(

@@ -27,10 +27,11 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What makes the handlers of both listeners."""
+    """What makes the handlers of both listeners, which trace calls if ``is_traced``."""
 
     grpc: Handlers
     openai: CountedCalls
+    is_traced: bool = False
 
 
 def open_watch(
@@ -69,4 +70,4 @@ def open_watch(
     exits.push_async_callback(export.close)
     registry.register(export)
     tracing = Tracing(export.tracer(), settings.sample)
-    return Watch(TracedHandlers(metrics, tracing), TracedCalls(metrics, tracing))
+    return Watch(TracedHandlers(metrics, tracing), TracedCalls(metrics, tracing), is_traced=True)

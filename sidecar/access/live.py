@@ -38,6 +38,7 @@ class Access:
         self._file: FilesInUse[Policy] | None = None
         self._tokens = TokenFiles()
         self._told: list[Callable[[Policy], None]] = []
+        self._told_of_callers: list[Callable[[CallerTable], None]] = []
         self.failures = {"policy": 0, "tokens": 0}
         """How many changes of each could not be used."""
         if path is not None:
@@ -60,6 +61,11 @@ class Access:
         """Tells of the policy in force, now and whenever it becomes another one."""
         self._told.append(told)
         told(self.policy)
+
+    def subscribe_to_callers(self, told: Callable[[CallerTable], None]) -> None:
+        """Tells who may call, now and whenever that was read again, before any further call."""
+        self._told_of_callers.append(told)
+        told(self.table)
 
     async def follow(self) -> None:
         """Reads the files again when they change; runs until it is cancelled."""
@@ -112,6 +118,8 @@ class Access:
     def _put_in_force(self, policy: Policy) -> None:
         self.table = make_table(policy, self._tokens.digests, self.table)
         self.policy = policy
+        for told in self._told_of_callers:
+            told(self.table)
 
     def _failed(self, what: str, event: str, reason: str) -> None:
         self.failures[what] += 1

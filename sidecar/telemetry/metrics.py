@@ -21,15 +21,15 @@ from sidecar.cache.breaker import open_breakers
 from sidecar.telemetry import generator_metrics, usage_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from prometheus_client.metrics_core import Metric
 
-# From a hot hit to a long batch on a CPU, in seconds.
-_BUCKETS = (
+BUCKETS = (
     *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
+"""The bounds of durations, from a hot hit to a long batch on a CPU, in seconds."""
 
 
 class Durations:
@@ -41,13 +41,18 @@ class Durations:
     __slots__ = ("counts", "exemplars", "seconds")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(_BUCKETS) + 1)
+        self.counts = [0] * (len(BUCKETS) + 1)
         self.exemplars: list[Exemplar | None] = [None] * len(self.counts)
         self.seconds = 0.0
 
     def observe(self, seconds: float) -> None:
         """Counts one duration."""
-        self.counts[bisect_left(_BUCKETS, seconds)] += 1
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.seconds += seconds
+
+    def add(self, counts: Iterable[int], seconds: float) -> None:
+        """Counts durations that were taken elsewhere, one number for each bucket, and their sum."""
+        self.counts = [mine + more for mine, more in zip(self.counts, counts, strict=True)]
         self.seconds += seconds
 
     def observe_traced(self, seconds: float, trace_id: str) -> None:
@@ -55,7 +60,7 @@ class Durations:
         self.observe(seconds)
         if trace_id:
             exemplar = Exemplar({"trace_id": trace_id}, seconds, time.time())
-            self.exemplars[bisect_left(_BUCKETS, seconds)] = exemplar
+            self.exemplars[bisect_left(BUCKETS, seconds)] = exemplar
 
 
 class CallMetrics(Collector):
@@ -86,7 +91,7 @@ class CallMetrics(Collector):
             "Time inside the sidecar of calls that ended well; of streams, of the whole stream.",
             labels=["method"],
         )
-        bounds = [*map(str, _BUCKETS), "+Inf"]
+        bounds = [*map(str, BUCKETS), "+Inf"]
         for method, durations in self._durations.items():
             counts = accumulate(durations.counts)
             buckets = [

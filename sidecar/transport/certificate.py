@@ -19,7 +19,7 @@ from sidecar.transport.certificate_end import end_of
 from sidecar.transport.handshakes import Handshakes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 # With forward secrecy and authenticated encryption; those of TLS 1.3 have both anyway.
@@ -82,6 +82,7 @@ class ServerCertificate:
     ) -> None:
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
         self._metrics = metrics
+        self._also_used_by: list[Callable[[Pem], None]] = []
         self.asks_callers = client_ca is not None
         """Whether callers are to show a certificate."""
         paths = [certificate, key] if client_ca is None else [certificate, key, client_ca]
@@ -92,6 +93,15 @@ class ServerCertificate:
     def pem(self) -> Pem:
         """What is in use; the same object until it is replaced."""
         return self._files.value.pem
+
+    def share(self, use: Callable[[Pem], None]) -> None:
+        """Has something else use what is in use here, now and whenever it is replaced.
+
+        A `ValueError` of ``use`` is raised now; later, what it refuses is not taken into use here
+        either.
+        """
+        use(self.pem)
+        self._also_used_by.append(use)
 
     def context(self, listener: str, *, optional: bool = False) -> ssl.SSLContext:
         """For what listens: each handshake gets the certificate in use by then.
@@ -128,6 +138,8 @@ class ServerCertificate:
             context.load_cert_chain(self._certificate, self._key, password="")
             if self._client_ca is not None:
                 _trust(context, self._client_ca)
+        for use in self._also_used_by:
+            use(pem)
         return _Loaded(pem, contexts, end)
 
     def _renewed(self) -> None:

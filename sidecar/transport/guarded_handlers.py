@@ -13,6 +13,7 @@ from sidecar.access.rights import RIGHTS
 from sidecar.services.errors import CallError
 from sidecar.transport.admission import admit
 from sidecar.transport.handlers import Handlers, abort, failure_of
+from sidecar.transport.shown import GrpcCall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -20,29 +21,37 @@ if TYPE_CHECKING:
     from sidecar.access.caller import Right
     from sidecar.access.live import Access
     from sidecar.access.table import CallerTable
+    from sidecar.transport.admission import Shown
     from sidecar.transport.handlers import Context, Unary
 
 R = TypeVar("R")
 
 
 class GuardedHandlers(Handlers):
-    """Puts the policy before the handlers that ``inner`` makes."""
+    """Puts the policy before the handlers that ``inner`` makes.
 
-    def __init__(self, inner: Handlers, access: Access) -> None:
+    ``shown`` makes what tells who makes a call.
+    """
+
+    def __init__(
+        self, inner: Handlers, access: Access, shown: Callable[[Context], Shown] = GrpcCall
+    ) -> None:
         super().__init__(inner.metrics)
         self._inner = inner
         self._access = access
+        self._shown = shown
 
     def unary(
         self, service: str, name: str, method: Unary
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         """See `Handlers.unary`."""
         access, metrics, right = self._access, self.metrics, _right(service, name)
+        shown = self._shown
         answer = self._inner.unary(service, name, method)
 
         async def handle(request: bytes, context: Context) -> bytes:
             try:
-                admit(access, _GrpcCall(context), right, name)
+                admit(access, shown(context), right, name)
             except CallError as error:
                 await abort(context, failure_of(error, name, metrics))
             return await answer(request, context)
@@ -54,45 +63,26 @@ class GuardedHandlers(Handlers):
     ) -> Callable[[R, Context], AsyncIterator[bytes]]:
         """See `Handlers.streaming`."""
         access, metrics, right = self._access, self.metrics, _right(service, name)
+        shown = self._shown
         stream = self._inner.streaming(service, name, answer)
 
         async def handle(request: R, context: Context) -> AsyncIterator[bytes]:
             table = access.table
             try:
-                admit(access, _GrpcCall(context), right, name)
+                admit(access, shown(context), right, name)
             except CallError as error:
                 await abort(context, failure_of(error, name, metrics))
             if not isinstance(request, bytes):
                 requests = cast("AsyncIterator[bytes]", request)
-                request = cast("R", _readmitted(access, table, context, right, name, requests))
+                request = cast(
+                    "R", _readmitted(access, table, shown(context), right, name, requests)
+                )
             responses = cast("AsyncGenerator[bytes, None]", stream(request, context))
             async with contextlib.aclosing(responses):
                 async for response in responses:
                     yield response
 
         return handle
-
-
-class _GrpcCall:
-    """A call: see `sidecar.transport.admission.Shown`."""
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def authorization(self) -> list[str]:
-        metadata = self._context.invocation_metadata() or ()
-        return [str(value) for key, value in metadata if key == "authorization"]
-
-    def certificate_names(self) -> list[str]:
-        found = self._context.auth_context()
-        names = [*found.get("peer_uri", ()), *found.get("peer_dns", ())]
-        names = names or [*found.get("x509_common_name", ())]
-        return [name.decode(errors="replace") for name in names]
-
-    def is_on_socket(self) -> bool:
-        return self._context.peer().startswith("unix:")
 
 
 def _right(service: str, name: str) -> Right:
@@ -102,7 +92,7 @@ def _right(service: str, name: str) -> Right:
 async def _readmitted(
     access: Access,
     table: CallerTable,
-    context: Context,
+    shown: Shown,
     right: Right,
     name: str,
     requests: AsyncIterator[bytes],
@@ -111,5 +101,5 @@ async def _readmitted(
     async for request in requests:
         if access.table is not table:
             table = access.table
-            admit(access, _GrpcCall(context), right, name)
+            admit(access, shown, right, name)
         yield request

@@ -21,6 +21,13 @@ class ListenError(Exception):
     """An address cannot be listened on. The message says which and what to do."""
 
 
+def cannot_listen(address: str) -> ListenError:
+    """What is said where gRPC cannot listen on a TCP address."""
+    return ListenError(
+        f"cannot listen on {address}: is another process using it? Set server.address"
+    )
+
+
 def socket_of_every_address(host: str, port: int) -> socket.socket | None:
     """For the host ``::``, a socket that listens on all addresses, those of IPv4 too; else None.
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from sidecar.transport.listening import ListenError
-from sidecar.transport.socket_access import give_access
+from sidecar.transport.listening import cannot_listen
+from sidecar.transport.socket_access import bound_to, give_access
 from sidecar.transport.tls import grpc_credentials
 
 if TYPE_CHECKING:
@@ -168,6 +167,11 @@ class GrpcServer:
 
     async def drain(self) -> None:
         """Ends so that no call fails: says it is going, waits, lets calls in progress end."""
+        await self.retire()
+        await self.stop()
+
+    async def retire(self) -> None:
+        """Says that it is going, and gives callers time to hear of it."""
         if self._server is None:
             return
         was_serving, self.is_serving = self.is_serving, False
@@ -175,6 +179,11 @@ class GrpcServer:
         if was_serving:
             await asyncio.sleep(self._settings.drain_delay)
         self._health.end_watches()
+
+    async def stop(self) -> None:
+        """Lets calls in progress end, and takes none any more."""
+        if self._server is None:
+            return
         await self._server.stop(self._settings.drain_timeout)
         self._server = None
 
@@ -185,26 +194,13 @@ class GrpcServer:
             else:
                 port = server.add_secure_port(address, grpc_credentials(self._certificate))
         except RuntimeError:
-            raise ListenError(
-                f"cannot listen on {address}: is another process using it? Set server.address"
-            ) from None
+            raise cannot_listen(address) from None
         self.addresses.append(f"{address.rpartition(':')[0]}:{port}")
 
     def _listen_unix(self, server: grpc.aio.Server, path: str) -> None:
         path = os.path.abspath(path)
-        if _is_listened_on(path):
-            # gRPC would take the path from the other one, which would go on without callers.
-            raise ListenError(f"another process listens on the socket {path}: set server.socket")
-        previous = os.umask(0o177)  # Until it has its group, it is for this user alone.
-        try:
+        with bound_to(path):
             server.add_insecure_port(f"unix:{path}")
-        except RuntimeError:
-            raise ListenError(
-                f"cannot listen on the socket {path}: does its folder exist, and may this user"
-                " write there? Set server.socket"
-            ) from None
-        finally:
-            os.umask(previous)
         give_access(path, self._settings.socket_mode, self._settings.socket_group)
         self.addresses.append(f"unix:{path}")
 
@@ -212,12 +208,3 @@ class GrpcServer:
 def _milliseconds(age: float) -> int:
     """As gRPC wants it, for which never is the largest number that it takes."""
     return max(1, int(min(age * 1000, _NEVER))) if age else _NEVER
-
-
-def _is_listened_on(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
+import socket
+from typing import TYPE_CHECKING
 
 from sidecar.transport.listening import ListenError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def bound_to(path: str) -> Iterator[None]:
+    """For binding a socket to a path, on which nobody listens; it is for this user alone then.
+
+    Raises `ListenError`, for an `OSError` or `RuntimeError` of binding, too.
+    """
+    if _is_listened_on(path):
+        # The path would be taken from the other one, which would go on without callers.
+        raise ListenError(f"another process listens on the socket {path}: set server.socket")
+    previous = os.umask(0o177)
+    try:
+        yield
+    except (OSError, RuntimeError):
+        raise ListenError(
+            f"cannot listen on the socket {path}: does its folder exist, and may this user"
+            " write there? Set server.socket"
+        ) from None
+    finally:
+        os.umask(previous)
 
 
 def give_access(path: str, mode: str, group: str) -> None:
@@ -23,6 +50,15 @@ def give_access(path: str, mode: str, group: str) -> None:
             f"cannot give the socket {path}{who} with the mode {mode} ({error.strerror}): this user"
             " has to be a member of the group. Set server.socket_group and server.socket_mode"
         ) from None
+
+
+def _is_listened_on(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def _number(group: str) -> int:

@@ -16,7 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sidecar.app import App
 from sidecar.config import ServerSettings, Settings
 from sidecar.transport import server
-from sidecar.transport.server import GrpcServer, ListenError
+from sidecar.transport.listening import ListenError
+from sidecar.transport.server import GrpcServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,200 @@
+"""Opens the native front door, where there is one."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+
+from sidecar.access.caller import Right
+from sidecar.models.errors import SetupError
+from sidecar.open_tiers import keep_running
+from sidecar.telemetry.front_counts import FrontCounts
+from sidecar.telemetry.metrics import BUCKETS
+from sidecar.transport.front_door import METHODS, FrontDoor
+from sidecar.transport.private_socket import PrivateSocket
+from sidecar.transport.server import GrpcServer
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Callable, Iterable, Sequence
+
+    import grpc
+    from embercache_native import Front
+
+    from sidecar.access.caller import Caller
+    from sidecar.access.live import Access
+    from sidecar.access.table import CallerTable
+    from sidecar.cache.hot import HotTier
+    from sidecar.config import ServerSettings, Settings
+    from sidecar.services.stored import StoredResponses
+    from sidecar.telemetry.metrics import CallMetrics
+    from sidecar.transport.certificate import ServerCertificate
+
+# Under it nothing is stored, so that calls of callers without the right come to who refuses them.
+_NOTHING = secrets.token_bytes(16)
+
+_TOLD = "what listens for gRPC"
+
+_log = structlog.get_logger()
+
+
+class _NotNativeError(Exception):
+    """The front door cannot be used here. The message says why, and what to do.
+
+    ``is_odd`` if it is there to be used.
+    """
+
+    def __init__(self, message: str, *, is_odd: bool = False) -> None:
+        super().__init__(message)
+        self.is_odd = is_odd
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """The front door, the hot tier that it answers from, and the way to what is behind it."""
+
+    hot: HotTier[Any]
+    front: Front
+    private: PrivateSocket
+
+
+def open_native(
+    settings: Settings,
+    certificate: ServerCertificate | None,
+    exits: contextlib.AsyncExitStack,
+    *,
+    is_traced: bool,
+) -> Native | None:
+    """The front door, not open yet; None where gRPC's own server is to listen.
+
+    The log says which, and why. Raises `SetupError` if it is set and cannot be used.
+    """
+    chosen = settings.server.transport
+    if chosen == "grpcio":
+        _log.info(_TOLD, transport="grpcio", reason="it is set")
+        return None
+    try:
+        native = _open(settings, certificate, exits, is_traced=is_traced)
+    except _NotNativeError as error:
+        if chosen == "native":
+            raise SetupError(f"server.transport is native: {error}") from None
+        log = _log.warning if error.is_odd else _log.info
+        log(_TOLD, transport="grpcio", reason=str(error))
+        return None
+    reason = "it is set" if chosen == "native" else "it is installed"
+    _log.info(_TOLD, transport="native", reason=reason)
+    return native
+
+
+def with_transport(settings: Settings, native: Native | None) -> Settings:
+    """The settings, with the transport that ``auto`` has become."""
+    transport = "grpcio" if native is None else "native"
+    server = settings.server.model_copy(update={"transport": transport})
+    return settings.model_copy(update={"server": server})
+
+
+def keep_callers(front: Front, access: Access) -> None:
+    """Has a front door know the callers of the policy in force."""
+
+    def tell(table: CallerTable) -> None:
+        if access.tells_callers_apart:
+            front.set_callers(
+                {digest: _scope(who) for digest, who in table.tokens.items()},
+                {name: _scope(who) for name, who in table.certificates.items()},
+                None if table.on_socket is None else _scope(table.on_socket),
+            )
+
+    access.subscribe_to_callers(tell)
+
+
+def count_front(
+    native: Native | None,
+    metrics: CallMetrics,
+    responses: Sequence[StoredResponses],
+    exits: contextlib.AsyncExitStack,
+) -> Callable[[], None]:
+    """Counts what a front door answers, once in a while and whenever what is returned is called."""
+    if native is None:
+        return _nothing
+    counts = FrontCounts(native.front, METHODS, metrics, responses)
+    keep_running(counts.run(), exits)
+    return counts.settle
+
+
+def grpc_server(
+    settings: ServerSettings,
+    handlers: Iterable[grpc.GenericRpcHandler],
+    certificate: ServerCertificate | None,
+    native: Native | None,
+    settle: Callable[[], None],
+) -> GrpcServer | FrontDoor:
+    """What listens for gRPC: the front door, if there is one."""
+    if native is None:
+        return GrpcServer(settings, handlers, certificate)
+    return FrontDoor(
+        settings,
+        handlers,
+        native.front,
+        native.private,
+        is_encrypted=certificate is not None,
+        drained=settle,
+    )
+
+
+def _open(
+    settings: Settings,
+    certificate: ServerCertificate | None,
+    exits: contextlib.AsyncExitStack,
+    *,
+    is_traced: bool,
+) -> Native:
+    try:
+        from embercache_native import Front
+        from embercache_native import HotTier as NativeTier
+    except ImportError as error:
+        raise _NotNativeError(
+            f"embercache-native is not installed ({error}): install it, or set server.transport to"
+            " grpcio"
+        ) from None
+    try:
+        private = PrivateSocket()
+    except OSError as error:
+        raise _NotNativeError(
+            f"there is no folder for a socket of its own ({error.strerror}): let this user write to"
+            " /tmp or to the folder that TMPDIR names, or set server.transport to grpcio",
+            is_odd=True,
+        ) from None
+    exits.callback(private.close)
+    hot: NativeTier[Any]
+    hot = NativeTier(settings.hot.max_bytes, time.monotonic, settings.hot.policy)
+    server = settings.server.model_copy(update={"transport": "native"})
+    front = Front(
+        hot,
+        private.address,
+        METHODS,
+        bounds=BUCKETS,
+        most_connections=server.most_connections,
+        max_connection_age=server.max_connection_age,
+        traced=is_traced,
+    )
+    if certificate is not None:
+        try:
+            certificate.share(lambda pem: front.set_certificate(*pem))
+        except ValueError as error:
+            raise _NotNativeError(
+                f"section tls: {error}: use other files, or set server.transport to grpcio",
+                is_odd=True,
+            ) from None
+    return Native(cast("HotTier[Any]", hot), front, private)
+
+
+def _nothing() -> None:
+    """What there is to count where all calls are answered in Python."""
+
+
+def _scope(who: Caller) -> bytes:
+    return who.scope if Right.READ in who.rights else _NOTHING
