@@ -1,0 +1,201 @@
+//! One connection, from its handshake to its end.
+
+use std::future::{pending, poll_fn};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::shared::Shared;
+use super::unary::{Asked, Message, Read};
+use super::wire::Wire;
+use crate::body::Body;
+use crate::callers::Peer;
+use crate::relay::Relay;
+
+/// For the handshakes of TLS and HTTP/2.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For telling a client that its connection is closed.
+pub const LAST_WORD: Duration = Duration::from_millis(500);
+/// Not for holding clients back: their calls may come in bursts. It bounds what a hostile one costs.
+const MOST_STREAMS: u32 = 10_000;
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const MOST_HEADER_BYTES: u32 = 64 * 1024;
+/// Ages are spread by so much, so that not all clients come back at once.
+const JITTER: f64 = 0.1;
+
+/// How far the end has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Connections and calls are taken.
+    Open,
+    /// No more of either: what there is comes to its end.
+    Draining,
+    /// What is left is closed.
+    Closed,
+}
+
+/// The settings of HTTP/2 that clients see.
+pub fn settings() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(MOST_STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MOST_HEADER_BYTES);
+    builder
+}
+
+/// Serves a connection until it ends. Whatever goes wrong is its client's to notice.
+pub async fn serve_connection<S>(
+    stream: S,
+    peer: Peer,
+    shared: Arc<Shared>,
+    mut phase: watch::Receiver<Phase>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let deadline = Instant::now() + HANDSHAKE;
+    let wire = Wire::new(stream);
+    let handshake = settings().handshake(wire.clone());
+    let connection = tokio::select! {
+        made = timeout_at(deadline, handshake) => match made {
+            Ok(Ok(connection)) => connection,
+            _ => return,
+        },
+        _ = phase.wait_for(|phase| *phase == Phase::Closed) => return,
+    };
+    wire.gather();
+    let calls = Calls {
+        relay: Arc::new(Relay::new(shared.backend.clone())),
+        peer,
+        shared,
+    };
+    let mut line = Line {
+        connection,
+        wire,
+        calls,
+    };
+    let age = line.calls.shared.max_connection_age.map(spread);
+    let retire = async {
+        match age {
+            Some(age) => tokio::time::sleep(age).await,
+            None => pending().await,
+        }
+    };
+    tokio::pin!(retire);
+    let (mut has_begun, mut is_retired) = (false, false);
+    let mut seen = Phase::Open;
+    loop {
+        tokio::select! {
+            biased;
+            _ = poll_fn(|cx| line.poll(cx)) => return,
+            next = next_phase(&mut phase, seen) => {
+                seen = next;
+                if seen == Phase::Closed {
+                    line.connection.abrupt_shutdown(Reason::NO_ERROR);
+                    let _ = timeout(LAST_WORD, poll_fn(|cx| line.poll(cx))).await;
+                    return;
+                }
+                line.connection.graceful_shutdown();
+            }
+            () = &mut retire, if !is_retired => {
+                is_retired = true;
+                line.connection.graceful_shutdown();
+            }
+            () = sleep_until(deadline), if !has_begun => {
+                has_begun = line.wire.has_begun();
+                if !has_begun {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn next_phase(phase: &mut watch::Receiver<Phase>, seen: Phase) -> Phase {
+    // If there is nobody any more who could close it, it is closed.
+    phase
+        .wait_for(|phase| *phase != seen)
+        .await
+        .map_or(Phase::Closed, |phase| *phase)
+}
+
+/// An age a little shorter or longer.
+fn spread(age: Duration) -> Duration {
+    let chance = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
+    age.mul_f64(1.0 + JITTER * (2.0 * chance - 1.0))
+}
+
+struct Line<S> {
+    connection: Connection<Wire<S>, Body>,
+    wire: Wire<S>,
+    calls: Calls,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    /// Takes what calls have come, and sends what there is to say; ready when the connection ends.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => self.calls.take(request, respond),
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Ok(())),
+                Poll::Pending => break,
+            }
+        }
+        match self.wire.poll_send(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// What the calls of one connection share.
+struct Calls {
+    shared: Arc<Shared>,
+    peer: Peer,
+    relay: Arc<Relay>,
+}
+
+impl Calls {
+    fn take(&self, request: Request<RecvStream>, mut respond: SendResponse<Body>) {
+        let (mut request, mut body) = request.into_parts();
+        let asked = Asked::of(&request, &self.peer, &self.shared);
+        let mut message = Message::new();
+        let mut read = None;
+        if let Some(asked) = &asked {
+            // Most messages are there already: a task is only for what has to be waited for.
+            let mut nobody = Context::from_waker(Waker::noop());
+            if let Poll::Ready(now) = message.poll(&mut body, &mut nobody) {
+                match now {
+                    Read::Whole if asked.answer(message.message(), &self.shared, &mut respond) => {
+                        return;
+                    }
+                    Read::Gone => return,
+                    Read::Whole | Read::Odd => read = Some(now),
+                }
+            }
+        }
+        self.peer.mark(&mut request.headers);
+        let (shared, relay) = (self.shared.clone(), self.relay.clone());
+        tokio::spawn(async move {
+            if let (Some(asked), None) = (asked, read) {
+                match message.rest(&mut body, &shared).await {
+                    Read::Whole if asked.answer(message.message(), &shared, &mut respond) => return,
+                    Read::Gone => return,
+                    Read::Whole | Read::Odd => {}
+                }
+            }
+            relay.relay(request, message.into_read(), body, respond).await;
+        });
+    }
+}

@@ -1,0 +1,130 @@
+//! What all connections of the front door share.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+
+use super::durations::Durations;
+use crate::answers::{Answers, KEY_BYTES, Key};
+use crate::callers::{Callers, Scope};
+use crate::tls::Tls;
+
+/// All that calls may hold of messages that have not arrived whole.
+const MOST_WAITING_BYTES: usize = 64 * 1024 * 1024;
+
+/// A method whose calls may be answered here.
+pub struct Method {
+    hash: blake2b_simd::Params,
+    /// Of those that were.
+    pub durations: Durations,
+}
+
+impl Method {
+    /// Keys are hashes personalised so; raises what is wrong with it. ``bounds`` are in seconds.
+    pub fn new(person: &str, bounds: &[f64]) -> Result<Self, String> {
+        if person.len() > blake2b_simd::PERSONALBYTES {
+            return Err(format!("{person:?} has more than 16 bytes"));
+        }
+        let mut hash = blake2b_simd::Params::new();
+        hash.hash_length(KEY_BYTES).personal(person.as_bytes());
+        Ok(Self {
+            hash,
+            durations: Durations::new(bounds),
+        })
+    }
+
+    /// The key of the answer to a message of a caller of that scope.
+    pub fn key(&self, message: &[u8], scope: Option<&Scope>) -> Key {
+        let mut hash = self.hash.clone();
+        if let Some(scope) = scope {
+            hash.salt(scope);
+        }
+        let mut key = Key::default();
+        key.copy_from_slice(hash.hash(message).as_bytes());
+        key
+    }
+}
+
+/// What all connections share.
+pub struct Shared {
+    /// What may be said.
+    pub answers: Arc<Answers>,
+    /// By path.
+    pub methods: HashMap<String, Arc<Method>>,
+    /// Whether only calls are answered whose trace is not sampled.
+    pub traced: bool,
+    /// The socket of the server behind.
+    pub backend: Arc<Path>,
+    /// None is for ever.
+    pub max_connection_age: Option<Duration>,
+    /// Of TLS listeners.
+    pub tls: Tls,
+    /// Handshakes of TLS that failed.
+    pub failed_handshakes: AtomicU64,
+    callers: RwLock<Arc<Callers>>,
+    waiting_bytes: AtomicUsize,
+}
+
+impl Shared {
+    /// Connections have no limit of age, and nobody is told apart, until that is set.
+    pub fn new(
+        answers: Arc<Answers>,
+        methods: HashMap<String, Arc<Method>>,
+        backend: PathBuf,
+    ) -> Self {
+        Self {
+            answers,
+            methods,
+            traced: false,
+            backend: backend.into(),
+            max_connection_age: None,
+            tls: Tls::default(),
+            failed_handshakes: AtomicU64::new(0),
+            callers: RwLock::new(Arc::new(Callers::open())),
+            waiting_bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// Those who are told apart at this moment.
+    pub fn callers(&self) -> Arc<Callers> {
+        self.callers.read().clone()
+    }
+
+    /// From now on, those are told apart.
+    pub fn set_callers(&self, callers: Callers) {
+        *self.callers.write() = Arc::new(callers);
+    }
+
+    /// Room for a part of a message that waits for the rest; none if too much waits already.
+    pub fn room(self: &Arc<Self>) -> Room {
+        Room {
+            shared: self.clone(),
+            bytes: 0,
+        }
+    }
+}
+
+/// What one call holds of a message that has not arrived whole.
+pub struct Room {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Room {
+    /// Whether there is room for so many bytes more.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let before = self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        before + bytes <= MOST_WAITING_BYTES
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.shared.waiting_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,192 @@
+//! A connection's socket, as h2 uses it: what it writes is gathered, and goes out all at once.
+//!
+//! h2 flushes after every answer. On a busy connection many calls arrive in one read, so that many
+//! answers can leave in one write, which costs less than what is copied for it.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is gathered at most. It is also all that is kept for a reader that is slow.
+const GATHERED_BYTES: usize = 64 * 1024;
+const MOST_SLICES: usize = 64;
+/// The preface of HTTP/2, and the head of the frame that follows it.
+const FIRST_BYTES: usize = 24 + 9;
+
+thread_local! {
+    /// Connections of a thread are served one after the other: most of the time one buffer is
+    /// enough for all of them, and idle ones need none.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+struct Inner<S> {
+    stream: S,
+    gathered: Vec<u8>,
+    /// How much of it was written.
+    written: usize,
+    is_gathering: bool,
+    received: usize,
+}
+
+/// The socket, shared by h2 and the task that drives the connection.
+pub struct Wire<S>(Arc<Mutex<Inner<S>>>);
+
+impl<S> Clone for Wire<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// Writes at once, until told to gather.
+    pub fn new(stream: S) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            stream,
+            gathered: Vec::new(),
+            written: 0,
+            is_gathering: false,
+            received: 0,
+        })))
+    }
+
+    /// From now on, what is written stays here until `poll_send`, as far as there is room.
+    pub fn gather(&self) {
+        self.0.lock().is_gathering = true;
+    }
+
+    /// Whether the peer has said what every HTTP/2 client says first.
+    pub fn has_begun(&self) -> bool {
+        self.0.lock().received >= FIRST_BYTES
+    }
+
+    /// Sends what was gathered.
+    pub fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.lock().poll_send(cx)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner<S>> {
+        self.0.lock()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.gathered.len() {
+            let rest = &self.gathered[self.written..];
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += sent;
+        }
+        self.rest();
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let more: usize = slices.iter().map(|slice| slice.len()).sum();
+        if self.is_gathering && self.gathered.len() + more <= GATHERED_BYTES {
+            self.keep(slices);
+            return Poll::Ready(Ok(more));
+        }
+        loop {
+            let waiting = self.gathered.len() - self.written;
+            if waiting == 0 {
+                self.rest();
+            }
+            let mut all = [IoSlice::new(&[]); MOST_SLICES + 1];
+            all[0] = IoSlice::new(&self.gathered[self.written..]);
+            let count = slices.len().min(MOST_SLICES);
+            all[1..=count].copy_from_slice(&slices[..count]);
+            let first = usize::from(waiting == 0);
+            let all = &all[first..=count];
+            let sent = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, all))?;
+            if sent == 0 && more > 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += sent.min(waiting);
+            if sent > waiting || waiting == 0 {
+                self.rest();
+                return Poll::Ready(Ok(sent - waiting));
+            }
+        }
+    }
+
+    fn keep(&mut self, slices: &[IoSlice<'_>]) {
+        if self.gathered.capacity() == 0 {
+            self.gathered = SPARE.take();
+            self.gathered.reserve_exact(GATHERED_BYTES);
+        }
+        for slice in slices {
+            self.gathered.extend_from_slice(slice);
+        }
+    }
+
+    /// All was written: the buffer is for the next connection.
+    fn rest(&mut self) {
+        self.written = 0;
+        self.gathered.clear();
+        if self.gathered.capacity() > 0 {
+            SPARE.set(std::mem::take(&mut self.gathered));
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut inner = self.inner();
+        let before = into.filled().len();
+        ready!(Pin::new(&mut inner.stream).poll_read(cx, into))?;
+        inner.received = inner.received.saturating_add(into.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.inner().poll_write(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.inner().poll_write(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner();
+        if inner.is_gathering {
+            return Poll::Ready(Ok(()));
+        }
+        inner.poll_send(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner();
+        ready!(inner.poll_send(cx))?;
+        Pin::new(&mut inner.stream).poll_shutdown(cx)
+    }
+}
