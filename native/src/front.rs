@@ -1,5 +1,6 @@
 //! The listeners, their connections, and the calls on them.
 
+use std::array::TryFromSliceError;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -40,7 +41,6 @@ impl Front {
     #[pyo3(signature = (
         hot, backend, methods, *, bounds, most_connections, max_connection_age = 0.0, traced = false
     ))]
-    #[expect(clippy::too_many_arguments, reason = "most are named by Python")]
     fn new(
         hot: PyRef<'_, HotTier>,
         backend: PathBuf,
@@ -82,10 +82,16 @@ impl Front {
         certificates: &Bound<'_, PyMapping>,
         on_socket: Option<Scope>,
     ) -> PyResult<()> {
-        let tokens = pairs(tokens)?;
-        let certificates = pairs(certificates)?;
-        self.shared
-            .set_callers(Callers::new(tokens, certificates, on_socket));
+        let certificates = pairs::<String, Vec<u8>>(certificates)?
+            .into_iter()
+            .map(|(name, scope)| match scope.as_slice() {
+                [] => Ok((name, None)),
+                scope => Ok((name, Some(scope.try_into()?))),
+            })
+            .collect::<Result<_, TryFromSliceError>>()
+            .map_err(|_| PyValueError::new_err("a scope has 16 bytes"))?;
+        let callers = Callers::new(pairs(tokens)?, certificates, on_socket);
+        self.shared.set_callers(callers);
         Ok(())
     }
 

@@ -19,6 +19,8 @@ mod embercache_native {
     #[pymodule_export]
     use crate::answers::{Answer, Cell, Tally};
     #[pymodule_export]
+    use crate::front::Front;
+    #[pymodule_export]
     use crate::hot::{HotCounters, HotEntry, HotTier};
 
     #[pymodule_export]

@@ -170,7 +170,7 @@ impl Calls {
     fn take(&self, request: Request<RecvStream>, mut respond: SendResponse<Body>) {
         let (mut request, mut body) = request.into_parts();
         let asked = Asked::of(&request, &self.peer, &self.shared);
-        let mut message = Message::new();
+        let mut message = Message::default();
         let mut read = None;
         if let Some(asked) = &asked {
             // Most messages are there already: a task is only for what has to be waited for.
@@ -195,7 +195,9 @@ impl Calls {
                     Read::Whole | Read::Odd => {}
                 }
             }
-            relay.relay(request, message.into_read(), body, respond).await;
+            relay
+                .relay(request, message.into_read(), body, respond)
+                .await;
         });
     }
 }

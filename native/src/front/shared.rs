@@ -117,7 +117,10 @@ pub struct Room {
 impl Room {
     /// Whether there is room for so many bytes more.
     pub fn grow(&mut self, bytes: usize) -> bool {
-        let before = self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let before = self
+            .shared
+            .waiting_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
         before + bytes <= MOST_WAITING_BYTES
     }
@@ -125,6 +128,8 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.shared.waiting_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.shared
+            .waiting_bytes
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

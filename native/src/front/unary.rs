@@ -134,6 +134,7 @@ pub enum Read {
 }
 
 /// The message of a call, while it is read.
+#[derive(Default)]
 pub struct Message {
     /// The one chunk that most messages are.
     first: Bytes,
@@ -143,15 +144,6 @@ pub struct Message {
 }
 
 impl Message {
-    /// Of which nothing is read yet.
-    pub fn new() -> Self {
-        Self {
-            first: Bytes::new(),
-            all: BytesMut::new(),
-            room: None,
-        }
-    }
-
     /// Reads what there is.
     pub fn poll(&mut self, body: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Read> {
         while !body.is_end_stream() {
