@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 60.0
 _HERE = Path(__file__).parent
+_NATIVE = _HERE.parent / "native"
 
 
 @contextlib.contextmanager
@@ -29,7 +31,7 @@ def sidecar(
     """
     command = [sys.executable, "-m", "sidecar", "serve", "--log-level", "warning", *arguments]
     address = _address(arguments)
-    with _running(command, address, environment) as process:
+    with running(command, address, environment) as process:
         yield process
 
 
@@ -37,14 +39,35 @@ def sidecar(
 def echo(address: str, response: bytes) -> Iterator[subprocess.Popen[bytes]]:
     """The bare server of ``bench/echo_server.py``, serving; it answers every call with this."""
     command = [sys.executable, str(_HERE / "echo_server.py"), address, response.hex()]
-    with _running(command, address, None) as process:
+    with running(command, address, None) as process:
         yield process
 
 
 @contextlib.contextmanager
-def _running(
+def rust_echo(address: str, response: bytes) -> Iterator[subprocess.Popen[bytes]]:
+    """The same on the HTTP/2 of the native front door: ``native/examples/echo.rs``.
+
+    Builds it, which takes minutes the first time. Raises `FileNotFoundError` without Rust.
+    """
+    target = Path(os.environ.get("CARGO_TARGET_DIR", _NATIVE / "target"))
+    build = ["cargo", "build", "--quiet", "--release", "--locked", "--example", "echo"]
+    subprocess.run(build, cwd=_NATIVE, env=_with_python(), check=True)
+    command = [str(target / "release" / "examples" / "echo"), address, response.hex()]
+    with running(command, address, _with_python()) as process:
+        yield process
+
+
+def _with_python() -> dict[str, str]:
+    """This environment, in which Rust finds the library of this Python."""
+    found = {"PYO3_PYTHON": sys.executable, "LD_LIBRARY_PATH": sysconfig.get_config_var("LIBDIR")}
+    return {**os.environ, **found}
+
+
+@contextlib.contextmanager
+def running(
     command: Sequence[str], address: str, environment: Mapping[str, str] | None
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """Any gRPC server, from when it takes connections; ended when the context is left."""
     process = subprocess.Popen(command, env={**os.environ, **(environment or {})})
     try:
         with grpc.insecure_channel(address) as channel:

@@ -17,12 +17,14 @@ import grpc
 import numpy as np
 from embercache.v1 import common_pb2, embed_pb2, embed_pb2_grpc
 
-from bench.hot_path import ECHO, METHOD, SIDECAR
+from bench.hot_hits import METHOD
 from bench.load import drive
 from bench.processes import echo, sidecar
 from bench.report import add_json_option, print_table, write_json
 from sidecar.cache.redis_connect import connect
 from sidecar.dev_redis import DevRedis
+
+SIDECAR, ECHO = "127.0.0.1:50781", "127.0.0.1:50782"
 
 
 def main() -> None:

@@ -2,11 +2,13 @@
 
 A stage is a stack of overlays, and its commands really run in it, in namespaces of their own. The
 base image is the Python that runs this, with pip and no other package, on this machine's /usr and
-/etc, which cannot be written to. Nothing else of this machine is seen, but the network is shared.
+/etc, which cannot be written to; that of `rust` is the same with this machine's Rust on its path.
+Nothing else of this machine is seen, but the network is shared.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -32,6 +34,7 @@ _DEVICES = ("null", "zero", "random", "urandom")
 # What a builder passes on without being asked, and where this machine's pip finds packages.
 _PASSED_ON = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 _PASSED_ON += ("PIP_CERT", "PIP_TRUSTED_HOST", "SSL_CERT_FILE")
+_RUST = "/opt/rust"
 
 
 @dataclass
@@ -119,6 +122,8 @@ class Engine:
             stage = Stage(list(before.layers), dict(before.environment), folder=before.folder)
         else:
             path = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
+            if name.startswith("rust:"):
+                path = f"{_RUST}/bin:{path}"
             stage = Stage([self._base], {"PATH": path})
         if alias:
             self._stages[alias[-1]] = stage
@@ -235,6 +240,7 @@ class Engine:
             sys.base_prefix: f"{root}/usr/local",
             f"{sys.base_prefix}/lib": f"{root}{sys.base_prefix}/lib",
             str(self._folder / "base-packages"): site,
+            _rust(): f"{root}{_RUST}",
         }
         for here, there in shown.items():
             lines.append(f"mount --bind {here} {there}")
@@ -263,11 +269,19 @@ def _isolated(script: str) -> list[str]:
     return ["unshare", *flags, "/bin/sh", "-c", script]
 
 
+@functools.cache
+def _rust() -> str:
+    """The folder of this machine's Rust."""
+    command = ["rustc", "--print", "sysroot"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def _base_layer(folder: Path) -> Path:
     """What the base image has besides /usr and /etc; its only package is pip, as in `python`."""
     for path in ("proc", "sys", "usr", "etc", "dev", "root", "tmp"):
         (folder / path).mkdir(parents=True)
     (folder / f"{sys.base_prefix}/lib".strip("/")).mkdir(parents=True)
+    (folder / _RUST.strip("/")).mkdir(parents=True)
     (folder / "tmp").chmod(0o1777)
     for name in ("bin", "lib", "lib64", "sbin"):
         (folder / name).symlink_to(f"usr/{name}")
