@@ -1,0 +1,173 @@
+//! What is held up when one side is slower than the other.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+
+use crate::stage::{Backend, Client, Folder, ok, play, read, send, settle};
+
+const MEBIBYTE: usize = 1 << 20;
+
+#[test]
+fn a_client_that_does_not_read_holds_up_no_more_than_the_windows() {
+    play(async {
+        let folder = Folder::new();
+        let mut backend = Backend::new(&folder.socket());
+        let mut client = Client::new(&folder.socket()).await;
+        let pending = client.ask("request");
+        let mut to = backend.call().await.head();
+        let mut response = pending.await.unwrap();
+        let sent = AtomicUsize::new(0);
+        let sending = async {
+            send(&mut to, vec![0; 8 * MEBIBYTE].into(), &sent)
+                .await
+                .unwrap();
+            to.send_trailers(ok()).unwrap();
+        };
+        tokio::pin!(sending);
+        let held = tokio::select! {
+            () = &mut sending => panic!("all was taken"),
+            held = settle(|| sent.load(Ordering::Relaxed)) => held,
+        };
+        assert!((64 * 1024..400 * 1024).contains(&held), "{held}");
+        let ((), read) = tokio::join!(sending, read(response.body_mut()));
+        assert_eq!(read.unwrap().0.len(), 8 * MEBIBYTE);
+    });
+}
+
+#[test]
+fn a_server_that_does_not_read_holds_up_no_more_than_the_windows() {
+    play(async {
+        let folder = Folder::new();
+        let mut backend = Backend::new(&folder.socket());
+        let mut client = Client::new(&folder.socket()).await;
+        let (_response, mut to) = client.call();
+        let sent = AtomicUsize::new(0);
+        let sending = async {
+            send(&mut to, vec![0; 8 * MEBIBYTE].into(), &sent)
+                .await
+                .unwrap();
+            to.send_data(Bytes::new(), true).unwrap();
+        };
+        tokio::pin!(sending);
+        let held = tokio::select! {
+            () = &mut sending => panic!("all was taken"),
+            held = settle(|| sent.load(Ordering::Relaxed)) => held,
+        };
+        assert!((64 * 1024..200 * 1024).contains(&held), "{held}");
+        let mut call = backend.call().await;
+        let ((), read) = tokio::join!(sending, read(call.request.body_mut()));
+        assert_eq!(read.unwrap().0.len(), 8 * MEBIBYTE);
+    });
+}
+
+#[test]
+fn responses_that_nobody_reads_do_not_hold_up_others_of_their_client() {
+    play(async {
+        let folder = Folder::new();
+        let mut backend = Backend::new(&folder.socket());
+        let mut client = Client::new(&folder.socket()).await;
+        let sent = std::sync::Arc::new(AtomicUsize::new(0));
+        let mut unread = Vec::new();
+        for _ in 0..64 {
+            let pending = client.ask("request");
+            let mut to = backend.call().await.head();
+            let sent = sent.clone();
+            tokio::spawn(async move { send(&mut to, vec![0; MEBIBYTE].into(), &sent).await });
+            unread.push(pending.await.unwrap());
+        }
+        settle(|| sent.load(Ordering::Relaxed)).await;
+        let pending = client.ask("request");
+        let mut to = backend.call().await.head();
+        let count = AtomicUsize::new(0);
+        let mut response = pending.await.unwrap();
+        let sending = async {
+            send(&mut to, vec![0; MEBIBYTE].into(), &count)
+                .await
+                .unwrap();
+            to.send_trailers(ok()).unwrap();
+        };
+        let ((), read) = tokio::join!(sending, read(response.body_mut()));
+        assert_eq!(read.unwrap().0.len(), MEBIBYTE);
+    });
+}
+
+#[test]
+fn many_small_messages_that_nobody_reads_do_not_end_the_connection() {
+    play(async {
+        let folder = Folder::new();
+        let mut backend = Backend::new(&folder.socket());
+        let mut client = Client::new(&folder.socket()).await;
+        let pending = client.ask("request");
+        let mut to = backend.call().await.head();
+        let mut response = pending.await.unwrap();
+        let sent = AtomicUsize::new(0);
+        let sending = async {
+            for _ in 0..100_000 {
+                send(&mut to, Bytes::from_static(b"tiny"), &sent)
+                    .await
+                    .unwrap();
+            }
+            to.send_trailers(ok()).unwrap();
+        };
+        tokio::pin!(sending);
+        tokio::select! {
+            () = &mut sending => panic!("all was taken"),
+            _ = settle(|| sent.load(Ordering::Relaxed)) => {}
+        }
+        let ((), read) = tokio::join!(sending, read(response.body_mut()));
+        let (data, trailers) = read.unwrap();
+        assert_eq!((data.len(), trailers), (400_000, Some(ok())));
+    });
+}
+
+/// 64 MiB each way at once, of which little is on its way at any moment.
+#[test]
+fn large_messages_pass_both_ways_at_once() {
+    play(async {
+        const ALL: usize = 64 * MEBIBYTE;
+        let folder = Folder::new();
+        let mut backend = Backend::new(&folder.socket());
+        let mut client = Client::new(&folder.socket()).await;
+        let (pending, mut to_server) = client.call();
+        let mut call = backend.call().await;
+        let mut to_client = call.head();
+        let mut response = pending.await.unwrap();
+        // No frame is like another.
+        let message: Bytes = (0..ALL / 4)
+            .flat_map(|number| (number as u32).to_le_bytes())
+            .collect::<Vec<_>>()
+            .into();
+        let (up, down) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let client_sends = async {
+            send(&mut to_server, message.clone(), &up).await.unwrap();
+            to_server.send_data(Bytes::new(), true).unwrap();
+        };
+        let server_sends = async {
+            send(&mut to_client, message.clone(), &down).await.unwrap();
+            to_client.send_trailers(ok()).unwrap();
+        };
+        let most_up = check(call.request.body_mut(), &message, &up);
+        let most_down = check(response.body_mut(), &message, &down);
+        let ((), (), most_up, most_down) =
+            tokio::join!(client_sends, server_sends, most_up, most_down);
+        assert!(
+            most_up < MEBIBYTE && most_down < MEBIBYTE,
+            "{most_up} {most_down}"
+        );
+    });
+}
+
+/// Compares a body with what was to come, and says how much was on its way at most.
+async fn check(body: &mut h2::RecvStream, message: &[u8], sent: &AtomicUsize) -> usize {
+    let (mut at, mut most) = (0, 0);
+    while let Some(bytes) = body.data().await {
+        let bytes = bytes.unwrap();
+        assert!(bytes == message[at..at + bytes.len()]);
+        at += bytes.len();
+        most = most.max(sent.load(Ordering::Relaxed) - at);
+        body.flow_control().release_capacity(bytes.len()).unwrap();
+    }
+    assert_eq!(at, message.len());
+    most
+}
