@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _TICK = 0.01
 # So that some calls are under way whenever a sidecar is asked to end, but not many more than that.
-_STEADY_PAUSE = 0.08
+_STEADY_PAUSE = 0.04
 
 
 @dataclass(frozen=True)

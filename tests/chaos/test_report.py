@@ -67,10 +67,10 @@ def test_each_sidecar_must_be_held_to_each_need_for_some_of_the_time() -> None:
     assert not report(reached={"a": LEAST_TIME - 0.01, "b": 1.0}).passed
 
 
-def test_where_a_sidecar_was_asked_to_end_a_call_must_have_been_under_way() -> None:
-    assert not report(faults=((A, "restart"),)).passed
-    assert report(faults=((A, "restart"),), drained=1).passed
-    assert report(faults=((A, "kill"), ("encoder-1", "restart"))).passed
+def test_where_sidecars_were_asked_to_end_a_call_must_have_been_under_way() -> None:
+    assert not report(faults=((A, "restart"), (B, "restart"))).passed
+    assert report(faults=((A, "restart"), (B, "restart")), drained=1).passed
+    assert report(faults=((A, "restart"), (B, "kill"), ("encoder-1", "restart"))).passed
 
 
 def test_the_shares_of_time_are_those_in_which_nothing_excuses() -> None:
