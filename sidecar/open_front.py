@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from sidecar.telemetry.metrics import CallMetrics
     from sidecar.transport.certificate import ServerCertificate
 
-# Under it nothing is stored, so that calls of callers without the right come to who refuses them.
-_NOTHING = secrets.token_bytes(16)
 
 _TOLD = "what listens for gRPC"
 
@@ -102,10 +99,15 @@ def keep_callers(front: Front, access: Access) -> None:
 
     def tell(table: CallerTable) -> None:
         if access.tells_callers_apart:
+            on_socket = table.on_socket
             front.set_callers(
-                {digest: _scope(who) for digest, who in table.tokens.items()},
-                {name: _scope(who) for name, who in table.certificates.items()},
-                None if table.on_socket is None else _scope(table.on_socket),
+                {key: who.scope for key, who in table.tokens.items() if _reads(who)},
+                # All names: of those in a certificate, the first that is known counts.
+                {
+                    name: who.scope if _reads(who) else b""
+                    for name, who in table.certificates.items()
+                },
+                on_socket.scope if on_socket is not None and _reads(on_socket) else None,
             )
 
     access.subscribe_to_callers(tell)
@@ -157,8 +159,8 @@ def _open(
         from embercache_native import HotTier as NativeTier
     except ImportError as error:
         raise _NotNativeError(
-            f"embercache-native is not installed ({error}): install it, or set server.transport to"
-            " grpcio"
+            f"embercache-native cannot be imported ({error}): install it, or set server.transport"
+            " to grpcio"
         ) from None
     try:
         private = PrivateSocket()
@@ -196,5 +198,5 @@ def _nothing() -> None:
     """What there is to count where all calls are answered in Python."""
 
 
-def _scope(who: Caller) -> bytes:
-    return who.scope if Right.READ in who.rights else _NOTHING
+def _reads(who: Caller) -> bool:
+    return Right.READ in who.rights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -59,6 +60,12 @@ def save_graph() -> Callable[..., None]:
         onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
 
     return save
+
+
+@pytest.fixture(scope="session")
+def transport() -> str:
+    """What listens for gRPC in the sidecars of this process, as the environment says."""
+    return os.environ.get("EMBERCACHE_SERVER_TRANSPORT", "auto")
 
 
 @pytest.fixture(scope="session")

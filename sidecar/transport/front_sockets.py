@@ -84,6 +84,9 @@ async def _open(host: str, port: int) -> list[socket.socket]:
         # gRPC takes the one of IPv4 for those of both families, too.
         every = socket_of_every_address("::", port)
         return [every] if every is not None else []
+    if host == "localhost":
+        # Both, whatever the file of hosts says (RFC 6761), as gRPC's own resolver has it.
+        return _bind([(socket.AF_INET6, ("::1", port)), (socket.AF_INET, ("127.0.0.1", port))])
     found = await asyncio.get_running_loop().getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )

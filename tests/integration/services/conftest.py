@@ -353,7 +353,9 @@ def make_pack(save_graph: Any, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-async def start(tiny_pack: Path) -> AsyncIterator[Callable[..., Awaitable[Sidecar]]]:
+async def start(
+    tiny_pack: Path, transport: str
+) -> AsyncIterator[Callable[..., Awaitable[Sidecar]]]:
     """Starts sidecars; ends those that still run after the test.
 
     Settings are given by section. The time limit of Redis is generous, so that a busy machine does
@@ -370,7 +372,12 @@ async def start(tiny_pack: Path) -> AsyncIterator[Callable[..., Awaitable[Sideca
             **sections: dict[str, Any],
         ) -> Sidecar:
             defaults: dict[str, dict[str, Any]] = {
-                "server": {"address": "127.0.0.1:0", "drain_delay": 0, "drain_timeout": 10},
+                "server": {
+                    "address": "127.0.0.1:0",
+                    "transport": transport,
+                    "drain_delay": 0,
+                    "drain_timeout": 10,
+                },
                 "model": {
                     "packs": [str(pack) for pack in packs or [tiny_pack]],
                     "provider": "cpu",

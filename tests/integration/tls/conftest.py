@@ -216,12 +216,12 @@ class Running(NamedTuple):
 
 
 @pytest.fixture
-async def start(pack: Path) -> AsyncIterator[Callable[..., Awaitable[Running]]]:
+async def start(pack: Path, transport: str) -> AsyncIterator[Callable[..., Awaitable[Running]]]:
     """Starts sidecars with sections of settings; they listen everywhere on ports of their own."""
     async with contextlib.AsyncExitStack() as exits:
 
         async def start_one(**sections: dict[str, Any]) -> Running:
-            settings = Settings.model_validate(settings_of(pack, **sections))
+            settings = Settings.model_validate(settings_of(pack, transport, **sections))
             app = await exits.enter_async_context(App(settings))
             address, *_, openai_url = app.addresses
             return Running(address, openai_url, settings.server.metrics_address)
@@ -229,9 +229,10 @@ async def start(pack: Path) -> AsyncIterator[Callable[..., Awaitable[Running]]]:
         yield start_one
 
 
-def settings_of(pack: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+def settings_of(pack: Path, transport: str, **sections: dict[str, Any]) -> dict[str, Any]:
     server = {
         "address": "127.0.0.1:0",
+        "transport": transport,
         "openai_address": "127.0.0.1:0",
         "metrics_address": _free_address(),
         "drain_delay": 0,

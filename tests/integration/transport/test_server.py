@@ -47,9 +47,12 @@ def test_an_age_below_what_grpc_counts_is_not_for_ever() -> None:
 
 
 @pytest.mark.parametrize("openai_address", ["", "127.0.0.1:0"])
-async def test_a_start_that_fails_waits_for_nobody(openai_address: str, taken: str) -> None:
+async def test_a_start_that_fails_waits_for_nobody(
+    openai_address: str, taken: str, transport: str
+) -> None:
     server: dict[str, Any] = {"address": taken, "openai_address": openai_address}
-    settings = Settings.model_validate({"server": server | {"drain_delay": "1h"}})
+    server |= {"transport": transport, "drain_delay": "1h"}
+    settings = Settings.model_validate({"server": server})
     async with asyncio.timeout(HANG_GUARD):
         with pytest.raises(ListenError, match=f"cannot listen on {taken}"):
             await App(settings).__aenter__()
