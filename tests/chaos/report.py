@@ -53,7 +53,7 @@ class Report:
         restarts = sum(self.faults[part, "restart"] for part in SIDECARS)
         # One may come at a moment without calls.
         if restarts > 1 and not self.record.drained:
-            reasons.append(f"no call was under way when sidecars were asked to end, {restarts} times")
+            reasons.append(f"sidecars were asked to end {restarts} times, never during a call")
         return reasons
 
     def show(self) -> None:
