@@ -37,6 +37,8 @@ DRAIN_DELAY, DRAIN_TIMEOUT = 0.5, 30.0
 _AFTER_GARBAGE = "the index cannot be used"
 # gRPC's core tells of connections that broke, past the log.
 _GRPC = re.compile(r"[IWE]\d{4} \d\d:|WARNING: All log messages before absl")
+# What listens is for whoever runs this to choose, as in other tests.
+_TRANSPORT = "EMBERCACHE_SERVER_TRANSPORT"
 SIDECARS = ("sidecar-a", "sidecar-b")
 ENCODERS = ("encoder-1", "encoder-2")
 REDIS = "redis"
@@ -59,7 +61,11 @@ class Server:
         self._folder = folder
         flags = {"server_address": "", "server_socket": self.socket, "log_format": "json"} | flags
         self._flags = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags.items()]
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if name == _TRANSPORT or not name.startswith("EMBERCACHE_")
+        }
         self._environment = clean | environment
         self._process: subprocess.Popen[bytes] | None = None
         self._is_to_run = False
