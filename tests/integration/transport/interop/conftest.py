@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from embercache.v1 import embed_pb2
 from onnx import TensorProto
@@ -76,9 +77,8 @@ class Server:
 
     def __init__(self, folder: Path, flags: dict[str, object]) -> None:
         self._log = folder / "log"
-        self._socket = folder / "socket"
+        flags = {"server_socket": folder / "socket", "log_format": "json"} | flags
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-        arguments += [f"--server-socket={self._socket}", "--log-format=json"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
         environment["EMBERCACHE_INDEX_URL"] = "memory://"
         with self._log.open("wb") as log:
@@ -89,7 +89,7 @@ class Server:
                 stderr=log,
                 env=environment,
             )
-        self.address, self.unix = self._wait(), f"unix:{self._socket}"
+        self.address, self.unix = self._wait(), f"unix:{flags['server_socket']}"
 
     def _wait(self) -> str:
         give_up = time.monotonic() + HANG_GUARD
@@ -104,6 +104,10 @@ class Server:
         """What it has logged."""
         lines = self._log.read_text("utf-8").splitlines(keepends=True)
         return [json.loads(each) for each in lines if each.startswith("{") and each.endswith("\n")]
+
+    def memory(self) -> int:
+        """How many bytes of memory it has."""
+        return int(psutil.Process(self.process.pid).memory_info().rss)
 
     def terminate(self) -> None:
         """Asks it to end, as Kubernetes does."""

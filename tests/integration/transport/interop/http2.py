@@ -223,6 +223,13 @@ class Connection:
         answer.closed = True
         return answer
 
+    async def until(self, kind: int, flags: int = 0) -> Frame:
+        """The next frame of a kind. Raises `ClosedError`."""
+        while True:
+            each = await self.read()
+            if each.kind == kind and each.flags & flags == flags:
+                return each
+
     async def close(self) -> None:
         """Closes it."""
         self._writer.transport.abort()
