@@ -33,10 +33,11 @@ _BREAKER = b"circuit breaker"
 
 @dataclass
 class Episode:
-    """From the opening of a breaker to its closing."""
+    """From the opening of a breaker, for a ``reason``, to its closing."""
 
     opened: float
     closed: float = math.inf
+    reason: str = field(default="", compare=False)
 
 
 def may_be_open(episodes: Sequence[Episode], outages: Sequence[Interval]) -> list[Interval]:
@@ -117,7 +118,7 @@ class BreakerLog:
             episodes = log.episodes[event.get("service", "")]
             match event.get("event"):
                 case "circuit breaker opened":
-                    episodes.append(Episode(moment))
+                    episodes.append(Episode(moment, reason=event.get("reason", "")))
                 case "circuit breaker closed" if episodes:
                     episodes[-1].closed = moment
 

@@ -256,6 +256,8 @@ class Cluster:
             "encoder_target": ",".join(encoders),
             "generator_packs": self._packs[1],
             "prefix_shared": "true",
+            # Where all of this shares two cores, 0.1 s without an answer is no outage.
+            "redis_timeout": 0.5,
             "server_drain_delay": DRAIN_DELAY,
             "server_drain_timeout": DRAIN_TIMEOUT,
         }

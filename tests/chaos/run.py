@@ -178,7 +178,10 @@ async def run(options: Options) -> Report:
         seed=options.seed,
         seconds=options.seconds,
         record=run.record,
-        timeline=run.timeline,
+        timeline=Timeline(
+            run.timeline.began,
+            [*run.timeline.disturbances, *run.circumstances.left_alone()],
+        ),
         reached=run.circumstances.shares_of_time(run.timeline.began, ended_at),
         faults=injector.done,
         late=run.late,

@@ -107,7 +107,7 @@ def plan(seed: int, seconds: float) -> dict[str, list[Fault]]:
 
 def _link_fault(rng: random.Random, kind: str) -> LinkFault:
     amounts: dict[str, Callable[[], float]] = {
-        # Redis may take 0.1 s.
+        # Redis may take 0.5 s.
         "latency": lambda: round(rng.choice([0.02, 0.05, 0.15, 0.4]), 3),
         "slow drip": lambda: rng.choice([200, 2_000, 20_000]),
     }

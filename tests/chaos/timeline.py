@@ -189,6 +189,16 @@ class Circumstances:
             for opened, closed in may_be_open(episodes, outages)
         )
 
+    def left_alone(self) -> list[Disturbance]:
+        """When the logs say that a breaker was open, for readers of a report."""
+        return [
+            Disturbance(sidecar, "leaves alone", f"{breaker}: {one.reason}", one.opened, one.closed)
+            for sidecar in SIDECARS
+            for breaker in (INDEX, NEWS)
+            for episodes in self._episodes(sidecar, breaker)
+            for one in episodes
+        ]
+
     def shares_of_time(self, start: float, end: float) -> dict[str, float]:
         """Of the time between two moments, for how much each sidecar was held to what.
 
