@@ -176,8 +176,8 @@ impl HotTier {
         let mut limits = HashMap::new();
         if let Some(limit_of) = &limit_of {
             for name in self.state()?.namespaces() {
-                let limit = limit_of.call1((&*name,))?.extract()?;
-                limits.insert(name, limit);
+                let said = limit_of.call1((&*name,))?;
+                limits.insert(name, limit(said)?);
             }
         }
         let now = self.clock.now(py)?;
@@ -245,7 +245,7 @@ impl HotTier {
         let name = account.getattr(intern!(py, "namespace"))?;
         let limit_of = self.limit_of.lock().as_ref().map(|held| held.clone_ref(py));
         let limit = match limit_of {
-            Some(limit_of) => limit_of.call1(py, (&name,))?.extract(py)?,
+            Some(limit_of) => limit(limit_of.bind(py).call1((&name,))?)?,
             None => 0,
         };
         Ok((name.extract::<String>()?.into(), limit))
@@ -257,6 +257,11 @@ impl Drop for HotTier {
     fn drop(&mut self) {
         self.state.get_mut().clear();
     }
+}
+
+/// The limit that was said; nothing is none, as 0 is.
+fn limit(said: Bound<'_, PyAny>) -> PyResult<usize> {
+    Ok(said.extract::<Option<usize>>()?.unwrap_or(0))
 }
 
 /// Tells accounts and lets go of entries after an operation; this runs code of Python.

@@ -93,7 +93,9 @@ impl<const WHICH: usize> Queue<WHICH> {
 
     /// The entries, the next one to go first.
     pub(super) fn iter<'a>(&self, slots: &'a Slots) -> impl Iterator<Item = u32> + 'a {
-        let next = |&index: &u32| Some(slots[index as usize].links[WHICH].behind);
-        std::iter::successors(Some(self.first), next).take_while(|&index| index != NONE)
+        std::iter::successors(self.first(), |&index| {
+            let behind = slots[index as usize].links[WHICH].behind;
+            (behind != NONE).then_some(behind)
+        })
     }
 }

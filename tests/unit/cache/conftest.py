@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import weakref
 from collections import Counter
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
+from sidecar.cache import hot as python
 from sidecar.cache.accounts import Account
-from sidecar.cache.hot import ENTRY_OVERHEAD_BYTES, HotEntry, HotTier
 from sidecar.cache.rooms import SLOT_BYTES
 
 if TYPE_CHECKING:
@@ -23,30 +26,72 @@ class Clock:
         return self.now
 
 
-class CheckedTier(HotTier[str]):
-    """A hot tier that looks itself over after every operation.
+@dataclass(frozen=True)
+class Tiers:
+    """Tiers of one kind, and what they charge for an entry, and for a place in a limited one's."""
+
+    new: Callable[..., Any]
+    overhead_bytes: int
+    slot_bytes: int
+
+
+@dataclass(frozen=True)
+class Put:
+    """What was put last by a key; what is in a tier keeps its value alive."""
+
+    value: weakref.ref[Text]
+    size: int
+    account: Account
+    since: float
+
+
+class Text(str):
+    """A string that can be referred to weakly."""
+
+
+class CheckedTier:
+    """A hot tier that is looked over after every operation.
 
     It has room for ``entries`` of a hundred bytes together with their keys. `fill` puts such, on
     one account.
     """
 
-    def __init__(self, entries: int, policy: Policy = "s3fifo") -> None:
+    def __init__(self, tiers: Tiers, entries: int, policy: Policy = "s3fifo") -> None:
         self.clock = Clock()
         self.account = Account("embed", "default", "model")
+        self.tier = tiers.new(entries * (tiers.overhead_bytes + 100), self.clock, policy)
+        self.counters = self.tier.counters
+        self.capacity_bytes = self.tier.capacity_bytes
+        self._tiers = tiers
         self._accounts = {self.account}
+        self._puts: dict[bytes, Put] = {}
+        self._limit_of: Callable[[str], int | None] = lambda name: 0
         self._most = 0
-        super().__init__(entries * (ENTRY_OVERHEAD_BYTES + 100), self.clock, policy)
+
+    def __len__(self) -> int:
+        return len(self.tier)
+
+    @property
+    def bytes(self) -> int:
+        count: int = self.tier.bytes
+        return count
+
+    @property
+    def taken(self) -> int:
+        """What an entry of a hundred bytes with its key takes in a namespace with a limit."""
+        return self._tiers.overhead_bytes + 100 + self._tiers.slot_bytes
 
     @property
     def keys(self) -> set[bytes]:
-        return set(self._entries)
+        """Those that are there, without a look at any."""
+        return set(self._held())
 
     def fill(self, *keys: bytes) -> None:
         for key in keys:
             self.put(key, "", 100 - len(key), self.account)
 
-    def get(self, key: bytes) -> HotEntry[str] | None:
-        held = super().get(key)
+    def get(self, key: bytes) -> Any:
+        held = self.tier.get(key)
         self.check()
         return held
 
@@ -54,72 +99,57 @@ class CheckedTier(HotTier[str]):
         self, key: bytes, value: str, payload_bytes: int, account: Account, **options: Any
     ) -> None:
         self._accounts.add(account)
-        super().put(key, value, payload_bytes, account, **options)
+        text = Text(value)
+        size = len(key) + payload_bytes + self._tiers.overhead_bytes
+        self._puts[key] = Put(weakref.ref(text), size, account, self.clock.now)
+        self.tier.put(key, text, payload_bytes, account, **options)
+        del text
         self.check()
 
     def remove(self, key: bytes) -> None:
-        super().remove(key)
-        self._check_queues()
+        self.tier.remove(key)
+        assert key not in self.keys
+        self.check()
 
     def limit(self, limit_of: Callable[[str], int] | None) -> None:
-        super().limit(limit_of)
+        self._limit_of = limit_of or (lambda name: 0)
+        self.tier.limit(limit_of)
         self.check()
-        for entry in self._entries.values():
-            name = entry.account.namespace
-            assert (name in self._rooms) == bool(limit_of and limit_of(name))
 
     def clear(self) -> int:
-        count = super().clear()
+        count: int = self.tier.clear()
         assert len(self) == self.bytes == 0
-        assert not self._ghosts | self._old_ghosts
         self.check()
         return count
 
+    def ages(self) -> dict[Account, float]:
+        ages: dict[Account, float] = self.tier.ages()
+        return ages
+
     def check(self) -> None:
-        entries = self._entries
-        assert len(self) == len(entries)
-        sizes = sum(entry.size for entry in entries.values())
-        assert self.bytes == sizes + self._slots() <= self.capacity_bytes
-        self._check_queues()
-        self._check_accounts()
-        self._check_rooms()
+        held = self._held()
+        assert len(self) == len(held)
+        taken: Counter[str] = Counter()
+        for put in held.values():
+            name = put.account.namespace
+            taken[name] += put.size + (self._tiers.slot_bytes if self._limit_of(name) else 0)
+        assert self.bytes == sum(taken.values()) <= self.capacity_bytes
+        assert all(size <= (self._limit_of(name) or size) for name, size in taken.items())
+        self._check_accounts(held)
+        if isinstance(self.tier, python.HotTier):
+            self._check_queues(self.tier)
 
-    def _check_queues(self) -> None:
-        entries = self._entries
-        assert all(entries[key] is entry for key, entry in self._small.items())
-        assert self._small_bytes == sum(entry.size for entry in self._small.values())
-        assert all(0 <= entry.hits <= 3 for entry in entries.values())
-        self._most = max(self._most, len(entries) - len(self._small))
-        assert len(self._ghosts) <= self._most // 2
-        assert len(self._old_ghosts) <= self._most // 2 + 1
-        ghosts = self._ghosts | self._old_ghosts
-        assert not {hash(key) for key in entries} & ghosts
-        if self._is_lru:
-            assert not self._small
-            assert not ghosts
+    def _held(self) -> dict[bytes, Put]:
+        return {key: put for key, put in self._puts.items() if put.value() is not None}
 
-    def _slots(self) -> int:
-        return SLOT_BYTES * sum(len(room) for room in self._rooms.values())
-
-    def _check_rooms(self) -> None:
-        for namespace, room in self._rooms.items():
-            mine = {
-                key: entry
-                for key, entry in self._entries.items()
-                if entry.account.namespace == namespace
-            }
-            assert dict(room._entries) == mine
-            assert room.bytes == sum(entry.size + SLOT_BYTES for entry in mine.values())
-            assert room.bytes <= room.limit_bytes
-
-    def _check_accounts(self) -> None:
+    def _check_accounts(self, held: dict[bytes, Put]) -> None:
         counts: Counter[Account] = Counter()
         sizes: Counter[Account] = Counter()
         since: Counter[Account] = Counter()
-        for entry in self._entries.values():
-            counts[entry.account] += 1
-            sizes[entry.account] += entry.size
-            since[entry.account] += entry.since
+        for put in held.values():
+            counts[put.account] += 1
+            sizes[put.account] += put.size
+            since[put.account] += put.since
         for account in self._accounts:
             assert account.hot_entries == counts[account]
             assert account.hot_bytes == sizes[account]
@@ -129,7 +159,30 @@ class CheckedTier(HotTier[str]):
             {account: self.clock.now - since[account] / counts[account] for account in counts}
         )
 
+    def _check_queues(self, tier: python.HotTier[str]) -> None:
+        entries = tier._entries
+        assert all(entries[key] is entry for key, entry in tier._small.items())
+        assert tier._small_bytes == sum(entry.size for entry in tier._small.values())
+        assert all(0 <= entry.hits <= 3 for entry in entries.values())
+        self._most = max(self._most, len(entries) - len(tier._small))
+        assert len(tier._ghosts) <= self._most // 2
+        assert len(tier._old_ghosts) <= self._most // 2 + 1
+        ghosts = tier._ghosts | tier._old_ghosts
+        assert not {hash(key) for key in entries} & ghosts
+        if tier._is_lru:
+            assert not tier._small
+            assert not ghosts
+
+
+@pytest.fixture(scope="session", params=["python", "native"])
+def tiers(request: pytest.FixtureRequest) -> Tiers:
+    """Those in Python, and those in Rust if the extension was built."""
+    if request.param == "python":
+        return Tiers(python.HotTier, python.ENTRY_OVERHEAD_BYTES, SLOT_BYTES)
+    native = pytest.importorskip("embercache_native")
+    return Tiers(native.HotTier, native.ENTRY_OVERHEAD_BYTES, 0)
+
 
 @pytest.fixture(scope="session")
-def checked_tier() -> type[CheckedTier]:
-    return CheckedTier
+def checked_tier(tiers: Tiers) -> Callable[..., CheckedTier]:
+    return partial(CheckedTier, tiers)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import gc
-import tracemalloc
+import weakref
 from typing import Any, Literal, cast
 
 import pytest
@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from sidecar.cache.accounts import Account
-from sidecar.cache.codec import Codec, Entry, Value
-from sidecar.cache.hot import ENTRY_OVERHEAD_BYTES, HotTier
 
 Policy = Literal["s3fifo", "lru"]
 POLICIES: list[Policy] = ["s3fifo", "lru"]
 Tiers = Any
-"""The class of tests/unit/cache/conftest.py: a tier that checks its sums after every operation."""
+"""Those of tests/unit/cache/conftest.py: of one kind."""
+CheckedTier = Any
+"""That of tests/unit/cache/conftest.py: a tier that is looked over after every operation."""
 
 
 @pytest.fixture(params=POLICIES)
@@ -23,7 +23,7 @@ def policy(request: pytest.FixtureRequest) -> Policy:
     return cast("Policy", request.param)
 
 
-def test_what_was_put_is_got(checked_tier: Tiers, policy: Policy) -> None:
+def test_what_was_put_is_got(checked_tier: CheckedTier, policy: Policy) -> None:
     hot = checked_tier(16, policy)
     hot.put(b"a", "A", 99, hot.account, stamp=7)
     held = hot.get(b"a")
@@ -31,16 +31,16 @@ def test_what_was_put_is_got(checked_tier: Tiers, policy: Policy) -> None:
     assert hot.get(b"b") is None
 
 
-def test_what_is_put_again_is_got_as_put_last(checked_tier: Tiers, policy: Policy) -> None:
+def test_what_is_put_again_is_got_as_put_last(checked_tier: CheckedTier, policy: Policy) -> None:
     hot = checked_tier(16, policy)
     hot.put(b"a", "old", 300, hot.account)
     hot.put(b"a", "new", 99, hot.account)
     assert hot.get(b"a").value == "new"
-    assert (len(hot), hot.bytes) == (1, 1 + 99 + ENTRY_OVERHEAD_BYTES)
+    assert (len(hot), hot.bytes) == (1, hot.capacity_bytes // 16)
 
 
 def test_an_entry_expires_at_its_time_and_gives_its_room_back(
-    checked_tier: Tiers, policy: Policy
+    checked_tier: CheckedTier, policy: Policy
 ) -> None:
     hot = checked_tier(16, policy)
     hot.put(b"a", "A", 99, hot.account, ttl=5)
@@ -52,7 +52,7 @@ def test_an_entry_expires_at_its_time_and_gives_its_room_back(
 
 
 def test_an_entry_that_makes_room_when_it_has_expired_is_no_eviction(
-    checked_tier: Tiers, policy: Policy
+    checked_tier: CheckedTier, policy: Policy
 ) -> None:
     hot = checked_tier(8, policy)
     hot.put(b"a", "A", 99, hot.account, ttl=5)
@@ -68,22 +68,22 @@ def test_an_entry_that_makes_room_when_it_has_expired_is_no_eviction(
 
 @pytest.mark.parametrize("missing", [0, 1])
 def test_an_entry_larger_than_an_eighth_of_the_tier_is_not_taken(
-    policy: Policy, missing: int
+    tiers: Tiers, policy: Policy, missing: int
 ) -> None:
-    size = ENTRY_OVERHEAD_BYTES + 1 + 99
-    hot: HotTier[str] = HotTier(8 * size - missing, lambda: 0.0, policy)
+    size = tiers.overhead_bytes + 1 + 99
+    hot = tiers.new(8 * size - missing, lambda: 0.0, policy)
     hot.put(b"a", "A", 99, Account("", "", ""))
     assert len(hot) == 1 - missing
 
 
-def test_a_tier_without_capacity_keeps_nothing(policy: Policy) -> None:
-    hot: HotTier[str] = HotTier(0, lambda: 0.0, policy)
+def test_a_tier_without_capacity_keeps_nothing(tiers: Tiers, policy: Policy) -> None:
+    hot = tiers.new(0, lambda: 0.0, policy)
     hot.put(b"a", "A", 0, Account("", "", ""))
     assert (hot.get(b"a"), len(hot), hot.bytes) == (None, 0, 0)
 
 
 def test_an_entry_that_is_too_large_still_removes_the_one_before_it(
-    checked_tier: Tiers, policy: Policy
+    checked_tier: CheckedTier, policy: Policy
 ) -> None:
     hot = checked_tier(8, policy)
     hot.put(b"a", "old", 99, hot.account)
@@ -91,14 +91,16 @@ def test_an_entry_that_is_too_large_still_removes_the_one_before_it(
     assert hot.get(b"a") is None
 
 
-def test_an_entry_without_lifetime_left_is_not_taken(checked_tier: Tiers, policy: Policy) -> None:
+def test_an_entry_without_lifetime_left_is_not_taken(
+    checked_tier: CheckedTier, policy: Policy
+) -> None:
     hot = checked_tier(8, policy)
     hot.put(b"a", "A", 99, hot.account, ttl=0)
     assert len(hot) == 0
 
 
 def test_an_account_knows_its_entries_their_bytes_and_how_many_were_evicted(
-    checked_tier: Tiers, policy: Policy
+    checked_tier: CheckedTier, policy: Policy
 ) -> None:
     hot = checked_tier(8, policy)
     mine, other = Account("embed", "mine", ""), Account("embed", "other", "")
@@ -114,7 +116,7 @@ def test_an_account_knows_its_entries_their_bytes_and_how_many_were_evicted(
     assert (mine.hot_entries, mine.hot_bytes, other.hot_entries, other.hot_bytes) == (0, 0, 0, 0)
 
 
-def test_the_mean_age_is_told_by_account(checked_tier: Tiers, policy: Policy) -> None:
+def test_the_mean_age_is_told_by_account(checked_tier: CheckedTier, policy: Policy) -> None:
     hot = checked_tier(16, policy)
     mine, other = Account("embed", "mine", ""), Account("embed", "other", "")
     assert hot.ages() == {}
@@ -134,7 +136,7 @@ class Machine(RuleBasedStateMachine):
 
     keys = st.integers(0, 11).map(lambda number: bytes([97 + number]))
 
-    def __init__(self, checked_tier: Tiers, policy: Policy) -> None:
+    def __init__(self, checked_tier: CheckedTier, policy: Policy) -> None:
         super().__init__()
         self.hot = checked_tier(8, policy)
         self.accounts = [self.hot.account, Account("search", "default", "model")]
@@ -188,32 +190,68 @@ class Machine(RuleBasedStateMachine):
 
 
 def test_no_get_returns_the_value_of_another_key_nor_one_that_expired_or_was_removed(
-    checked_tier: Tiers, policy: Policy
+    checked_tier: CheckedTier, policy: Policy
 ) -> None:
     run_state_machine_as_test(lambda: Machine(checked_tier, policy))
 
 
-@pytest.mark.parametrize("count", [2000, 5300])
-@pytest.mark.parametrize("tags", [0, 2])
-def test_what_an_entry_is_charged_is_at_least_what_it_takes(
-    policy: Policy, count: int, tags: int
+def test_a_held_entry_is_given_another_value_and_stamp(
+    checked_tier: CheckedTier, policy: Policy
 ) -> None:
-    payload = 384
-    size = 98 + payload + tags * 128 + ENTRY_OVERHEAD_BYTES
-    hot: HotTier[Entry] = HotTier(count * size, lambda: 12.5, policy)
-    account = Account("embed", "default", "minilm")
+    hot, account = checked_tier(16, policy).tier, Account("", "", "")
+    hot.put(b"a", "A", 99, account, stamp=7)
+    held = hot.get(b"a")
+    held.value, held.stamp = "B", 8
+    again = hot.get(b"a")
+    assert (again.value, again.stamp, again.account) == ("B", 8, account)
+
+
+def test_an_entry_that_went_can_still_be_read_by_who_holds_it(
+    checked_tier: CheckedTier, policy: Policy
+) -> None:
+    hot = checked_tier(16, policy).tier
+    hot.put(b"a", "A", 99, Account("", "", ""), ttl=5.0)
+    held = hot.get(b"a")
+    hot.clear()
+    assert (held.value, held.expires - held.since) == ("A", 5.0)
+
+
+def test_a_value_that_uses_the_tier_as_it_goes_finds_itself_gone(
+    tiers: Tiers, policy: Policy
+) -> None:
+    hot, account, seen = tiers.new(2**20, lambda: 0.0, policy), Account("", "", ""), []
+
+    class Value:
+        def __del__(self) -> None:
+            seen.append((hot.get(b"a"), len(hot), account.hot_entries))
+
+    hot.put(b"a", Value(), 99, account)
+    hot.remove(b"a")
+    hot.put(b"a", Value(), 99, account)
+    hot.clear()
+    assert seen == [(None, 0, 0)] * 2
+
+
+def test_a_clock_that_uses_the_tier_stops_nothing(tiers: Tiers, policy: Policy) -> None:
+    def clock() -> float:
+        hot.remove(b"a")
+        return 0.0
+
+    hot = tiers.new(2**20, clock, policy)
+    hot.put(b"a", "A", 99, Account("", "", ""))
+    hot.put(b"b", "B", 99, Account("", "", ""))
+    assert hot.get(b"b").value == "B"
+    assert hot.get(b"a") is None
+
+
+def test_a_tier_that_only_its_values_refer_to_is_let_go(tiers: Tiers, policy: Policy) -> None:
+    class Value:
+        pass
+
+    value = Value()
+    value.tier = tiers.new(2**20, lambda: 0.0, policy)
+    value.tier.put(b"a", value, 99, Account("", "", ""))
+    gone = weakref.ref(value)
+    del value
     gc.collect()
-    tracemalloc.start()
-    # More than fits: what an entry takes is to include its share of what the tier remembers.
-    for number in range(count * 5 // 2):
-        value = Value(bytes(payload), Codec.INT8, 384, 300 + number, False)
-        marks = tuple((bytes([tag]) * 16, 10**15 + number) for tag in range(tags))
-        entry = Entry(value, 10**12 + number, 10**13 + number, b"", marks)
-        key = b"embercache:embed:default:minilm:%032x:%x:%019x" % (1, 10**15, number)
-        hot.put(key, entry, payload + len(marks) * 128, account, ttl=1e6 + number)
-        if number % 2:
-            hot.get(key)
-    taken, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert hot.counters.evictions
-    assert 0.75 * hot.bytes < taken <= hot.bytes
+    assert gone() is None

@@ -7,10 +7,12 @@ from typing import Any, Literal
 import pytest
 
 from sidecar.cache.accounts import Account
-from sidecar.cache.hot import ENTRY_OVERHEAD_BYTES, MAX_LOOKS, HotTier
+from sidecar.cache.hot import MAX_LOOKS
 
 Tiers = Any
-"""The class of tests/unit/cache/conftest.py: a tier that checks its sums after every operation."""
+"""Those of tests/unit/cache/conftest.py: of one kind."""
+CheckedTier = Any
+"""That of tests/unit/cache/conftest.py: a tier that is looked over after every operation."""
 
 
 def play(hot: Any, operations: str) -> str:
@@ -48,7 +50,7 @@ def play(hot: Any, operations: str) -> str:
     ],
 )
 def test_under_lru_the_least_recently_used_goes_first(
-    checked_tier: Tiers, operations: str, evicted: str
+    checked_tier: CheckedTier, operations: str, evicted: str
 ) -> None:
     assert play(checked_tier(10, "lru"), operations) == evicted
 
@@ -80,14 +82,14 @@ def test_under_lru_the_least_recently_used_goes_first(
     ],
 )
 def test_under_s3fifo_what_was_not_asked_for_again_goes_first(
-    checked_tier: Tiers, operations: str, evicted: str
+    checked_tier: CheckedTier, operations: str, evicted: str
 ) -> None:
     assert play(checked_tier(10), operations) == evicted
 
 
-def warm_and_scan(policy: Literal["s3fifo", "lru"], cold_keys: int) -> int:
+def warm_and_scan(tiers: Tiers, policy: Literal["s3fifo", "lru"], cold_keys: int) -> int:
     """How many of 80 keys, in use, are in a tier for 100 after a scan of cold keys."""
-    hot: HotTier[None] = HotTier(100 * (ENTRY_OVERHEAD_BYTES + 8), lambda: 0.0, policy)
+    hot = tiers.new(100 * (tiers.overhead_bytes + 8), lambda: 0.0, policy)
     account = Account("embed", "default", "model")
     popular = [b"%08d" % number for number in range(80)]
     for _ in range(3):
@@ -99,17 +101,17 @@ def warm_and_scan(policy: Literal["s3fifo", "lru"], cold_keys: int) -> int:
     return sum(hot.get(key) is not None for key in popular)
 
 
-def test_what_is_in_use_survives_a_scan_of_cold_keys() -> None:
-    assert warm_and_scan("s3fifo", 20_000) == 80
+def test_what_is_in_use_survives_a_scan_of_cold_keys(tiers: Tiers) -> None:
+    assert warm_and_scan(tiers, "s3fifo", 20_000) == 80
 
 
-def test_under_lru_a_scan_of_cold_keys_wipes_the_tier() -> None:
-    assert warm_and_scan("lru", 20_000) == 0
+def test_under_lru_a_scan_of_cold_keys_wipes_the_tier(tiers: Tiers) -> None:
+    assert warm_and_scan(tiers, "lru", 20_000) == 0
 
 
 @pytest.mark.parametrize(("hits", "rounds"), [(0, 0), (1, 1), (2, 2), (3, 3), (9, 3)])
 def test_an_entry_goes_round_main_as_often_as_it_was_hit_three_times_at_most(
-    checked_tier: Tiers, hits: int, rounds: int
+    checked_tier: CheckedTier, hits: int, rounds: int
 ) -> None:
     hot = checked_tier(20)
     hot.fill(*(b"%d" % number for number in range(20)))
@@ -124,24 +126,24 @@ def test_an_entry_goes_round_main_as_often_as_it_was_hit_three_times_at_most(
     assert evicted // 17 == rounds
 
 
-def test_hits_in_small_are_not_counted_in_main(checked_tier: Tiers) -> None:
+def test_hits_in_small_are_not_counted_in_main(checked_tier: CheckedTier) -> None:
     hot = checked_tier(10)
     play(hot, "abcdefghij ?jjj klm")
-    assert hot._entries[b"j"].hits == 0
-    assert b"j" not in hot._small
+    assert hot.get(b"j").hits == 1
 
 
 @pytest.mark.parametrize("evicted_since", [0, 8])
-def test_a_cleared_tier_remembers_no_key(checked_tier: Tiers, evicted_since: int) -> None:
+def test_a_cleared_tier_remembers_no_key(checked_tier: CheckedTier, evicted_since: int) -> None:
     hot = checked_tier(10)
     play(hot, "abcdefghij kl" + "mnopqrst"[:evicted_since])
     assert b"j" not in hot.keys
     hot.clear()
-    hot.fill(b"j")
-    assert b"j" in hot._small
+    assert play(hot, "abcdefghij klmn") == "ajkl"
 
 
-def test_a_put_looks_at_a_bounded_number_of_entries_that_were_hit(checked_tier: Tiers) -> None:
+def test_a_put_looks_at_a_bounded_number_of_entries_that_were_hit(
+    checked_tier: CheckedTier,
+) -> None:
     hot = checked_tier(3 * MAX_LOOKS)
     keys = [b"%d" % number for number in range(3 * MAX_LOOKS)]
     hot.fill(*keys)
@@ -150,4 +152,4 @@ def test_a_put_looks_at_a_bounded_number_of_entries_that_were_hit(checked_tier: 
     hot.fill(b"a")
     left = [key for key in keys if key in hot.keys]
     assert len(left) == len(keys) - hot.counters.evictions
-    assert sum(hot._entries[key].hits == 0 for key in left) < 2 * MAX_LOOKS
+    assert sum(hot.get(key).hits == 1 for key in left) < 2 * MAX_LOOKS
