@@ -40,7 +40,8 @@ class Answer:
     and the numbers that they had. Each time, ``items`` and ``tokens`` are added to the ``tally``.
     ``request`` is given for what may be popular.
 
-    Raises `ValueError` for an offset that is not in the data, or that is not behind the one before.
+    Raises `ValueError` for an offset that is not in the data, or that is not behind the one before,
+    and for more data than a gRPC message may have.
     """
 
     def __init__(

@@ -109,6 +109,21 @@ pub struct Response {
 }
 
 impl Response {
+    /// One that depends on nothing, and counts for nobody. The ages are one behind the other in
+    /// the data, which is not longer than a gRPC message may be.
+    pub fn new(data: Bytes, ages: Box<[Age]>) -> Self {
+        Self {
+            data,
+            ages,
+            guards: Box::default(),
+            worth: Arc::default(),
+            items: 0,
+            tokens: 0,
+            request: None,
+            calls: AtomicU64::new(0),
+        }
+    }
+
     /// Whether nothing was invalidated that it depends on.
     pub fn is_valid(&self) -> bool {
         self.guards
@@ -149,6 +164,11 @@ impl Answer {
         tokens: u64,
         request: Option<&[u8]>,
     ) -> PyResult<Self> {
+        if u32::try_from(data.len()).is_err() {
+            return Err(PyValueError::new_err(
+                "the data are longer than a gRPC message may be",
+            ));
+        }
         let mut end = 0;
         for &(offset, _) in &ages {
             if offset < end
@@ -169,14 +189,12 @@ impl Answer {
             .into_iter()
             .map(|(cell, value)| (cell.get().0.clone(), value));
         Ok(Self(Arc::new(Response {
-            data: Bytes::copy_from_slice(data),
-            ages: ages.collect(),
             guards: guards.collect(),
             worth: tally.0.clone(),
             items,
             tokens,
             request: request.map(Bytes::copy_from_slice),
-            calls: AtomicU64::new(0),
+            ..Response::new(Bytes::copy_from_slice(data), ages.collect())
         })))
     }
 

@@ -162,3 +162,137 @@ impl Buf for StoredBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::answers::Age;
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    #[derive(Clone, Debug)]
+    enum Taking {
+        Chunk,
+        Vectored { slots: usize, most: usize },
+        Part(usize),
+        Copied(usize),
+        Taken(usize),
+    }
+
+    fn taking() -> impl Strategy<Value = Taking> {
+        let some = 0..40_usize;
+        prop_oneof![
+            Just(Taking::Chunk),
+            (0..20_usize, 0..400_usize).prop_map(|(slots, most)| Taking::Vectored { slots, most }),
+            some.clone().prop_map(Taking::Part),
+            some.clone().prop_map(Taking::Copied),
+            some.prop_map(Taking::Taken),
+        ]
+    }
+
+    /// A response with ages behind gaps of those lengths, and the message that it makes.
+    fn response(gaps: &[usize], rest: usize) -> (Arc<Response>, Vec<u8>) {
+        let (mut data, mut filled) = (Vec::new(), Vec::new());
+        let mut ages = Vec::new();
+        let gap = |length: usize, data: &mut Vec<u8>, filled: &mut Vec<u8>| {
+            let piece: Vec<u8> = (0..length).map(|at| (data.len() + at) as u8).collect();
+            data.extend(&piece);
+            filled.extend(&piece);
+        };
+        for (number, length) in gaps.iter().enumerate() {
+            gap(*length, &mut data, &mut filled);
+            let made = (number as u64 + 1) * 0x0102_0304;
+            ages.push(Age {
+                offset: data.len(),
+                created_ms: NOW_MS - made,
+            });
+            data.extend([0xee; AGE_BYTES]);
+            filled.extend(made.to_le_bytes());
+        }
+        gap(rest, &mut data, &mut filled);
+        let mut message = vec![0];
+        message.extend((data.len() as u32).to_be_bytes());
+        message.extend(filled);
+        (Arc::new(Response::new(data.into(), ages.into())), message)
+    }
+
+    fn take(body: &mut StoredBody, how: &Taking, into: &mut BytesMut) {
+        let before = into.len();
+        match *how {
+            Taking::Chunk => into.extend_from_slice(body.chunk()),
+            Taking::Part(most) => {
+                let part = &body.chunk()[..most.min(body.chunk().len())];
+                into.extend_from_slice(part);
+            }
+            Taking::Vectored { slots, most } => {
+                let mut slices = [IoSlice::new(&[]); 20];
+                let limited = body.take(most);
+                let count = limited.chunks_vectored(&mut slices[..slots]);
+                for slice in &slices[..count] {
+                    into.extend_from_slice(slice);
+                }
+            }
+            Taking::Copied(most) => {
+                let bytes = body.copy_to_bytes(most.min(body.remaining()));
+                into.extend_from_slice(&bytes);
+                return;
+            }
+            Taking::Taken(most) => {
+                let mut limited = body.take(most);
+                while limited.has_remaining() {
+                    let chunk = limited.chunk().to_vec();
+                    into.extend_from_slice(&chunk);
+                    limited.advance(chunk.len());
+                }
+                return;
+            }
+        }
+        body.advance(into.len() - before);
+    }
+
+    proptest! {
+        #[test]
+        fn however_it_is_taken_it_is_the_message_with_its_ages(
+            gaps in prop::collection::vec(0..30_usize, 0..30),
+            rest in 0..50_usize,
+            takings in prop::collection::vec(taking(), 0..60),
+        ) {
+            let (response, message) = response(&gaps, rest);
+            let mut body = StoredBody::new(response, NOW_MS);
+            let mut taken = BytesMut::new();
+            for how in &takings {
+                take(&mut body, how, &mut taken);
+                prop_assert_eq!(body.remaining(), message.len() - taken.len());
+            }
+            while body.has_remaining() {
+                prop_assert!(!body.chunk().is_empty());
+                take(&mut body, &Taking::Vectored { slots: 20, most: 70 }, &mut taken);
+            }
+            prop_assert_eq!(taken.as_ref(), message.as_slice());
+        }
+    }
+
+    #[test]
+    fn as_many_pieces_are_written_at_once_as_fit() {
+        let (response, message) = response(&[3; 12], 3);
+        let body = StoredBody::new(response, NOW_MS).take(message.len());
+        let mut slices = [IoSlice::new(&[]); 64];
+        // The prefix, then gaps and ages in turns.
+        assert_eq!(body.chunks_vectored(&mut slices), 1 + 15);
+    }
+
+    #[test]
+    fn what_was_made_later_than_now_is_of_no_age() {
+        let age = Age {
+            offset: 0,
+            created_ms: NOW_MS + 1,
+        };
+        let response = Response::new(vec![0xee; AGE_BYTES].into(), Box::new([age]));
+        let mut body = StoredBody::new(Arc::new(response), NOW_MS);
+        let message = body.copy_to_bytes(body.remaining());
+        assert_eq!(message[PREFIX_BYTES..], [0; AGE_BYTES]);
+    }
+}

@@ -19,6 +19,7 @@ use super::unary::{Asked, Message, Read};
 use super::wire::Wire;
 use crate::body::Body;
 use crate::callers::Peer;
+use crate::hot;
 use crate::relay::Relay;
 
 /// For the handshakes of TLS and HTTP/2.
@@ -169,35 +170,41 @@ struct Calls {
 impl Calls {
     fn take(&self, request: Request<RecvStream>, mut respond: SendResponse<Body>) {
         let (mut request, mut body) = request.into_parts();
-        let asked = Asked::of(&request, &self.peer, &self.shared);
         let mut message = Message::default();
-        let mut read = None;
-        if let Some(asked) = &asked {
-            // Most messages are there already: a task is only for what has to be waited for.
-            let mut nobody = Context::from_waker(Waker::noop());
-            if let Poll::Ready(now) = message.poll(&mut body, &mut nobody) {
-                match now {
-                    Read::Whole if asked.answer(message.message(), &self.shared, &mut respond) => {
+        let shared = &self.shared;
+        // Most messages are there already: a task is only for what has to be waited for.
+        let mut nobody = Context::from_waker(Waker::noop());
+        let waiting = match Asked::of(&request, &self.peer, shared) {
+            None => None,
+            Some(asked) => match message.poll(&mut body, &mut nobody) {
+                Poll::Pending => Some(asked),
+                Poll::Ready(Read::Gone) => return,
+                Poll::Ready(Read::Odd) => None,
+                Poll::Ready(Read::Whole) => {
+                    if asked.answer(message.message(), asked.since, shared, &mut respond) {
                         return;
                     }
-                    Read::Gone => return,
-                    Read::Whole | Read::Odd => read = Some(now),
+                    None
                 }
-            }
-        }
+            },
+        };
         self.peer.mark(&mut request.headers);
-        let (shared, relay) = (self.shared.clone(), self.relay.clone());
+        let (shared, relay) = (shared.clone(), self.relay.clone());
         tokio::spawn(async move {
-            if let (Some(asked), None) = (asked, read) {
+            if let Some(asked) = waiting {
                 match message.rest(&mut body, &shared).await {
-                    Read::Whole if asked.answer(message.message(), &shared, &mut respond) => return,
                     Read::Gone => return,
-                    Read::Whole | Read::Odd => {}
+                    Read::Odd => {}
+                    Read::Whole => {
+                        let now = hot::monotonic();
+                        if asked.answer(message.message(), now, &shared, &mut respond) {
+                            return;
+                        }
+                    }
                 }
             }
-            relay
-                .relay(request, message.into_read(), body, respond)
-                .await;
+            let read = message.into_read();
+            relay.relay(request, read, body, respond).await;
         });
     }
 }

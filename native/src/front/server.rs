@@ -120,8 +120,8 @@ impl Worker {
     }
 }
 
-/// Half of the cores: the interpreter and the models need the others.
-fn threads() -> usize {
+/// How many there are. Half of the cores: the interpreter and the models need the others.
+pub fn threads() -> usize {
     (thread::available_parallelism().map_or(1, NonZero::get) / 2).max(1)
 }
 

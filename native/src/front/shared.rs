@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::HeaderMap;
 use parking_lot::RwLock;
 
 use super::durations::Durations;
 use crate::answers::{Answers, KEY_BYTES, Key};
-use crate::callers::{Callers, Scope};
+use crate::callers::{Callers, Peer, Scope, Who};
 use crate::tls::Tls;
 
 /// All that calls may hold of messages that have not arrived whole.
@@ -65,7 +66,7 @@ pub struct Shared {
     pub tls: Tls,
     /// Handshakes of TLS that failed.
     pub failed_handshakes: AtomicU64,
-    callers: RwLock<Arc<Callers>>,
+    callers: RwLock<Callers>,
     waiting_bytes: AtomicUsize,
 }
 
@@ -84,19 +85,19 @@ impl Shared {
             max_connection_age: None,
             tls: Tls::default(),
             failed_handshakes: AtomicU64::new(0),
-            callers: RwLock::new(Arc::new(Callers::open())),
+            callers: RwLock::new(Callers::open()),
             waiting_bytes: AtomicUsize::new(0),
         }
     }
 
-    /// Those who are told apart at this moment.
-    pub fn callers(&self) -> Arc<Callers> {
-        self.callers.read().clone()
+    /// Who makes a call, by those who are told apart at this moment.
+    pub fn who(&self, headers: &HeaderMap, peer: &Peer) -> Who {
+        self.callers.read().who(headers, peer)
     }
 
     /// From now on, those are told apart.
     pub fn set_callers(&self, callers: Callers) {
-        *self.callers.write() = Arc::new(callers);
+        *self.callers.write() = callers;
     }
 
     /// Room for a part of a message that waits for the rest; none if too much waits already.

@@ -3,14 +3,14 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method as Verb, Response as Head};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Response as Head};
 
 use super::shared::{Method, Room, Shared};
 use crate::answers::Response;
@@ -20,13 +20,17 @@ use crate::hot;
 
 /// Longer messages are not looked up.
 pub const LOOKUP_BYTES: usize = 64 * 1024;
-const GRPC: &str = "application/grpc";
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const OK: HeaderValue = HeaderValue::from_static("0");
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Whose calls of what are looked up.
 pub struct Asked {
     method: Arc<Method>,
     scope: Option<Scope>,
-    since: Instant,
+    /// When its headers were there, in seconds of CLOCK_MONOTONIC.
+    pub since: f64,
 }
 
 impl Asked {
@@ -34,7 +38,7 @@ impl Asked {
     pub fn of(request: &Parts, peer: &Peer, shared: &Shared) -> Option<Self> {
         let method = shared.methods.get(request.uri.path())?;
         let headers = &request.headers;
-        let since = Instant::now();
+        let since = hot::monotonic();
         if request.method != Verb::POST
             || request.uri.query().is_some()
             || !is_plain_grpc(headers)
@@ -42,7 +46,7 @@ impl Asked {
         {
             return None;
         }
-        let scope = match shared.callers().who(headers, peer) {
+        let scope = match shared.who(headers, peer) {
             Who::Anyone => None,
             Who::Known(scope) => Some(scope),
             Who::Unknown => return None,
@@ -54,21 +58,22 @@ impl Asked {
         })
     }
 
-    /// Answers a call whose message is whole; false if there is no answer.
+    /// Answers a call whose message is whole, which it is ``now``; false if there is no answer.
     pub fn answer(
         &self,
         message: &[u8],
+        now: f64,
         shared: &Shared,
         respond: &mut SendResponse<Body>,
     ) -> bool {
         let key = self.method.key(message, self.scope.as_ref());
-        let Some(response) = shared.answers.find(&key, hot::monotonic()) else {
+        let Some(response) = shared.answers.find(&key, now) else {
             return false;
         };
         // Else the caller has gone, and nobody is to be told.
         if give(&response, respond).is_ok() {
             response.count();
-            self.method.durations.add(self.since.elapsed());
+            self.method.durations.add(hot::monotonic() - self.since);
         }
         true
     }
@@ -76,13 +81,12 @@ impl Asked {
 
 fn give(response: &Arc<Response>, respond: &mut SendResponse<Body>) -> Result<(), h2::Error> {
     let mut head = Head::new(());
-    let headers = head.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
+    head.headers_mut().insert(CONTENT_TYPE, GRPC);
     let mut stream = respond.send_response(head, false)?;
     let body = StoredBody::new(response.clone(), now_ms());
     stream.send_data(Body::Stored(body), false)?;
     let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers.insert(STATUS, OK);
     stream.send_trailers(trailers)
 }
 
@@ -94,7 +98,7 @@ fn now_ms() -> u64 {
 /// Whether it is said to be gRPC as it mostly is: protobuf, not compressed.
 fn is_plain_grpc(headers: &HeaderMap) -> bool {
     let content = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let encoding = headers.get("grpc-encoding").map(HeaderValue::as_bytes);
+    let encoding = headers.get(ENCODING).map(HeaderValue::as_bytes);
     matches!(
         content,
         Some(b"application/grpc" | b"application/grpc+proto")

@@ -190,3 +190,133 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         Pin::new(&mut inner.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::task::Waker;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Takes what it is told to take, each time it is asked, and in the end all.
+    #[derive(Default)]
+    struct Socket {
+        takes: VecDeque<Option<usize>>,
+        taken: Vec<u8>,
+    }
+
+    impl AsyncRead for Socket {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Socket {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let socket = self.get_mut();
+            let most = match socket.takes.pop_front() {
+                Some(None) => return Poll::Pending,
+                Some(Some(most)) => most,
+                None => usize::MAX,
+            };
+            let before = socket.taken.len();
+            let all = slices.iter().flat_map(|slice| slice.iter());
+            socket.taken.extend(all.take(most));
+            Poll::Ready(Ok(socket.taken.len() - before))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn taken(wire: &Wire<Socket>) -> Vec<u8> {
+        wire.inner().stream.taken.clone()
+    }
+
+    fn nobody() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    #[test]
+    fn what_is_written_waits_until_it_is_sent() {
+        let mut wire = Wire::new(Socket::default());
+        let _ = Pin::new(&mut wire).poll_write(&mut nobody(), b"at once");
+        assert_eq!(taken(&wire), b"at once");
+        wire.gather();
+        let _ = Pin::new(&mut wire).poll_write(&mut nobody(), b", later");
+        let _ = Pin::new(&mut wire).poll_flush(&mut nobody());
+        assert_eq!(taken(&wire), b"at once");
+        assert!(wire.poll_send(&mut nobody()).is_ready());
+        assert_eq!(taken(&wire), b"at once, later");
+    }
+
+    #[test]
+    fn what_was_written_is_sent_before_the_end() {
+        let mut wire = Wire::new(Socket::default());
+        wire.gather();
+        let _ = Pin::new(&mut wire).poll_write(&mut nobody(), b"last word");
+        assert!(Pin::new(&mut wire).poll_shutdown(&mut nobody()).is_ready());
+        assert_eq!(taken(&wire), b"last word");
+    }
+
+    #[test]
+    fn a_slow_reader_holds_one_buffer_and_then_up_whoever_writes() {
+        let mut wire = Wire::new(Socket::default());
+        wire.gather();
+        wire.inner().stream.takes = [None; 2].into();
+        let mut write = |length| Pin::new(&mut wire).poll_write(&mut nobody(), &vec![0; length]);
+        assert!(write(GATHERED_BYTES).is_ready());
+        assert!(write(1).is_pending());
+        assert!(wire.inner().gathered.capacity() <= GATHERED_BYTES);
+    }
+
+    proptest! {
+        #[test]
+        fn all_is_sent_in_order_whatever_the_socket_takes(
+            writes in prop::collection::vec(
+                prop::collection::vec(prop_oneof![0..300_usize, 0..50_000_usize], 1..5),
+                1..12,
+            ),
+            takes in prop::collection::vec(prop::option::of(1..40_000_usize), 0..40),
+        ) {
+            let mut wire = Wire::new(Socket { takes: takes.into(), taken: Vec::new() });
+            wire.gather();
+            let mut sent: Vec<u8> = Vec::new();
+            for lengths in writes {
+                let bufs: Vec<Vec<u8>> =
+                    lengths.iter().map(|length| vec![(length % 251) as u8; *length]).collect();
+                let slices: Vec<_> = bufs.iter().map(|buf| IoSlice::new(buf)).collect();
+                if let Poll::Ready(result) =
+                    Pin::new(&mut wire).poll_write_vectored(&mut nobody(), &slices)
+                {
+                    sent.extend(bufs.concat().iter().take(result?));
+                }
+            }
+            while wire.poll_send(&mut nobody()).is_pending() {}
+            prop_assert!(taken(&wire) == sent);
+        }
+    }
+}
