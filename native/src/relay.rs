@@ -10,10 +10,12 @@ mod status;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::request::Parts;
+
+use crate::body::Body;
 
 use backend::Backend;
 use exchange::{Outcome, exchange};
@@ -41,15 +43,13 @@ impl Relay {
     /// ends the call early on one side ends it on the other, by the same code. A call that the
     /// server did not look at is offered once more if nothing was taken from `body` here. Dropping
     /// the future cancels the call on both sides.
-    pub async fn relay<B>(
+    pub async fn relay(
         &self,
         request: Parts,
         read: Vec<Bytes>,
         mut body: RecvStream,
-        mut respond: SendResponse<B>,
-    ) where
-        B: Buf + From<Bytes> + 'static,
-    {
+        mut respond: SendResponse<Body>,
+    ) {
         let mut offered_before = false;
         loop {
             let backend = tokio::select! {

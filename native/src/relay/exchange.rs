@@ -6,7 +6,7 @@ mod upload;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -14,6 +14,7 @@ use http::request::Parts;
 use http::{Request, Version};
 
 use super::status::unavailable;
+use crate::body::Body;
 use download::Download;
 use upload::Upload;
 
@@ -31,16 +32,13 @@ pub enum Outcome {
 }
 
 /// Sends a request and passes on the response. `read` and then `body` are what it is to say.
-pub async fn exchange<B>(
+pub async fn exchange(
     mut backend: SendRequest<Bytes>,
     head: &Parts,
     read: &[Bytes],
     body: &mut RecvStream,
-    respond: &mut SendResponse<B>,
-) -> Outcome
-where
-    B: Buf + From<Bytes> + 'static,
-{
+    respond: &mut SendResponse<Body>,
+) -> Outcome {
     let is_whole = read.is_empty() && body.is_end_stream();
     let (response, to) = match backend.send_request(request(head), is_whole) {
         Ok(sent) => sent,
@@ -69,12 +67,12 @@ fn request(head: &Parts) -> Request<()> {
     request
 }
 
-struct Exchange<'a, B: Buf> {
+struct Exchange<'a> {
     upload: Upload<'a>,
-    download: Download<'a, B>,
+    download: Download<'a>,
 }
 
-impl<B: Buf + From<Bytes>> Exchange<'_, B> {
+impl Exchange<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         if let Poll::Ready(reset) = self.download.poll_client_reset(cx) {
             return Poll::Ready(self.cancel(reset));

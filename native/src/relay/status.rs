@@ -2,14 +2,16 @@
 
 use std::fmt::Write;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Response};
+
+use crate::body::Body;
 
 const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 
 /// Ends a call that has no response yet with UNAVAILABLE.
-pub fn refuse<B: Buf>(respond: &mut SendResponse<B>, why: &str) {
+pub fn refuse(respond: &mut SendResponse<Body>, why: &str) {
     let mut response = Response::new(());
     *response.headers_mut() = unavailable(why);
     response.headers_mut().insert(

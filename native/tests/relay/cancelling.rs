@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use embercache_native::front::connection::settings;
 use embercache_native::relay::Relay;
 use h2::Reason;
 use tokio::net::UnixStream;
@@ -126,7 +127,7 @@ fn a_call_whose_relaying_is_dropped_is_cancelled_on_both_sides() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (mut send, connection) = h2::client::handshake(ours).await.unwrap();
         tokio::spawn(connection);
-        let mut server = h2::server::handshake(theirs).await.unwrap();
+        let mut server = settings().handshake(theirs).await.unwrap();
         let (response, _to): (_, h2::SendStream<Bytes>) =
             send.send_request(request(), false).unwrap();
         let (accepted, respond) = server.accept().await.unwrap().unwrap();

@@ -115,10 +115,10 @@ fn a_call_whose_connection_breaks_within_the_response_ends_as_unavailable() {
         let mut to = call.head();
         to.send_data("part".into(), false).unwrap();
         let mut response = pending.await.unwrap();
-        let mut body = response.body_mut();
+        let body = response.body_mut();
         assert_eq!(body.data().await.unwrap().unwrap(), "part");
         backend.kill(call.connection);
-        let (rest, trailers) = read(&mut body).await.unwrap();
+        let (rest, trailers) = read(body).await.unwrap();
         let trailers = trailers.unwrap();
         assert_eq!((&rest[..], status(&trailers).0), (&b""[..], "14"));
     });

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use embercache_native::front::connection::settings;
 use embercache_native::relay::Relay;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
@@ -261,7 +262,7 @@ pub fn request() -> Request<()> {
 /// Relays all calls of a connection; they end with it.
 async fn open_door(socket: UnixStream, relay: Relay, read: Vec<Bytes>) {
     let relay = Arc::new(relay);
-    let mut connection = h2::server::handshake(socket).await.unwrap();
+    let mut connection = settings().handshake(socket).await.unwrap();
     while let Some(Ok((request, respond))) = connection.accept().await {
         let (head, body) = request.into_parts();
         let (relay, read) = (relay.clone(), read.clone());

@@ -81,8 +81,7 @@ impl<'a> Upload<'a> {
         } else if let Some(bytes) = ready!(self.body.poll_data(cx)).transpose()? {
             let is_last = self.body.is_end_stream();
             self.has_taken |= !bytes.is_empty();
-            // Empty frames that end nothing are not passed on: peers take only so many.
-            self.piece = (is_last || !bytes.is_empty()).then_some(Piece {
+            self.piece = Some(Piece {
                 bytes,
                 is_counted: true,
                 is_last,
