@@ -12,6 +12,8 @@ use std::task::{Context, Poll, ready};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::authority::Authority;
+
 /// What is gathered at most. It is also all that is kept for a reader that is slow.
 const GATHERED_BYTES: usize = 64 * 1024;
 const MOST_SLICES: usize = 64;
@@ -31,6 +33,7 @@ struct Inner<S> {
     written: usize,
     is_gathering: bool,
     received: usize,
+    authority: Authority,
 }
 
 /// The socket, shared by h2 and the task that drives the connection.
@@ -51,6 +54,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             written: 0,
             is_gathering: false,
             received: 0,
+            authority: Authority::default(),
         })))
     }
 
@@ -150,7 +154,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
         let mut inner = self.inner();
         let before = into.filled().len();
         ready!(Pin::new(&mut inner.stream).poll_read(cx, into))?;
-        inner.received = inner.received.saturating_add(into.filled().len() - before);
+        let read = &mut into.filled_mut()[before..];
+        inner.received = inner.received.saturating_add(read.len());
+        inner.authority.mend(read);
         Poll::Ready(Ok(()))
     }
 }
