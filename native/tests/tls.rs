@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use embercache_native::tls::Tls;
-use rcgen::string::Ia5String;
+use rcgen::string::{BmpString, Ia5String, TeletexString};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, DnValue, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P384_SHA384,
+    PKCS_ED25519, SanType, date_time_ymd,
 };
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
@@ -27,7 +28,11 @@ type Pair<T> = (io::Result<T>, io::Result<Connected<DuplexStream>>);
 type Named = (Accepted<DuplexStream>, Vec<String>);
 
 /// Issues certificates.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    /// What callers send after a certificate that it has issued.
+    chain: String,
+}
 
 /// A certificate with its key, in PEM.
 struct Identity {
@@ -41,15 +46,24 @@ impl Authority {
     }
 
     fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
-        let mut params = named(name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        change(&mut params);
         let key = KeyPair::generate().unwrap();
-        Self(CertifiedIssuer::self_signed(params, key).unwrap())
+        Self {
+            issuer: CertifiedIssuer::self_signed(for_issuer(name, change), key).unwrap(),
+            chain: String::new(),
+        }
+    }
+
+    /// Somebody for whom this one vouches.
+    fn between(&self, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let params = for_issuer("between", change);
+        let issuer = CertifiedIssuer::signed_by(params, key, &self.issuer).unwrap();
+        let chain = issuer.pem();
+        Self { issuer, chain }
     }
 
     fn pem(&self) -> String {
-        self.0.pem()
+        self.issuer.pem()
     }
 
     fn issue(&self, change: impl FnOnce(&mut CertificateParams)) -> Identity {
@@ -60,7 +74,7 @@ impl Authority {
         let mut params = named("a common name");
         change(&mut params);
         Identity {
-            certificate: params.signed_by(key, &self.0).unwrap().pem(),
+            certificate: params.signed_by(key, &self.issuer).unwrap().pem() + &self.chain,
             key: key.serialize_pem(),
         }
     }
@@ -74,6 +88,13 @@ fn named(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+fn for_issuer(name: &str, change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
+    let mut params = named(name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    change(&mut params);
     params
 }
 
@@ -113,7 +134,7 @@ impl Client {
         versions: &[&'static SupportedProtocolVersion],
     ) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add(authority.0.der().clone()).unwrap();
+        roots.add(authority.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
@@ -273,6 +294,54 @@ async fn authorities_whose_own_certificate_is_not_in_force_vouch_for_nobody() {
 }
 
 #[tokio::test]
+async fn issuers_whose_key_is_for_something_else_vouch_for_nobody() {
+    let authority = Authority::new("one");
+    let not_to_sign = |params: &mut CertificateParams| {
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    };
+    let root = Authority::with("root", not_to_sign);
+    let client = Client::new(&authority, Some(&root.issue(|_| ())));
+    let tls = serving(&authority.server(), Some(&root.pem()));
+    assert!(client.names(&tls).await.is_err());
+
+    let tls = serving(&authority.server(), Some(&authority.pem()));
+    for (change, is_let_in) in [(not_to_sign as fn(&mut _), false), (|_| (), true)] {
+        let caller = authority.between(change).issue(|_| ());
+        let client = Client::new(&authority, Some(&caller));
+        assert_eq!(client.names(&tls).await.is_ok(), is_let_in);
+    }
+}
+
+#[tokio::test]
+async fn issuers_with_constraints_on_names_do_not_vouch_for_common_names() {
+    let authority = Authority::new("one");
+    let constrained = |params: &mut CertificateParams| {
+        let within = GeneralSubtree::DnsName("in.example".to_owned());
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![within],
+            excluded_subtrees: vec![],
+        });
+    };
+    let server = authority.server();
+    let root = Authority::with("root", constrained);
+    let known = root.pem() + &authority.pem();
+    let tls = serving(&server, Some(&known));
+    for issuer in [&root, &authority.between(constrained)] {
+        for (alternatives, is_let_in) in [
+            (vec![dns("a.in.example")], true),
+            (vec![dns("a.out.example")], false),
+            (vec![], false),
+        ] {
+            let caller = issuer.issue(|params| params.subject_alt_names = alternatives);
+            let client = Client::new(&authority, Some(&caller));
+            assert_eq!(client.names(&tls).await.is_ok(), is_let_in);
+        }
+    }
+    let client = Client::new(&authority, Some(&authority.issue(|_| ())));
+    assert_eq!(client.names(&tls).await.unwrap(), ["a common name"]);
+}
+
+#[tokio::test]
 async fn authorities_are_replaced_with_the_certificate() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let server = old.server();
@@ -327,6 +396,21 @@ async fn names_are_uris_then_hosts_or_else_the_first_common_name() {
         let client = Client::new(&authority, Some(&caller));
         assert_eq!(client.names(&tls).await.unwrap(), names);
     }
+    for value in [
+        DnValue::BmpString(BmpString::try_from("ä person").unwrap()),
+        DnValue::TeletexString(TeletexString::try_from("a person").unwrap()),
+        DnValue::Utf8String("ä person".to_owned()),
+    ] {
+        let caller = authority.issue(|params| {
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, value);
+        });
+        let client = Client::new(&authority, Some(&caller));
+        let [name] = &client.names(&tls).await.unwrap()[..] else {
+            panic!("it has one name");
+        };
+        assert!(name.ends_with(" person"), "{name}");
+    }
     let twice = authority.issue(|params| {
         params
             .distinguished_name
@@ -340,25 +424,20 @@ async fn names_are_uris_then_hosts_or_else_the_first_common_name() {
 async fn callers_may_send_the_chain_to_an_authority_that_is_known() {
     let authority = Authority::new("root");
     let tls = serving(&authority.server(), Some(&authority.pem()));
-    let mut params = named("between");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let between = CertifiedIssuer::signed_by(params, key, &authority.0).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let leaf = named("leaf").signed_by(&key, &between).unwrap();
-    let mut caller = Identity {
-        certificate: leaf.pem(),
-        key: key.serialize_pem(),
+    let caller = authority.between(|_| ()).issue(|_| ());
+    let whole = Client::new(&authority, Some(&caller));
+    assert_eq!(whole.names(&tls).await.unwrap(), ["a common name"]);
+    let end = caller.certificate.rfind("-----BEGIN").unwrap();
+    let cut = Identity {
+        certificate: caller.certificate[..end].to_owned(),
+        key: caller.key,
     };
     assert!(
-        Client::new(&authority, Some(&caller))
+        Client::new(&authority, Some(&cut))
             .names(&tls)
             .await
             .is_err()
     );
-    caller.certificate += &between.pem();
-    let client = Client::new(&authority, Some(&caller));
-    assert_eq!(client.names(&tls).await.unwrap(), ["leaf"]);
 }
 
 /// The key of PKCS#8 as SEC1, which is what it wraps.
