@@ -62,32 +62,45 @@ class HotEntry(Generic[T]):
     """See `sidecar.cache.hot.HotEntry`."""
 
     value: T
-    size: int
-    account: Account
-    since: float
-    expires: float
     stamp: int
-    hits: int
+    @property
+    def size(self) -> int: ...
+    @property
+    def account(self) -> Account: ...
+    @property
+    def since(self) -> float: ...
+    @property
+    def expires(self) -> float: ...
+    @property
+    def hits(self) -> int: ...
 
 @final
 class HotCounters:
     """See `sidecar.cache.hot.HotCounters`."""
 
-    evictions: int
-    expirations: int
+    @property
+    def evictions(self) -> int: ...
+    @property
+    def expirations(self) -> int: ...
 
 @final
 class HotTier(Generic[T]):
     """See `sidecar.cache.hot.HotTier`, which does the same, save `answer`.
 
     Only `answer` is for the front door, whose threads find answers by key without the interpreter's
-    lock; each hit of theirs counts for the entry as `get` does.
+    lock; each hit of theirs counts for the entry as `get` does. Under ``"lru"`` they do not move
+    it to the end of the queue: it is moved when its turn to go comes, and spared. A place in the
+    queue of a namespace with a limit costs nothing more.
+
+    Raises `ValueError` for a policy that there is not. What its clock, ``limit_of`` and accounts
+    raise passes through.
     """
 
-    capacity_bytes: int
     bytes: int
-    counters: HotCounters
-
+    @property
+    def capacity_bytes(self) -> int: ...
+    @property
+    def counters(self) -> HotCounters: ...
     def __init__(
         self,
         capacity_bytes: int,

@@ -1,6 +1,5 @@
 //! What the tier keeps and in which order it goes. Nothing here runs code of Python.
 
-use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,8 +12,11 @@ use pyo3::prelude::*;
 use super::accounts::{Accounts, Changes};
 use super::entry::{HotCounters, HotEntry};
 use super::ghosts::Ghosts;
-use super::queue::{ALL, LOOSE, Link, QUEUES, Queue, ROOM, SMALL, Slots};
+use super::queue::{ALL, LOOSE, Link, QUEUES, Queue, SMALL, Slots};
 use crate::answers::{Answers, Response};
+use rooms::Room;
+
+mod rooms;
 
 /// See `sidecar.cache.hot.MAX_LOOKS`.
 const MAX_LOOKS: usize = 128;
@@ -28,23 +30,6 @@ pub(super) struct Slot {
     account: u32,
     is_small: bool,
     has_answer: bool,
-}
-
-/// See `sidecar.cache.rooms.Room`; a place in the queue costs nothing more here.
-struct Room {
-    limit: usize,
-    bytes: usize,
-    queue: Queue<ROOM>,
-}
-
-impl Room {
-    fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            bytes: 0,
-            queue: Queue::default(),
-        }
-    }
 }
 
 /// Entries that were taken out and what their accounts are to be told, once nothing is locked.
@@ -222,43 +207,6 @@ impl State {
         self.answers.put(key, response, entry.expires, hits);
     }
 
-    /// The namespaces that have entries or limits.
-    pub(super) fn namespaces(&self) -> HashSet<Box<str>> {
-        let with_entries = self.accounts.namespaces().map(Box::from);
-        with_entries.chain(self.rooms.keys().cloned()).collect()
-    }
-
-    /// Limits namespaces from now on; those that have none are limited by 0, or not in there.
-    pub(super) fn limit(&mut self, limits: &HashMap<Box<str>, usize>, now: f64) {
-        let limit = |name: &str| limits.get(name).copied().unwrap_or(0);
-        self.rooms.retain(|name, _| limit(name) > 0);
-        let mut new = HashMap::new();
-        for (id, record) in self.accounts.iter_mut() {
-            record.room = self.rooms.get_index_of(&record.namespace);
-            if record.room.is_none() && limit(&record.namespace) > 0 {
-                new.insert(id as u32, record.namespace.clone());
-            }
-        }
-        if !new.is_empty() {
-            for index in self.all.iter(&self.slots).collect::<Vec<_>>() {
-                if let Some(name) = new.get(&self.slots[index as usize].account) {
-                    let room = self.rooms.entry(name.clone());
-                    let number = room.index();
-                    room.or_insert_with(|| Room::new(limit(name)));
-                    self.add_to_room(number, index);
-                }
-            }
-            for (_, record) in self.accounts.iter_mut() {
-                record.room = self.rooms.get_index_of(&record.namespace);
-            }
-        }
-        for number in 0..self.rooms.len() {
-            let limit = limit(&self.rooms.keys()[number]);
-            self.rooms[number].limit = limit;
-            self.make_room(number, 0, now);
-        }
-    }
-
     pub(super) fn clear(&mut self) {
         while let Some(first) = self.all.first() {
             self.take_out(first);
@@ -299,39 +247,11 @@ impl State {
         self.small_bytes > self.capacity / 10
     }
 
-    fn add_to_room(&mut self, number: usize, index: u32) {
-        let room = &mut self.rooms[number];
-        room.queue.push(&mut self.slots, index);
-        room.bytes += self.slots[index as usize].entry.get().size;
-    }
-
     fn leave_small(&mut self, index: u32) {
         self.small.remove(&mut self.slots, index);
         let slot = &mut self.slots[index as usize];
         slot.is_small = false;
         self.small_bytes -= slot.entry.get().size;
-    }
-
-    /// Takes out entries of a namespace until so many bytes more are within its limit.
-    fn make_room(&mut self, number: usize, size: usize, now: f64) {
-        while self.rooms[number].bytes + size > self.rooms[number].limit {
-            let mut turn = None;
-            for _ in 0..MAX_LOOKS {
-                let queue = &mut self.rooms[number].queue;
-                let Some(index) = queue.first() else { return };
-                turn = Some(index);
-                let entry = self.slots[index as usize].entry.get();
-                let hits = entry.hits();
-                if entry.expires <= now || hits == 0 {
-                    break;
-                }
-                entry.set_hits(hits - 1);
-                queue.move_to_end(&mut self.slots, index);
-            }
-            if let Some(index) = turn {
-                self.give_up(index, now);
-            }
-        }
     }
 
     /// Takes out the entry whose turn it is, if there is any; those that were hit are spared.
