@@ -3,6 +3,7 @@
 `sidecar.cache.hot.HotTier` and `sidecar.transport.server.GrpcServer` do the same without it.
 """
 
+import builtins
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar, final
 
@@ -96,7 +97,8 @@ class HotTier(Generic[T]):
     raise passes through.
     """
 
-    bytes: int
+    @property
+    def bytes(self) -> int: ...
     @property
     def capacity_bytes(self) -> int: ...
     @property
@@ -108,10 +110,10 @@ class HotTier(Generic[T]):
         policy: Literal["s3fifo", "lru"] = "s3fifo",
     ) -> None: ...
     def __len__(self) -> int: ...
-    def get(self, key: bytes) -> HotEntry[T] | None: ...
+    def get(self, key: builtins.bytes) -> HotEntry[T] | None: ...
     def put(
         self,
-        key: bytes,
+        key: builtins.bytes,
         value: T,
         payload_bytes: int,
         account: Account,
@@ -119,13 +121,13 @@ class HotTier(Generic[T]):
         ttl: float = ...,
         stamp: int = 0,
     ) -> None: ...
-    def answer(self, key: bytes, answer: Answer) -> None:
+    def answer(self, key: builtins.bytes, answer: Answer) -> None:
         """Lets the front door say that for a key of 16 bytes, as long as its entry is here.
 
         Without an entry, nothing is done. Its clock is then CLOCK_MONOTONIC, that of
         `time.monotonic`. Raises `ValueError` for a key of another length.
         """
-    def remove(self, key: bytes) -> None: ...
+    def remove(self, key: builtins.bytes) -> None: ...
     def limit(self, limit_of: Callable[[str], int] | None) -> None: ...
     def clear(self) -> int: ...
     def ages(self) -> dict[Account, float]: ...

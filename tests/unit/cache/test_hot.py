@@ -244,6 +244,28 @@ def test_a_clock_that_uses_the_tier_stops_nothing(tiers: Tiers, policy: Policy) 
     assert hot.get(b"a") is None
 
 
+def test_an_error_of_a_clock_or_of_limits_passes_through_and_the_tier_goes_on(
+    tiers: Tiers, policy: Policy
+) -> None:
+    errors: list[Exception] = []
+
+    def fail_once() -> float:
+        if errors:
+            raise errors.pop()
+        return 0.0
+
+    hot, account = tiers.new(2**20, fail_once, policy), Account("", "shop", "")
+    hot.limit(lambda name: int(fail_once()))
+    errors.append(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        hot.put(b"a", "A", 99, account)
+    hot.put(b"a", "A", 99, account)
+    errors.append(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        hot.get(b"a")
+    assert (hot.get(b"a").value, account.hot_entries) == ("A", 1)
+
+
 def test_a_tier_that_only_its_values_refer_to_is_let_go(tiers: Tiers, policy: Policy) -> None:
     class Value:
         pass
