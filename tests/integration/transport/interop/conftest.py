@@ -76,7 +76,7 @@ class Server:
     """A sidecar as a process, and the service of the tests in it."""
 
     def __init__(self, folder: Path, flags: dict[str, object]) -> None:
-        self._log = folder / "log"
+        self._log, self._is_told = folder / "log", False
         flags = {"server_socket": folder / "socket", "log_format": "json"} | flags
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBERCACHE_")}
@@ -110,8 +110,10 @@ class Server:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
     def terminate(self) -> None:
-        """Asks it to end, as Kubernetes does."""
-        self.process.send_signal(signal.SIGTERM)
+        """Asks it to end, as Kubernetes does; once, as a second time would kill it."""
+        if not self._is_told:
+            self.process.send_signal(signal.SIGTERM)
+        self._is_told = True
 
     def end(self) -> None:
         """Ends it, which is to go well; nothing in it may have failed or panicked."""
