@@ -1,10 +1,10 @@
 //! The names of a certificate.
 
-use x509_parser::asn1_rs::{Any, Tag};
+use x509_parser::asn1_rs::Tag;
 use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::nom;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer, X509Certificate};
 
 const DNS: Tag = Tag(2);
 const URI: Tag = Tag(6);
@@ -18,7 +18,7 @@ pub(super) fn names_of(certificate: &[u8]) -> Result<Vec<String>, nom::Err<X509E
     let mut names = alternatives(&certificate).map_err(nom::Err::Failure)?;
     if names.is_empty() {
         let mut common = certificate.subject().iter_common_name();
-        names.extend(common.next().and_then(|name| text(name.attr_value())));
+        names.extend(common.next().and_then(text));
     }
     names.retain(|name| !name.is_empty() && !name.contains('\0'));
     Ok(names)
@@ -43,7 +43,8 @@ pub(super) fn alternatives(certificate: &X509Certificate<'_>) -> Result<Vec<Stri
 }
 
 /// A common name, in one of the encodings that there are for it.
-fn text(value: &Any<'_>) -> Option<String> {
+fn text(name: &AttributeTypeAndValue<'_>) -> Option<String> {
+    let value = name.attr_value();
     match value.tag() {
         Tag::BmpString => {
             let units = value.data.chunks(2).map(|pair| match pair {
@@ -53,7 +54,7 @@ fn text(value: &Any<'_>) -> Option<String> {
             char::decode_utf16(units).collect::<Result<_, _>>().ok()
         }
         Tag::T61String => Some(latin(value.data)),
-        _ => value.as_str().ok().map(ToOwned::to_owned),
+        _ => name.as_str().ok().map(ToOwned::to_owned),
     }
 }
 

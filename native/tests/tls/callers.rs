@@ -1,6 +1,6 @@
 //! Whose certificates are good, and which names they have.
 
-use rcgen::string::{BmpString, Ia5String, TeletexString};
+use rcgen::string::{BmpString, Ia5String, PrintableString, TeletexString};
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, GeneralSubtree,
     KeyUsagePurpose, NameConstraints, SanType, date_time_ymd,
@@ -161,6 +161,8 @@ async fn names_are_uris_then_hosts_or_else_the_first_common_name() {
         DnValue::BmpString(BmpString::try_from("ä person").unwrap()),
         DnValue::TeletexString(TeletexString::try_from("a person").unwrap()),
         DnValue::Utf8String("ä person".to_owned()),
+        DnValue::Ia5String(Ia5String::try_from("a person").unwrap()),
+        DnValue::PrintableString(PrintableString::try_from("a person").unwrap()),
     ] {
         let caller = authority.issue(|params| {
             params.distinguished_name = DistinguishedName::new();
