@@ -1,8 +1,12 @@
-"""Callers known by their certificates, over real TLS: gRPC and the OpenAI front alike."""
+"""Callers known by their certificates, over real TLS, by every listener alike."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
 import ssl
+import time
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -17,9 +21,11 @@ from sidecar.transport.guarded_handlers import GuardedHandlers
 from sidecar.transport.handlers import Handlers, ServerStream, Unary
 from sidecar.transport.openai.counted import CountedCalls
 from sidecar.transport.openai.guarded import GuardedCalls
+from sidecar.transport.shown import FrontCall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     Identities = Callable[[str], Any]
     # What a caller is called, or the status with which he is refused.
@@ -35,11 +41,9 @@ def registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
-@pytest.fixture
-async def by_grpc(
-    access: Any, authority: Any, issue: Any, registry: CollectorRegistry
-) -> AsyncIterator[Known]:
-    """As whom a gRPC server knows somebody with a certificate, and perhaps a token."""
+@contextlib.asynccontextmanager
+async def grpc_server(guarded: GuardedHandlers) -> AsyncIterator[grpc.aio.Server]:
+    """A server that says as whom it knows a caller; it listens nowhere yet."""
 
     async def tell(_raw: bytes) -> bytes:
         who = caller()
@@ -50,8 +54,6 @@ async def by_grpc(
         yield await tell(raw)
         yield await tell(raw)
 
-    guarded = GuardedHandlers(Handlers(CallMetrics(registry)), access)
-    own = issue("localhost", hosts=["localhost"])
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(
         [
@@ -59,10 +61,12 @@ async def by_grpc(
             guarded.of("embercache.v1.GenerateService", GenerateStream=ServerStream(tell_often)),
         ]
     )
-    pair = [(own.key, own.certificate)]
-    credentials = grpc.ssl_server_credentials(pair, authority.pem, True)
-    port = server.add_secure_port("localhost:0", credentials)
-    await server.start()
+    yield server
+    await server.stop(0)
+
+
+def known_at(port: int, authority: Any) -> Known:
+    """As whom a gRPC listener knows somebody with a certificate, and perhaps a token."""
 
     async def known(identity: Any, *tokens: str) -> str:
         credentials = grpc.ssl_channel_credentials(
@@ -79,8 +83,42 @@ async def by_grpc(
                 return error.code().name
         return name.decode()
 
-    yield known
-    await server.stop(0)
+    return known
+
+
+@pytest.fixture
+async def by_grpc(
+    access: Any, authority: Any, issue: Any, registry: CollectorRegistry
+) -> AsyncIterator[Known]:
+    """As whom gRPC's own server knows somebody."""
+    own = issue("localhost", hosts=["localhost"])
+    async with grpc_server(GuardedHandlers(Handlers(CallMetrics(registry)), access)) as server:
+        pair = [(own.key, own.certificate)]
+        credentials = grpc.ssl_server_credentials(pair, authority.pem, True)
+        port = server.add_secure_port("localhost:0", credentials)
+        await server.start()
+        yield known_at(port, authority)
+
+
+@pytest.fixture
+async def by_front(
+    access: Any, authority: Any, issue: Any, registry: CollectorRegistry, tmp_path: Path
+) -> AsyncIterator[Known]:
+    """As whom the server behind the native front door knows somebody."""
+    native = pytest.importorskip("embercache_native")
+    own = issue("localhost", hosts=["localhost"])
+    guarded = GuardedHandlers(Handlers(CallMetrics(registry)), access, FrontCall)
+    async with grpc_server(guarded) as server:
+        server.add_insecure_port(f"unix:{tmp_path}/behind")
+        await server.start()
+        hot = native.HotTier(0, time.monotonic)
+        front = native.Front(hot, f"{tmp_path}/behind", {}, bounds=[1.0], most_connections=100)
+        front.set_certificate(own.certificate, own.key, authority.pem)
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        front.listen(listener.detach(), "tls")
+        yield known_at(port, authority)
+        await asyncio.to_thread(front.drain, 0.0)
 
 
 @pytest.fixture
@@ -122,7 +160,7 @@ async def by_http(
     await runner.cleanup()
 
 
-@pytest.fixture(params=["by_grpc", "by_http"])
+@pytest.fixture(params=["by_grpc", "by_front", "by_http"])
 def known(request: pytest.FixtureRequest) -> Known:
     found: Known = request.getfixturevalue(request.param)
     return found
@@ -157,11 +195,12 @@ async def test_a_token_wins_over_a_certificate_known_or_not(
     assert await known(identities("URI"), TOKEN, TOKEN) == "UNAUTHENTICATED"
 
 
+@pytest.mark.parametrize("known", ["by_grpc", "by_front"], indirect=True)
 async def test_refused_calls_are_counted_like_others(
-    by_grpc: Known, identities: Identities, registry: CollectorRegistry
+    known: Known, identities: Identities, registry: CollectorRegistry
 ) -> None:
-    await by_grpc(identities("another"))
-    await by_grpc(identities("writer"))
+    await known(identities("another"))
+    await known(identities("writer"))
     page = generate_latest(registry).decode()
     for code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         assert f'embercache_calls_failed_total{{code="{code}",method="Embed"}} 1.0' in page
