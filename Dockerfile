@@ -5,6 +5,15 @@
 # Without MODELS, mount a folder of model packs at /models, or let other sidecars encode.
 
 ARG PYTHON=3.11.14-slim-trixie
+ARG RUST=1.95.0-slim-trixie
+
+# The native front door, for any Python since 3.11: a layer that stays the same until native/ changes.
+FROM rust:${RUST} AS native
+WORKDIR /build
+COPY native native
+RUN CARGO_PROFILE_RELEASE_STRIP=true PYO3_NO_PYTHON=1 cargo build \
+        --release --locked --features extension-module --manifest-path native/Cargo.toml \
+    && install -D native/target/release/libembercache_native.so /native/embercache_native.abi3.so
 
 # The libraries: a layer that stays the same until docker/requirements-*.lock changes.
 FROM python:${PYTHON} AS libraries
@@ -46,7 +55,7 @@ COPY sidecar/models/download.py \
      sidecar/models/
 RUN PYTHONPATH=. /opt/embercache/bin/python docker/models.py /models ${MODELS}
 
-# Our own two packages, as a folder to be laid over the libraries.
+# Our own packages, as a folder to be laid over the libraries.
 FROM libraries AS packages
 COPY docker/requirements-build.lock docker/
 RUN python3 -m venv --system-site-packages --without-pip /build/tools \
@@ -54,10 +63,12 @@ RUN python3 -m venv --system-site-packages --without-pip /build/tools \
 COPY pyproject.toml README.md LICENSE ./
 COPY clients/python clients/python
 COPY sidecar sidecar
+COPY --from=native /native native
 RUN /build/tools/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir wheels \
         ./clients/python . \
     && python3 -m pip --python /opt/embercache/bin/python install \
         --no-deps --no-index --prefix /packages/opt/embercache wheels/*.whl \
+    && cp native/*.so /packages/opt/embercache/lib/python3.*/site-packages/ \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /packages
 
 FROM python:${PYTHON}

@@ -104,8 +104,8 @@ class Engine:
         stderr: int | None = None,
     ) -> subprocess.Popen[str]:
         """Starts a command as an orchestrator would that is careful: as the image's user, as the
-        first process, with nothing that can be written but ``mounts`` (folders to where they are
-        seen).
+        first process, with nothing that can be written but shared memory, which every orchestrator
+        gives, and ``mounts`` (folders to where they are seen).
 
         The process returned stands for the container; `first_process` is the one inside.
         """
@@ -246,6 +246,7 @@ class Engine:
             lines.append(f"mount --bind {here} {there}")
             lines.append(f"mount -o remount,bind,ro {there}")
         lines += [f"mount --bind /dev/{name} {root}/dev/{name}" for name in _DEVICES]
+        lines.append(f"mount -t tmpfs -o mode=1777 shm {root}/dev/shm")  # noqa: S108
         for folder, there in mounts.items():
             self._below(self._folder / "empty", there).mkdir(parents=True, exist_ok=True)
             lines.append(f"mount --bind {shlex.quote(str(folder))} {root}{there}")
@@ -278,7 +279,7 @@ def _rust() -> str:
 
 def _base_layer(folder: Path) -> Path:
     """What the base image has besides /usr and /etc; its only package is pip, as in `python`."""
-    for path in ("proc", "sys", "usr", "etc", "dev", "root", "tmp"):
+    for path in ("proc", "sys", "usr", "etc", "dev/shm", "root", "tmp"):
         (folder / path).mkdir(parents=True)
     (folder / f"{sys.base_prefix}/lib".strip("/")).mkdir(parents=True)
     (folder / _RUST.strip("/")).mkdir(parents=True)

@@ -37,10 +37,12 @@ def test_hadolint_has_nothing_to_say() -> None:
 
 def test_only_what_is_copied_reaches_a_build() -> None:
     paths = {file.relative_to(ROOT).as_posix() for file in read_context(ROOT)}
-    tops = {"LICENSE", "README.md", "clients", "docker", "pyproject.toml", "sidecar"}
+    tops = {"LICENSE", "README.md", "clients", "docker", "native", "pyproject.toml", "sidecar"}
     assert {path.partition("/")[0] for path in paths} == tops
     assert "clients/python/embercache/client.py" in paths
+    assert "native/src/lib.rs" in paths
     assert not [path for path in paths if "__pycache__" in path or "tests" in path]
+    assert not [path for path in paths if path.startswith("native/target/")]
 
 
 def test_the_version_is_the_sidecars() -> None:
@@ -64,6 +66,13 @@ def test_the_models_are_made_again_only_if_a_module_changes_that_makes_them() ->
     modules = {f"{name.replace('.', '/')}.py" for name in needed}
     assert copied == modules | {"docker/models.py"}
     assert not [each for each in copies if each.flags]
+
+
+def test_its_rust_is_as_new_as_the_native_front_door_needs() -> None:
+    found = re.search(r"^ARG RUST=(\d+)\.(\d+)\.", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    crate = tomllib.loads((ROOT / "native" / "Cargo.toml").read_text("utf-8"))["package"]
+    assert found is not None
+    assert tuple(map(int, found.groups())) >= tuple(map(int, crate["rust-version"].split(".")))
 
 
 @pytest.mark.parametrize("variant", ["cpu", "cuda"])
