@@ -11,8 +11,8 @@ use h2::client::{Builder, SendRequest};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
-/// What the server may send of one response that the client does not read.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// What the server may send of one response that the client does not read. More was no faster.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// As good as none: responses that are not read must not hold up the others of their connection.
 /// What all of them hold is bounded by their windows.
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;

@@ -1,6 +1,7 @@
 //! Thousands of calls at once on one connection.
 
-use tokio::net::UnixListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::stage::{Backend, Client, Folder, play, read, settle};
 
@@ -64,27 +65,42 @@ fn more_calls_than_the_server_takes_at_once_wait_for_their_turn() {
 }
 
 #[test]
-fn a_connection_outlives_thousands_of_calls_cancelled_as_they_are_answered() {
+fn a_connection_outlives_thousands_of_calls_that_are_answered_as_they_are_cancelled() {
     play(async {
         let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
+        let listener = UnixListener::bind(folder.socket()).unwrap();
         let mut client = Client::new(&folder.socket()).await;
-        let pending: Vec<_> = (0..MANY).map(|n| client.ask(format!("{n}"))).collect();
-        let mut calls = Vec::new();
-        for _ in 0..MANY {
-            calls.push(backend.call().await);
-        }
-        // Both cross on their way.
+        let mut pending: Vec<_> = (1..MANY).map(|_| client.ask("cancelled")).collect();
+        pending.push(client.ask("all are here"));
+        let (mut socket, _) = listener.accept().await.unwrap();
+        read_until(&mut socket, b"all are here").await;
         drop(pending);
-        for call in &mut calls {
-            call.answer("too late");
-        }
-        drop(calls);
         settle(|| 0).await;
-        let pending = client.ask("request");
-        backend.call().await.answer("still there");
-        let (data, _) = read(&mut pending.await.unwrap().into_body()).await.unwrap();
-        assert_eq!(data, b"still there");
-        assert_eq!(backend.connections(), 1);
+        // No settings, and then a response for each, which crosses the cancels on their way.
+        let mut late = b"\0\0\0\x04\0\0\0\0\0".to_vec();
+        (0..MANY).for_each(|call| late.extend(response(call)));
+        socket.write_all(&late).await.unwrap();
+        settle(|| 0).await;
+
+        let next = client.ask("still there");
+        read_until(&mut socket, b"still there").await;
+        socket.write_all(&response(MANY)).await.unwrap();
+        assert_eq!(next.await.unwrap().status(), 200);
     });
+}
+
+/// A frame of HEADERS that says 200, and ends the response.
+fn response(call: usize) -> [u8; 10] {
+    let stream = u32::try_from(2 * call + 1).unwrap();
+    let mut frame = *b"\0\0\x01\x01\x05\0\0\0\0\x88";
+    frame[5..9].copy_from_slice(&stream.to_be_bytes());
+    frame
+}
+
+async fn read_until(socket: &mut UnixStream, what: &[u8]) {
+    let mut seen = Vec::new();
+    while !seen.windows(what.len()).any(|window| window == what) {
+        seen.drain(..seen.len().saturating_sub(what.len()));
+        assert_ne!(socket.read_buf(&mut seen).await.unwrap(), 0, "it is closed");
+    }
 }
