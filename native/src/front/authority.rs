@@ -1,8 +1,8 @@
-//! Names of Unix sockets as gRPC's clients in C and those made of them write them, mended for h2.
+//! Names of hosts as gRPC's clients in C and those made of them write them, mended for h2.
 //!
-//! They take the path of the socket for the name of its host, as in ``:authority: tmp%2Fsocket``.
-//! That is no name of a host by RFC 3986, so h2 refuses the call. Here each percent sign in it
-//! becomes an underscore before h2 reads it, which changes no length. Nobody goes by the name.
+//! They take the path of a Unix socket for one, as in ``:authority: tmp%2Fsocket``, or several
+//! addresses. That is no name of a host by RFC 3986, so h2 refuses the call. Here underscores take the
+//! place of what it may not hold, before h2 reads it, which changes no length. Nobody goes by the name.
 
 /// The name of the header as it is written when it is not in a table, with its length before it.
 /// No value holds it, because a line feed is not for values.
@@ -12,9 +12,10 @@ const HEAD_BYTES: usize = 9;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
-/// The first byte of a length that is longer than one byte, and the bit of a value that is packed.
+/// The first byte of a length that is longer than one byte. A greater one is of a packed value.
 const LONG: u8 = 0x7f;
-const PACKED: u8 = 0x80;
+/// What is longer is no name of anything.
+const MOST_SHIFT: u32 = 14;
 
 /// Where in what the client sends.
 enum At {
@@ -40,8 +41,10 @@ enum At {
 enum Within {
     /// So many bytes of the name were met.
     Name(usize),
-    /// So many bytes of the value are to come.
-    Value(usize),
+    /// The length of the value is more than this, and the next seven bits of it are to come.
+    Length(usize, u32),
+    /// So many bytes of the value are to come, and whether that is all of it.
+    Value(usize, bool),
 }
 
 /// Mends what one client sends, as it is read.
@@ -91,9 +94,7 @@ impl Authority {
                     let (taken, is_last) = (bytes.len().min(*left), *is_last);
                     *left -= taken;
                     let has_ended = *left == 0;
-                    for byte in &mut bytes[..taken] {
-                        self.look_at(byte);
-                    }
+                    self.look_at(&mut bytes[..taken]);
                     if has_ended {
                         self.end(is_last);
                     }
@@ -135,26 +136,50 @@ impl Authority {
         }
     }
 
-    fn look_at(&mut self, byte: &mut u8) {
-        self.within = match self.within {
-            Within::Value(left) => {
-                if *byte == b'%' {
-                    *byte = b'_';
-                    self.has_mended = true;
+    fn look_at(&mut self, mut bytes: &mut [u8]) {
+        while let Some(&first) = bytes.first() {
+            let mut taken = 1;
+            self.within = match self.within {
+                Within::Value(left, is_whole) => {
+                    taken = bytes.len().min(left);
+                    self.mend_value(&mut bytes[..taken], is_whole && taken == left);
+                    match left - taken {
+                        0 => Within::Name(0),
+                        left => Within::Value(left, false),
+                    }
                 }
-                if left > 1 {
-                    Within::Value(left - 1)
-                } else {
-                    Within::Name(0)
+                Within::Name(met) if met == NAME.len() => match first {
+                    LONG => Within::Length(usize::from(LONG), 0),
+                    length @ 1..LONG => Within::Value(usize::from(length), true),
+                    _ => Within::Name(0),
+                },
+                Within::Length(length, shift) => {
+                    let length = length + (usize::from(first & 0x7f) << shift);
+                    match first {
+                        0..0x80 => Within::Value(length, true),
+                        _ if shift < MOST_SHIFT => Within::Length(length, shift + 7),
+                        _ => Within::Name(0),
+                    }
                 }
+                Within::Name(met) if first == NAME[met] => Within::Name(met + 1),
+                Within::Name(_) => Within::Name(usize::from(first == NAME[0])),
+            };
+            bytes = &mut bytes[taken..];
+        }
+    }
+
+    /// Mends a value, or a part of one: of that it is not known what the rest holds.
+    fn mend_value(&mut self, value: &mut [u8], is_whole: bool) {
+        let is_odd = |byte: &u8| matches!(byte, b'%' | b',');
+        if is_whole && !value.iter().any(is_odd) {
+            return;
+        }
+        for byte in value {
+            if !byte.is_ascii_alphanumeric() && !matches!(byte, b'.' | b'-') {
+                *byte = b'_';
+                self.has_mended = true;
             }
-            Within::Name(met) if met == NAME.len() => match *byte {
-                0 | LONG | PACKED.. => Within::Name(0),
-                length => Within::Value(usize::from(length)),
-            },
-            Within::Name(met) if *byte == NAME[met] => Within::Name(met + 1),
-            Within::Name(_) => Within::Name(usize::from(*byte == NAME[0])),
-        };
+        }
     }
 }
 
@@ -176,8 +201,18 @@ mod tests {
     }
 
     fn call(authority: &[u8]) -> Vec<u8> {
-        let length = u8::try_from(authority.len()).unwrap_or_default();
-        let block = [b"\x40\x05:path\x04/a/b\x40", NAME, &[length], authority];
+        let length = match authority.len() {
+            short @ 0..127 => vec![u8::try_from(short).unwrap_or_default()],
+            long => {
+                let rest = long - 127;
+                let low = u8::try_from(rest & 0x7f).unwrap_or_default();
+                match rest >> 7 {
+                    0 => vec![LONG, low],
+                    high => vec![LONG, 0x80 | low, u8::try_from(high).unwrap_or_default()],
+                }
+            }
+        };
+        let block = [b"\x40\x05:path\x04/a/b\x40", NAME, &length, authority];
         frame(HEADERS, END_HEADERS, &block.concat())
     }
 
@@ -193,10 +228,10 @@ mod tests {
     proptest! {
         #[test]
         fn percent_signs_are_mended_however_the_bytes_come(cut in 1..200usize) {
-            let (one, other) = (call(b"run%2Fa%2Fb"), call(b"c%2Fd"));
+            let (one, other) = (call(b"run%2Fa%2Fb"), call(b"1.2.3.4:5,1.2.3.5:6"));
             let message = frame(0, 1, b"\x0a:authority\x03%%%");
             let all = mended(&[PREFACE, SETTINGS, &one, &message, &other], cut);
-            let (one, other) = (call(b"run_2Fa_2Fb"), call(b"c_2Fd"));
+            let (one, other) = (call(b"run_2Fa_2Fb"), call(b"1.2.3.4_5_1.2.3.5_6"));
             prop_assert_eq!(all, [PREFACE, SETTINGS, &one, &message, &other].concat());
         }
 
@@ -209,8 +244,17 @@ mod tests {
             for piece in all.chunks_mut(cut) {
                 authority.mend(piece);
             }
-            let differ = all.iter().zip(&bytes).filter(|(now, before)| now != before);
-            prop_assert!(differ.into_iter().all(|pair| pair == (&b'_', &b'%')));
+            prop_assert!(all.iter().zip(&bytes).all(|(now, before)| now == before || *now == b'_'));
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_mended() {
+        for length in [126, 127, 128, 300] {
+            let value = [b"%".repeat(length - 1).as_slice(), b"a"].concat();
+            let all = mended(&[PREFACE, &call(&value)], 1000);
+            let mended = [b"_".repeat(length - 1).as_slice(), b"a"].concat();
+            assert_eq!(all, [PREFACE, &call(&mended)].concat());
         }
     }
 
@@ -228,8 +272,7 @@ mod tests {
 
     #[test]
     fn after_a_call_with_a_name_as_others_have_it_nothing_is_looked_at() {
-        let calls = [call(b"localhost"), call(b"a%2Fb")];
-        let all = mended(&[PREFACE, &calls.concat()], 1000);
-        assert!(all.ends_with(b"a%2Fb"));
+        let calls = [call(b"[::1]:50551"), call(b"a%2Fb")].concat();
+        assert_eq!(mended(&[PREFACE, &calls], 1000), [PREFACE, &calls].concat());
     }
 }
