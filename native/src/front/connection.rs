@@ -30,6 +30,9 @@ pub const LAST_WORD: Duration = Duration::from_millis(500);
 const MOST_STREAMS: u32 = 10_000;
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What small frames may cost beside what is in them until calls take them: some 65,000 at once. A
+/// burst of calls that end by a frame of their own has one each.
+const FRAMES_BYTES: usize = 16 * 1024 * 1024;
 const MOST_HEADER_BYTES: u32 = 64 * 1024;
 /// Ages are spread by so much, so that not all clients come back at once.
 const JITTER: f64 = 0.1;
@@ -52,6 +55,9 @@ pub fn settings() -> Builder {
         .max_concurrent_streams(MOST_STREAMS)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .data_frame_budget(FRAMES_BYTES)
+        // Bursts may be cancelled before the first of their calls is looked at.
+        .max_pending_accept_reset_streams(MOST_STREAMS as usize)
         .max_header_list_size(MOST_HEADER_BYTES);
     builder
 }

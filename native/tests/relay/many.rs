@@ -1,5 +1,6 @@
 //! Thousands of calls at once on one connection.
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -29,6 +30,58 @@ fn thousands_of_calls_are_all_with_the_server_before_the_first_is_answered() {
                 .unwrap();
             assert_eq!(data, format!("{n}").into_bytes());
         }
+    });
+}
+
+/// As some clients of gRPC end their requests.
+#[test]
+fn thousands_of_calls_may_end_by_a_frame_of_its_own() {
+    play(async {
+        let folder = Folder::new();
+        let mut backend = Backend::new(&folder.socket());
+        let mut client = Client::new(&folder.socket()).await;
+        let mut pending = Vec::new();
+        for _ in 0..MANY {
+            let (response, mut to) = client.call();
+            to.send_data("small".into(), false).unwrap();
+            to.send_data(Bytes::new(), true).unwrap();
+            pending.push(response);
+        }
+        for _ in 0..MANY {
+            let mut call = backend.call().await;
+            assert_eq!(read(call.request.body_mut()).await.unwrap().0, b"small");
+            call.answer("response");
+        }
+        for response in pending {
+            read(&mut response.await.unwrap().into_body())
+                .await
+                .unwrap();
+        }
+    });
+}
+
+#[test]
+fn calls_that_are_cancelled_as_soon_as_they_are_made_do_not_end_the_connection() {
+    play(async {
+        let folder = Folder::new();
+        let mut backend = Backend::new(&folder.socket());
+        let mut client = Client::new(&folder.socket()).await;
+        for _ in 0..200 {
+            let (response, mut to) = client.call();
+            to.send_data("small".into(), true).unwrap();
+            to.send_reset(h2::Reason::CANCEL);
+            drop((response, to));
+        }
+        settle(|| 0).await;
+        let pending = client.ask("request");
+        loop {
+            let mut call = backend.call().await;
+            if read(call.request.body_mut()).await.is_ok() {
+                call.answer("response");
+                break;
+            }
+        }
+        pending.await.unwrap();
     });
 }
 
