@@ -28,7 +28,7 @@ $(VENV)/.native: $(VENV)/.ready native/Cargo.toml native/Cargo.lock native/pypro
 # The three packages as wheels, in dist/. That of the front door needs Rust, and is for the C library of this machine or
 # a later one.
 wheels: setup
-	$(VENV)/bin/maturin build --quiet --release --locked --manifest-path native/Cargo.toml \
+	$(VENV)/bin/maturin build --quiet --release --strip --locked --manifest-path native/Cargo.toml \
 		--interpreter $(PY) --out dist
 	$(PY) -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist ./clients/python .
 	@ls dist

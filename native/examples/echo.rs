@@ -1,7 +1,7 @@
 //! What HTTP/2 costs: the front door's connections and threads, and nothing behind them.
 //!
-//! Every call is answered with the same message, however it is asked: `echo ADDRESS BYTES`, where
-//! the address is `HOST:PORT` or the path of a Unix socket, and the message has so many bytes.
+//! Every call is answered with the same message, however it is asked: `echo ADDRESS MESSAGE`, where
+//! the address is `HOST:PORT` or the path of a Unix socket, and the message is in hexadecimal.
 
 use std::env::args;
 use std::error::Error;
@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::thread;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use embercache_native::body::Body;
 use embercache_native::front::connection::settings;
 use embercache_native::front::server::threads;
@@ -22,11 +23,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let [_, address, bytes] = args()
+    let [_, address, message] = args()
         .collect::<Vec<_>>()
         .try_into()
-        .map_err(|_| "echo ADDRESS BYTES")?;
-    let message = vec![0; bytes.parse()?];
+        .map_err(|_| "echo ADDRESS MESSAGE")?;
+    let message = HEXLOWER.decode(message.as_bytes())?;
     let mut answer = vec![0];
     answer.extend(u32::try_from(message.len())?.to_be_bytes());
     answer.extend(message);
