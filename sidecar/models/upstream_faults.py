@@ -18,9 +18,11 @@ _REASONS = {
     "CERTIFICATE_VERIFY_FAILED|BAD_SIGNATURE": "its certificate is of no authority that is known:"
     " set upstream_tls.ca_file",
     "WRONG_VERSION_NUMBER": "it does not speak TLS, which upstream_tls.enabled asks for",
-    "Socket closed|Endpoint closing|Connection reset|Handshake read failed": "it ends connections"
-    " at once: does it want TLS (upstream_tls.enabled), or a certificate (upstream_tls.cert_file),"
-    " or another one?",
+    # The first is all that gRPC says when a server ends the handshake for a certificate.
+    "Unwrap failed|Socket closed|Endpoint closing|Connection reset|Handshake read failed": (
+        "it ends connections at once: does it want TLS (upstream_tls.enabled), or a certificate"
+        " (upstream_tls.cert_file), or another one?"
+    ),
 }
 
 

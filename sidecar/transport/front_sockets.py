@@ -57,11 +57,11 @@ class UnixListener:
                 _remove_socket(self.path)
                 self._socket.bind(self.path)
                 self._file = _file(self.path)
+                self._socket.listen(_BACKLOG)
             give_access(self.path, mode, group)
         except BaseException:
             self.close()
             raise
-        self._socket.listen(_BACKLOG)
 
     def detach(self) -> int:
         """The descriptor, which is the caller's own from now on."""
