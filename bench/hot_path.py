@@ -41,7 +41,7 @@ RATIOS = {
     "native_vs_rust_echo": who.RUST_ECHO,
     "native_vs_grpcio": who.GRPCIO,
 }
-_WARM_UP = 2000
+_WARM_UP = 5000
 
 
 @dataclass
@@ -81,7 +81,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=20_000, help="calls a round")
+    parser.add_argument("--calls", type=int, default=20_000, help="calls a round, at least")
     parser.add_argument("--all", action="store_true", help="against all there are, and with ghz")
     parser.add_argument(
         "--triton-python",
@@ -163,14 +163,16 @@ def _ratios(client: str, found: Mapping[str, Measured]) -> dict[str, float | Non
 def _measure(
     drive_with: Drive, contenders: Sequence[Contender], rounds: int, calls: int
 ) -> dict[str, Measured]:
-    """In turns: 32 calls at once, then a fifth as many one at a time."""
+    """In turns: 32 calls at once, for a second at least; then a fifth as many one at a time."""
     found = {contender.name: Measured() for contender in contenders}
+    calls_of = {}
     answers = {contender.name: contender.answer() for contender in contenders}
     for contender in contenders:
-        drive_with(contender, _WARM_UP, 4, 8)
+        rate = drive_with(contender, _WARM_UP, 4, 8).calls_per_second
+        calls_of[contender.name] = max(calls, round(rate))
     for _ in range(rounds):
         for contender in contenders:
-            measured = found[contender.name]
+            measured, calls = found[contender.name], calls_of[contender.name]
             with _only_hits(contender, calls):
                 before = contender.cpu_seconds()
                 measured.busy.append(drive_with(contender, calls, 4, 8))
