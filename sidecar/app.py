@@ -92,7 +92,7 @@ class App:
             services = await open_services(
                 settings, models, rerankers, generators, tiers, quotas, upstream, exits
             )
-            settle = count_front(native, watch.grpc.metrics, services.responses, exits)
+            settle = count_front(native, watch.grpc.metrics, services.responses, registry, exits)
             stats = StatsCollector(services.admin.collect)
             registry.register(stats)
 

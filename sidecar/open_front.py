@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import grpc
     from embercache_native import Front
+    from prometheus_client import CollectorRegistry
 
     from sidecar.access.caller import Caller
     from sidecar.access.live import Access
@@ -117,12 +118,14 @@ def count_front(
     native: Native | None,
     metrics: CallMetrics,
     responses: Sequence[StoredResponses],
+    registry: CollectorRegistry,
     exits: contextlib.AsyncExitStack,
 ) -> Callable[[], None]:
     """Counts what a front door answers, once in a while and whenever what is returned is called."""
     if native is None:
         return _nothing
     counts = FrontCounts(native.front, METHODS, metrics, responses)
+    registry.register(counts)
     keep_running(counts.run(), exits)
     return counts.settle
 

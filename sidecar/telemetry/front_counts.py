@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from embercache_native import Front
+    from prometheus_client.metrics_core import Metric
 
     from sidecar.services.stored import StoredResponses
     from sidecar.telemetry.metrics import CallMetrics
@@ -16,8 +20,11 @@ if TYPE_CHECKING:
 _SETTLE_SECONDS = 1.0
 
 
-class FrontCounts:
-    """The calls that a front door answered; ``methods`` are their paths, and names in metrics."""
+class FrontCounts(Collector):
+    """The calls that a front door answered, and metrics of its connections.
+
+    ``methods`` are the paths of the calls, and their names in metrics.
+    """
 
     def __init__(
         self,
@@ -42,3 +49,16 @@ class FrontCounts:
         while True:
             await asyncio.sleep(_SETTLE_SECONDS)
             self.settle()
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client.registry.Collector`."""
+        yield GaugeMetricFamily(
+            "embercache_front_connections",
+            "Connections of callers to the native front door.",
+            self._front.connections,
+        )
+        yield CounterMetricFamily(
+            "embercache_front_failed_handshakes",
+            "Connections to it that ended in their TLS handshake, or took too long for it.",
+            self._front.failed_handshakes,
+        )

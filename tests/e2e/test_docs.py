@@ -13,7 +13,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -22,6 +23,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar.cache.events import parse_event
 from sidecar.injector.metrics import InjectorMetrics
+from sidecar.telemetry.front_counts import FrontCounts
 from sidecar.telemetry.metrics import CallMetrics, StatsCollector
 from sidecar.telemetry.reload_metrics import ReloadCollector
 from sidecar.telemetry.task_metrics import TaskCollector
@@ -133,6 +135,8 @@ def test_every_metric_is_documented() -> None:
     registry.register(TraceExport("http://127.0.0.1:4317"))
     CertificateMetrics(registry, "embercache")
     registry.register(ReloadCollector())
+    front: Any = SimpleNamespace(connections=0, failed_handshakes=0)
+    registry.register(FrontCounts(front, {}, CallMetrics(CollectorRegistry()), []))
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         registry.register(TaskCollector(loop))
     names = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))
