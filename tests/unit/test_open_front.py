@@ -198,3 +198,27 @@ def test_without_callers_in_the_policy_nobody_is_told_apart(tmp_path: Path) -> N
     file.write_text(f"callers: [{{name: shop, token_file: {tokens}, namespaces: [shop]}}]")
     access.reload()
     assert len(front.tokens or {}) == 1
+
+
+class Certificate:
+    """A certificate that the front door cannot use."""
+
+    def share(self, _use: Callable[..., None]) -> None:
+        raise ValueError("the key is of a kind that is not known")
+
+
+@pytest.mark.parametrize("transport", ["auto", "native"])
+async def test_a_certificate_that_it_cannot_use_is_left_to_grpcio(transport: str) -> None:
+    pytest.importorskip("embercache_native")
+    settings = Settings.model_validate({"server": {"transport": transport}})
+    certificate: Any = Certificate()
+    reason = "section tls: the key is of a kind that is not known: use other files, or"
+    async with contextlib.AsyncExitStack() as exits:
+        with capture_logs() as logs:
+            if transport == "native":
+                with pytest.raises(SetupError, match=reason):
+                    open_native(settings, certificate, exits, is_traced=False)
+                return
+            assert open_native(settings, certificate, exits, is_traced=False) is None
+    assert (logs[0]["log_level"], logs[0]["transport"]) == ("warning", "grpcio")
+    assert reason in logs[0]["reason"]
