@@ -34,6 +34,8 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// burst of calls that end by a frame of their own has one each.
 const FRAMES_BYTES: usize = 16 * 1024 * 1024;
 const MOST_HEADER_BYTES: u32 = 64 * 1024;
+/// Of so many calls that ended early it is remembered for a second that frames may still come.
+const MOST_ENDED_EARLY: usize = 1000;
 /// Ages are spread by so much, so that not all clients come back at once.
 const JITTER: f64 = 0.1;
 
@@ -58,7 +60,8 @@ pub fn settings() -> Builder {
         .data_frame_budget(FRAMES_BYTES)
         // Bursts may be cancelled before the first of their calls is looked at.
         .max_pending_accept_reset_streams(MOST_STREAMS as usize)
-        .max_header_list_size(MOST_HEADER_BYTES);
+        .max_header_list_size(MOST_HEADER_BYTES)
+        .max_concurrent_reset_streams(MOST_ENDED_EARLY);
     builder
 }
 

@@ -134,3 +134,37 @@ impl Drop for Room {
             .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_messages_that_wait_have_their_room_in_common() {
+        let shared = Shared::new(Arc::default(), HashMap::new(), PathBuf::new());
+        let shared = Arc::new(shared);
+        let (mut one, mut other) = (shared.room(), shared.room());
+        assert!(one.grow(MOST_WAITING_BYTES));
+        assert!(!other.grow(1));
+        drop((one, other));
+        assert!(shared.room().grow(MOST_WAITING_BYTES));
+    }
+
+    #[test]
+    fn callers_of_different_scopes_have_different_keys() {
+        let method = Method::new("Embed", &[]).unwrap();
+        let scopes = [None, Some([1; 16]), Some([2; 16])];
+        let keys = scopes.map(|scope| method.key(b"text", scope.as_ref()));
+        assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2]);
+        assert_ne!(
+            Method::new("Search", &[]).unwrap().key(b"text", None),
+            keys[0]
+        );
+    }
+
+    #[test]
+    fn a_hash_is_personalised_by_16_bytes_at_most() {
+        assert!(Method::new("sixteen or fewer", &[]).is_ok());
+        assert!(Method::new("seventeen or more", &[]).is_err());
+    }
+}

@@ -1,0 +1,7 @@
+//! What clients see of the front door: hits, what is handed over, and how connections end.
+
+mod ending;
+mod hits;
+mod listening;
+mod odd;
+mod stage;
