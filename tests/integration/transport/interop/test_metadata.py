@@ -93,7 +93,7 @@ FORGED = [
 ]
 
 
-@pytest.mark.threat("A caller pretends to be another")
+@pytest.mark.threat("A caller without a token calls")
 @pytest.mark.parametrize("forged", FORGED, ids=len)
 async def test_a_caller_cannot_say_where_he_connects_from_or_what_his_certificate_is(
     connect: Callable[..., Any],

@@ -107,6 +107,7 @@ async def echoes(connection: Any) -> bool:
     return (answer.data, answer.grpc_status) == (message(b"a"), 0)
 
 
+@pytest.mark.threat("A caller sends hostile bytes")
 @pytest.mark.parametrize("path", [EMBED, ECHO])
 @pytest.mark.parametrize("kind", REFUSED)
 async def test_what_is_no_call_is_refused_and_nobody_else_notices(

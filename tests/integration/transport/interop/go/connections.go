@@ -163,7 +163,7 @@ func dialBoth(addresses ...string) (*grpc.ClientConn, error) {
 	}
 	servers.InitialState(state)
 	return dial(
-		"both:///", grpc.WithResolvers(servers), grpc.WithDefaultServiceConfig(
+		"both:///servers", grpc.WithResolvers(servers), grpc.WithDefaultServiceConfig(
 			`{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}`,
 		),
 	)
