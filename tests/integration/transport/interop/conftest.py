@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,13 +130,13 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def launch(
-    transport: str, pack: Path, tmp_path_factory: pytest.TempPathFactory
+def launch_over(
+    pack: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., contextlib.AbstractContextManager[Server]]:
-    """Starts a sidecar with flags; it ends with the context, or fails the test."""
+    """Starts a sidecar over a transport with flags; it ends with the context, or fails the test."""
 
     @contextlib.contextmanager
-    def launch_server(**flags: object) -> Iterator[Server]:
+    def launch_server(transport: str, **flags: object) -> Iterator[Server]:
         defaults = {
             "server_address": "127.0.0.1:0",
             "server_transport": transport,
@@ -157,10 +158,38 @@ def launch(
 
 
 @pytest.fixture(scope="session")
-def server(launch: Callable[..., Any]) -> Iterator[Server]:
+def keep_over(launch_over: Callable[..., Any]) -> Iterator[Callable[..., Server]]:
+    """Gives the sidecar of a transport and flags, which is started once and ends in the end."""
+    kept: dict[str, Server] = {}
+    with contextlib.ExitStack() as exits:
+
+        def keep(transport: str, **flags: object) -> Server:
+            key = f"{transport} {flags}"
+            if key not in kept:
+                kept[key] = exits.enter_context(launch_over(transport, **flags))
+            return kept[key]
+
+        yield keep
+
+
+@pytest.fixture
+def launch(
+    transport: str, launch_over: Callable[..., Any]
+) -> Callable[..., contextlib.AbstractContextManager[Server]]:
+    """Starts a sidecar for a test, with flags."""
+    return partial(launch_over, transport)
+
+
+@pytest.fixture(scope="session")
+def server(transport: str, keep_over: Callable[..., Server]) -> Server:
     """A sidecar for all tests of a transport."""
-    with launch() as running:
-        yield running
+    return keep_over(transport)
+
+
+@pytest.fixture(scope="session")
+def short_lived(transport: str, keep_over: Callable[..., Server]) -> Server:
+    """A sidecar whose connections end after half a second."""
+    return keep_over(transport, server_max_connection_age="500ms")
 
 
 class Client:

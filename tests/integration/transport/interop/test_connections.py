@@ -122,13 +122,6 @@ async def test_a_client_that_pings_without_calls_can_call_afterwards(
     assert await client.unary("Echo", b"a") == b"a"
 
 
-@pytest.fixture(scope="module")
-def short_lived(launch: Callable[..., Any]) -> Any:
-    """A sidecar whose connections end after half a second."""
-    with launch(server_max_connection_age="500ms") as running:
-        yield running
-
-
 async def test_a_connection_of_great_age_ends_when_its_calls_have_ended(
     short_lived: Any, open_raw: Callable[..., Awaitable[Any]]
 ) -> None:

@@ -114,12 +114,9 @@ async def test_hits_are_those_of_python(
 
 
 async def test_no_call_fails_over_many_ages_of_connections(
-    start: Callable[..., Awaitable[Run]],
-    launch: Callable[..., Any],
-    embed_request: Callable[..., bytes],
+    start: Callable[..., Awaitable[Run]], short_lived: Any, embed_request: Callable[..., bytes]
 ) -> None:
-    with launch(server_max_connection_age="500ms") as short_lived:
-        await (await start(short_lived.address, "max-age", embed_request("a").hex())).end()
+    await (await start(short_lived.address, "max-age", embed_request("a").hex())).end()
 
 
 async def test_no_call_fails_when_a_server_ends_and_another_is_there(

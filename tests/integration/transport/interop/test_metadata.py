@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 EMBED = "/embercache.v1.EmbedService/Embed"
@@ -75,13 +75,18 @@ async def test_metadata_that_is_too_large_ends_its_call_only(client: Any, name: 
     assert await client.unary("Echo", b"still here") == b"still here"
 
 
-@pytest.fixture(scope="module")
-def guarded(launch: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A sidecar that knows who connects on its socket, and a certificate, and nobody else."""
-    policy: Path = tmp_path_factory.mktemp("policy") / "policy.yaml"
-    policy.write_text(POLICY)
-    with launch(access_policy_file=policy) as running:
-        yield running
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy of who connects on the socket, and of a certificate."""
+    path: Path = tmp_path_factory.mktemp("policy") / "policy.yaml"
+    path.write_text(POLICY)
+    return path
+
+
+@pytest.fixture
+def guarded(transport: str, keep_over: Callable[..., Any], policy: Path) -> Any:
+    """A sidecar that knows those, and nobody else."""
+    return keep_over(transport, access_policy_file=policy)
 
 
 FORGED = [
