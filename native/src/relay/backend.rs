@@ -11,6 +11,8 @@ use h2::client::{Builder, SendRequest};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
+use crate::front::connection::FRAME_BYTES;
+
 /// What the server may send of one response that the client does not read. More was no faster.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// As good as none: responses that are not read must not hold up the others of their connection.
@@ -62,6 +64,7 @@ async fn open(path: &Path) -> io::Result<SendRequest<Bytes>> {
         }
     };
     let (connection, driver) = Builder::new()
+        .max_frame_size(FRAME_BYTES)
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
