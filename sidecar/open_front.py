@@ -177,15 +177,22 @@ def _open(
     hot: NativeTier[Any]
     hot = NativeTier(settings.hot.max_bytes, time.monotonic, settings.hot.policy)
     server = settings.server.model_copy(update={"transport": "native"})
-    front = Front(
-        hot,
-        private.address,
-        METHODS,
-        bounds=BUCKETS,
-        most_connections=server.most_connections,
-        max_connection_age=server.max_connection_age,
-        traced=is_traced,
-    )
+    try:
+        front = Front(
+            hot,
+            private.address,
+            METHODS,
+            bounds=BUCKETS,
+            most_connections=server.most_connections,
+            max_connection_age=server.max_connection_age,
+            traced=is_traced,
+        )
+    except OSError as error:
+        raise _NotNativeError(
+            f"its threads cannot be started ({error.strerror or error}): allow this user more"
+            " processes and open files, or set server.transport to grpcio",
+            is_odd=True,
+        ) from None
     if certificate is not None:
         try:
             certificate.share(lambda pem: front.set_certificate(*pem))

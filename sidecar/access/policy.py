@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NamespaceName = Annotated[str, StringConstraints(pattern=rf"^({NAME_PATTERN}|\*)$")]
+# What no certificate has in a name could not be told to all that compare names.
+_CertificateName = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$")]
 
 
 class PolicyError(ValueError):
@@ -55,7 +57,7 @@ class CallerPolicy(_Part):
 
     name: str = Field(pattern=rf"^{NAME_PATTERN}$")
     token_file: OptionalPath = None
-    certificates: tuple[str, ...] = ()
+    certificates: tuple[_CertificateName, ...] = ()
     socket: bool = False
     namespaces: tuple[_NamespaceName, ...] = Field(min_length=1)
     rights: tuple[Right, ...] = (Right.READ,)

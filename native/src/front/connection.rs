@@ -19,11 +19,12 @@ use super::unary::{Asked, Message, Read};
 use super::wire::Wire;
 use crate::body::Body;
 use crate::callers::Peer;
-use crate::hot;
 use crate::relay::Relay;
 
 /// For the handshakes of TLS and HTTP/2.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For the rest of a message that may be looked up.
+const MESSAGE: Duration = Duration::from_secs(5);
 /// For telling a client that its connection is closed.
 pub const LAST_WORD: Duration = Duration::from_millis(500);
 /// Not for holding clients back: their calls may come in bursts. It bounds what a hostile one costs.
@@ -36,8 +37,11 @@ pub const FRAME_BYTES: u32 = 128 * 1024;
 /// burst of calls that end by a frame of their own has one each.
 const FRAMES_BYTES: usize = 16 * 1024 * 1024;
 const MOST_HEADER_BYTES: u32 = 64 * 1024;
-/// Of so many calls that ended early it is remembered for a second that frames may still come.
-const MOST_ENDED_EARLY: usize = 1000;
+/// What waits for the socket of one response that the server behind gives.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// A connection may break the rules so often. Frames that are late for calls that ended early count,
+/// once a second has passed or too many of these calls are remembered.
+const MOST_BREACHES: usize = 64 * 1024;
 /// Ages are spread by so much, so that not all clients come back at once.
 const JITTER: f64 = 0.1;
 
@@ -64,7 +68,9 @@ pub fn settings() -> Builder {
         // Bursts may be cancelled before the first of their calls is looked at.
         .max_pending_accept_reset_streams(MOST_STREAMS as usize)
         .max_header_list_size(MOST_HEADER_BYTES)
-        .max_concurrent_reset_streams(MOST_ENDED_EARLY);
+        .max_concurrent_reset_streams(MOST_STREAMS as usize)
+        .max_local_error_reset_streams(Some(MOST_BREACHES))
+        .max_send_buffer_size(SEND_BUFFER_BYTES);
     builder
 }
 
@@ -90,7 +96,7 @@ pub async fn serve_connection<S>(
     wire.gather();
     let calls = Calls {
         relay: Arc::new(Relay::new(shared.backend.clone())),
-        peer,
+        peer: Arc::new(peer),
         shared,
     };
     let mut line = Line {
@@ -175,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 /// What the calls of one connection share.
 struct Calls {
     shared: Arc<Shared>,
-    peer: Peer,
+    peer: Arc<Peer>,
     relay: Arc<Relay>,
 }
 
@@ -186,30 +192,33 @@ impl Calls {
         let shared = &self.shared;
         // Most messages are there already: a task is only for what has to be waited for.
         let mut nobody = Context::from_waker(Waker::noop());
-        let waiting = match Asked::of(&request, &self.peer, shared) {
-            None => None,
+        let is_waited_for = match Asked::of(&request, &self.peer, shared) {
+            None => false,
             Some(asked) => match message.poll(&mut body, &mut nobody) {
-                Poll::Pending => Some(asked),
+                Poll::Pending => true,
                 Poll::Ready(Read::Gone) => return,
-                Poll::Ready(Read::Odd) => None,
+                Poll::Ready(Read::Odd) => false,
                 Poll::Ready(Read::Whole) => {
-                    if asked.answer(message.message(), asked.since, shared, &mut respond) {
+                    if asked.answer(message.message(), shared, &mut respond) {
                         return;
                     }
-                    None
+                    false
                 }
             },
         };
         self.peer.mark(&mut request.headers);
-        let (shared, relay) = (shared.clone(), self.relay.clone());
+        let (shared, relay, peer) = (shared.clone(), self.relay.clone(), self.peer.clone());
         tokio::spawn(async move {
-            if let Some(asked) = waiting {
-                match message.rest(&mut body, &shared).await {
-                    Read::Gone => return,
-                    Read::Odd => {}
-                    Read::Whole => {
-                        let now = hot::monotonic();
-                        if asked.answer(message.message(), now, &shared, &mut respond) {
+            if is_waited_for {
+                match timeout(MESSAGE, message.rest(&mut body, &shared)).await {
+                    Ok(Read::Gone) => return,
+                    // The server behind knows until when it may come.
+                    Ok(Read::Odd) | Err(_) => {}
+                    Ok(Read::Whole) => {
+                        // Who may ask can have changed since the headers came.
+                        if let Some(asked) = Asked::of(&request, &peer, &shared)
+                            && asked.answer(message.message(), &shared, &mut respond)
+                        {
                             return;
                         }
                     }

@@ -29,8 +29,8 @@ const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub struct Asked {
     method: Arc<Method>,
     scope: Option<Scope>,
-    /// When its headers were there, in seconds of CLOCK_MONOTONIC.
-    pub since: f64,
+    /// When its caller was looked up, in seconds of CLOCK_MONOTONIC.
+    since: f64,
 }
 
 impl Asked {
@@ -58,16 +58,15 @@ impl Asked {
         })
     }
 
-    /// Answers a call whose message is whole, which it is ``now``; false if there is no answer.
+    /// Answers a call whose message is whole; false if there is no answer.
     pub fn answer(
         &self,
         message: &[u8],
-        now: f64,
         shared: &Shared,
         respond: &mut SendResponse<Body>,
     ) -> bool {
         let key = self.method.key(message, self.scope.as_ref());
-        let Some(response) = shared.answers.find(&key, now) else {
+        let Some(response) = shared.answers.find(&key, self.since) else {
             return false;
         };
         // Else the caller has gone, and nobody is to be told.

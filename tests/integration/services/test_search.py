@@ -229,5 +229,8 @@ async def test_calls_at_the_same_time_share_one_search(start: Start, held_model:
         await asyncio.sleep(0.01)
     held_model.let_go()
     tiers = sorted(tier for tier, _ in await asyncio.gather(*calls))
-    assert tiers == ["COALESCED"] * 4 + ["COMPUTED"]
+    # One that came late found the answer.
+    assert tiers.count("COMPUTED") == 1
+    assert set(tiers) <= {"COALESCED", "COMPUTED", "HOT"}
+    assert len(held_model.sizes) == 1
     assert held_model.sizes == [1]

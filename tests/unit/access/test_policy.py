@@ -36,6 +36,14 @@ def test_a_caller_may_read_unless_more_is_said() -> None:
             f"callers: [{SHOP}, {{name: b, certificates: [x, y, x], namespaces: [a]}}]",
             "two callers have the same certificate",
         ),
+        (
+            'callers: [{name: a, certificates: ["\\uD800x"], namespaces: [a]}]',
+            r"callers\.0\.certificates\.0",
+        ),
+        (
+            'callers: [{name: a, certificates: [""], namespaces: [a]}]',
+            r"callers\.0\.certificates\.0",
+        ),
         ("callers: [{name: a, namespaces: [a]}]", "say how the caller is known"),
         ("callers: [{name: a, socket: true}]", r"callers\.0\.namespaces: Field required"),
         ("callers: [{name: a, socket: true, namespaces: []}]", r"callers\.0\.namespaces: "),
