@@ -50,18 +50,20 @@ fn who_has_begun_may_be_silent_for_hours() {
 
 #[test]
 fn a_connection_of_great_age_ends_and_the_call_in_progress_does_not_fail() {
+    // Short, as a message is waited for here for five seconds only.
+    const AGE: Duration = Duration::from_secs(2);
     play(async {
-        let door = Door::with(|shared| shared.max_connection_age = Some(HOUR));
+        let door = Door::with(|shared| shared.max_connection_age = Some(AGE));
         door.keep(b"slow", None, "in the end", &[]);
         let (socket, serving) = door.socket();
         let mut client = Client::on(socket).await;
         let (response, mut to) = client.begin(request()).await;
         to.send_data(framed(b"slow").slice(..6), false).unwrap();
-        sleep(HOUR.mul_f64(0.89)).await;
+        sleep(AGE.mul_f64(0.89)).await;
         assert_eq!(client.ask(b"other").await.0, "14");
-        sleep(HOUR.mul_f64(0.22)).await;
+        sleep(AGE.mul_f64(0.22)).await;
         assert!(client.send.clone().ready().await.is_err(), "no new calls");
-        sleep(10 * HOUR).await;
+        sleep(AGE).await;
         to.send_data(framed(b"slow").slice(6..), true).unwrap();
         assert_eq!(answer(response).await.unwrap().0, OK);
         serving.await.unwrap();

@@ -153,3 +153,37 @@ fn with_traces_only_calls_are_answered_that_say_they_are_in_none() {
         }
     });
 }
+
+#[test]
+fn a_caller_withdrawn_while_his_message_comes_gets_no_answer() {
+    play(async {
+        let door = Door::new();
+        door.keep(b"mine", Some([1; 16]), "the first", &[]);
+        let callers = |on_socket| Callers::new([].into(), [].into(), on_socket);
+        let mut client = door.client().await;
+        for (withdrawn, status) in [(false, OK), (true, UNAVAILABLE)] {
+            door.shared.set_callers(callers(Some([1; 16])));
+            let (response, mut to) = client.begin(request()).await;
+            to.send_data(framed(b"mine").slice(..6), false).unwrap();
+            settle().await;
+            if withdrawn {
+                door.shared.set_callers(callers(None));
+            }
+            to.send_data(framed(b"mine").slice(6..), true).unwrap();
+            assert_eq!(answer(response).await.unwrap().0, status);
+        }
+    });
+}
+
+#[test]
+fn a_message_that_comes_too_slowly_is_handed_over() {
+    play(async {
+        let door = Door::new();
+        door.keep(b"mine", None, "the first", &[]);
+        let mut client = door.client().await;
+        let (response, mut to) = client.begin(request()).await;
+        to.send_data(framed(b"mine").slice(..6), false).unwrap();
+        // Nobody is behind, who would wait for the rest.
+        assert_eq!(answer(response).await.unwrap().0, UNAVAILABLE);
+    });
+}
