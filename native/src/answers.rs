@@ -18,7 +18,8 @@ const MOST_NOTES: usize = 256;
 pub const MAX_HITS: u8 = 3;
 /// How many bytes the key of an answer has.
 pub const KEY_BYTES: usize = 16;
-const AGE_BYTES: usize = 8;
+/// How many bytes an age has in a response.
+pub const AGE_BYTES: usize = 8;
 const SHARDS: usize = 64;
 
 /// The key of an answer: a hash of the request, by caller and method.

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use crate::answers::Response;
+use crate::answers::{AGE_BYTES, Response};
 
 /// One byte that says whether it is compressed, four with its length: before each gRPC message.
 pub const PREFIX_BYTES: usize = 5;
-const AGE_BYTES: usize = 8;
 /// As many as fit into what is written at once under `bytes::buf::Take`: 16 pieces.
 const WINDOW: usize = 8;
 

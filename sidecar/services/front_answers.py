@@ -62,8 +62,8 @@ class FrontAnswers(StoredResponses):
         )
         # In place of the response, whose bytes would else be there twice.
         stored = replace(stored, response=answer)
-        self._put(raw, stored, response.size + len(request or b""), ttl, stamp)
-        self._native.answer(self._key(raw), answer)
+        key = self._put(raw, stored, response.size + len(request or b""), ttl, stamp)
+        self._native.answer(key, answer)
 
     def settle(self) -> None:
         """See `StoredResponses.settle`."""

@@ -106,12 +106,11 @@ class StoredResponses:
     def settle(self) -> None:
         """Counts what others than `get` gave since this was called last: nobody."""
 
-    def _put(self, raw: bytes, stored: StoredResponse, size: int, ttl: float, stamp: int) -> None:
+    def _put(self, raw: bytes, stored: StoredResponse, size: int, ttl: float, stamp: int) -> bytes:
+        key = blake2b(raw, digest_size=16, salt=scope(), person=self._person).digest()
         size += 100 * stored.items
-        self._hot.put(self._key(raw), stored, size, stored.account, ttl=ttl, stamp=stamp)
-
-    def _key(self, raw: bytes) -> bytes:
-        return blake2b(raw, digest_size=16, salt=scope(), person=self._person).digest()
+        self._hot.put(key, stored, size, stored.account, ttl=ttl, stamp=stamp)
+        return key
 
 
 def _ignore(_kind: str, _namespace: str, _request: bytes, _weight: int) -> None:

@@ -8,7 +8,7 @@ use embercache_native::relay::Relay;
 use h2::Reason;
 use tokio::net::UnixStream;
 
-use crate::stage::{Backend, Call, Client, Folder, ok, play, read, request, send, settle};
+use crate::stage::{Backend, Call, Folder, both, ok, play, read, request, send, settle};
 
 /// By which code the server's side of a call was ended.
 async fn code(mut call: Call) -> Reason {
@@ -18,9 +18,7 @@ async fn code(mut call: Call) -> Reason {
 #[test]
 fn a_call_cancelled_before_its_response_is_cancelled_behind_by_the_same_code() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         for reason in [Reason::CANCEL, Reason::NO_ERROR, Reason::INTERNAL_ERROR] {
             for is_whole in [true, false] {
                 let sent = client.send.send_request(request(), is_whole);
@@ -36,9 +34,7 @@ fn a_call_cancelled_before_its_response_is_cancelled_behind_by_the_same_code() {
 #[test]
 fn a_call_cancelled_within_its_response_is_cancelled_behind() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         for is_whole in [true, false] {
             let (pending, mut to) = client.send.send_request(request(), is_whole).unwrap();
             let mut call = backend.call().await;
@@ -56,9 +52,7 @@ fn a_call_cancelled_within_its_response_is_cancelled_behind() {
 #[test]
 fn a_call_is_cancelled_behind_while_the_server_takes_no_more_of_its_request() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (_response, mut to) = client.call();
         let sent = AtomicUsize::new(0);
         let sending = send(&mut to, vec![0; 1 << 20].into(), &sent);
@@ -75,9 +69,7 @@ fn a_call_is_cancelled_behind_while_the_server_takes_no_more_of_its_request() {
 #[test]
 fn a_call_is_cancelled_behind_while_the_client_reads_no_more_of_its_response() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (pending, mut to) = client.call();
         let mut to_client = backend.call().await.head();
         let _response = pending.await.unwrap();
@@ -96,9 +88,7 @@ fn a_call_is_cancelled_behind_while_the_client_reads_no_more_of_its_response() {
 #[test]
 fn calls_of_a_client_that_vanishes_are_cancelled_behind_and_their_connection_closed() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (_waiting, _to) = client.call();
         let waiting = backend.call().await;
         let _ended = client.ask("request");
@@ -151,9 +141,7 @@ fn a_call_whose_relaying_is_dropped_is_cancelled_on_both_sides() {
 #[test]
 fn a_cancel_may_come_at_any_moment() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         // The connection is not given up before it is there.
         let pending = client.ask("request");
         backend.call().await.answer("response");

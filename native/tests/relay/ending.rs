@@ -5,14 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use h2::Reason;
 
-use crate::stage::{Backend, Client, Folder, ok, play, read, response, send, settle};
+use crate::stage::{both, ok, play, read, response, send, settle};
 
 #[test]
 fn a_reset_instead_of_a_response_reaches_the_client_with_its_code() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         for reason in [
             Reason::CANCEL,
             Reason::ENHANCE_YOUR_CALM,
@@ -29,9 +27,7 @@ fn a_reset_instead_of_a_response_reaches_the_client_with_its_code() {
 #[test]
 fn a_reset_within_the_response_reaches_the_client_with_its_code() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let pending = client.ask("request");
         let mut to = backend.call().await.head();
         to.send_data("part".into(), false).unwrap();
@@ -46,9 +42,7 @@ fn a_reset_within_the_response_reaches_the_client_with_its_code() {
 #[test]
 fn a_response_that_is_complete_ends_a_request_that_is_not() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (pending, mut to) = client.call();
         to.send_data("more will come".into(), false).unwrap();
         let mut call = backend.call().await;
@@ -68,9 +62,7 @@ fn a_response_that_is_complete_ends_a_request_that_is_not() {
 #[test]
 fn trailers_alone_end_a_request_that_waits_for_the_server_to_take_it() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (pending, mut to) = client.call();
         let sent = AtomicUsize::new(0);
         tokio::select! {
@@ -89,9 +81,7 @@ fn trailers_alone_end_a_request_that_waits_for_the_server_to_take_it() {
 #[test]
 fn a_reset_after_a_complete_response_takes_nothing_of_it() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (pending, mut to) = client.call();
         to.send_data("more will come".into(), false).unwrap();
         let mut call = backend.call().await;
@@ -106,9 +96,7 @@ fn a_reset_after_a_complete_response_takes_nothing_of_it() {
 #[test]
 fn a_slow_reader_has_all_of_a_response_that_ended_his_request() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (pending, mut to) = client.call();
         to.send_data("more will come".into(), false).unwrap();
         let mut call = backend.call().await;

@@ -4,16 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-use crate::stage::{Backend, Client, Folder, ok, play, read, send, settle};
+use crate::stage::{both, ok, play, read, send, settle};
 
 const MEBIBYTE: usize = 1 << 20;
 
 #[test]
 fn a_client_that_does_not_read_holds_up_no_more_than_the_windows() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let pending = client.ask("request");
         let mut to = backend.call().await.head();
         let mut response = pending.await.unwrap();
@@ -38,9 +36,7 @@ fn a_client_that_does_not_read_holds_up_no_more_than_the_windows() {
 #[test]
 fn a_server_that_does_not_read_holds_up_no_more_than_the_windows() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (_response, mut to) = client.call();
         let sent = AtomicUsize::new(0);
         let sending = async {
@@ -64,9 +60,7 @@ fn a_server_that_does_not_read_holds_up_no_more_than_the_windows() {
 #[test]
 fn responses_that_nobody_reads_do_not_hold_up_others_of_their_client() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let sent = std::sync::Arc::new(AtomicUsize::new(0));
         let mut unread = Vec::new();
         for _ in 0..64 {
@@ -95,9 +89,7 @@ fn responses_that_nobody_reads_do_not_hold_up_others_of_their_client() {
 #[test]
 fn many_small_messages_that_nobody_reads_do_not_end_the_connection() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let pending = client.ask("request");
         let mut to = backend.call().await.head();
         let mut response = pending.await.unwrap();
@@ -126,9 +118,7 @@ fn many_small_messages_that_nobody_reads_do_not_end_the_connection() {
 fn large_messages_pass_both_ways_at_once() {
     play(async {
         const ALL: usize = 64 * MEBIBYTE;
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (pending, mut to_server) = client.call();
         let mut call = backend.call().await;
         let mut to_client = call.head();

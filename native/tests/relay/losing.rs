@@ -8,7 +8,7 @@ use http::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::stage::{Backend, Client, Folder, ok, play, read, settle, status};
+use crate::stage::{Backend, Client, Folder, both, ok, play, read, settle, status};
 
 fn assert_unavailable(response: &Response<RecvStream>, why: &str) {
     assert_eq!(response.status(), 200);
@@ -86,9 +86,7 @@ fn crowded(path: &Path) -> UnixListener {
 #[test]
 fn a_call_whose_connection_breaks_before_the_response_is_unavailable() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let pending = client.ask("request");
         let call = backend.call().await;
         backend.kill(call.connection);
@@ -107,9 +105,7 @@ fn a_call_whose_connection_breaks_before_the_response_is_unavailable() {
 #[test]
 fn a_call_whose_connection_breaks_within_the_response_ends_as_unavailable() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let pending = client.ask("request");
         let mut call = backend.call().await;
         let mut to = call.head();
@@ -127,9 +123,7 @@ fn a_call_whose_connection_breaks_within_the_response_ends_as_unavailable() {
 #[test]
 fn a_connection_that_goes_away_ends_its_calls_in_peace_and_takes_no_more() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (pending, mut to_server) = client.call();
         let mut old = backend.call().await;
         let mut to_client = old.head();
@@ -232,9 +226,7 @@ fn a_call_that_was_refused_is_made_once_more() {
 #[test]
 fn a_call_that_was_refused_after_some_of_its_request_is_for_the_client_to_make_again() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let pending = client.ask("request");
         let mut call = backend.call().await;
         read(call.request.body_mut()).await.unwrap();

@@ -4,16 +4,14 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::stage::{Backend, Client, Folder, play, read, settle};
+use crate::stage::{Backend, Client, Folder, both, play, read, settle};
 
 const MANY: usize = 4_000;
 
 #[test]
 fn thousands_of_calls_are_all_with_the_server_before_the_first_is_answered() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let pending: Vec<_> = (0..MANY).map(|n| client.ask(format!("{n}"))).collect();
         let mut calls = Vec::new();
         for _ in 0..MANY {
@@ -37,9 +35,7 @@ fn thousands_of_calls_are_all_with_the_server_before_the_first_is_answered() {
 #[test]
 fn thousands_of_calls_may_end_by_a_frame_of_its_own() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let mut pending = Vec::new();
         for _ in 0..MANY {
             let (response, mut to) = client.call();
@@ -63,9 +59,7 @@ fn thousands_of_calls_may_end_by_a_frame_of_its_own() {
 #[test]
 fn calls_that_are_cancelled_as_soon_as_they_are_made_do_not_end_the_connection() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         for _ in 0..200 {
             let (response, mut to) = client.call();
             to.send_data("small".into(), true).unwrap();

@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Version};
 
-use crate::stage::{Backend, Client, Folder, ok, play, read, request, response, settle, status};
+use crate::stage::{
+    Backend, Client, Folder, both, ok, play, read, request, response, settle, status,
+};
 
 #[test]
 fn the_request_arrives_as_it_was_sent() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let sent =
             Request::post("https://embed.example:8443/embercache.v1.EmbedService/Embed?a=%2f")
                 .header("te", "trailers")
@@ -59,9 +59,7 @@ fn all(headers: &HeaderMap) -> Vec<(&str, &[u8])> {
 #[test]
 fn a_request_without_authority_arrives_without() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let sent = Request::post("/a/b")
             .version(Version::HTTP_11)
             .header("host", "me")
@@ -77,9 +75,7 @@ fn a_request_without_authority_arrives_without() {
 #[test]
 fn the_response_arrives_as_it_was_sent() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let pending = client.ask("request");
         let mut call = backend.call().await;
         let head = Response::builder()
@@ -152,9 +148,7 @@ fn a_request_that_was_read_whole_ends_with_what_was_read() {
 #[test]
 fn a_request_ends_when_the_clients_does_and_not_before() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (_response, mut to) = client.call();
         to.send_data("message".into(), false).unwrap();
         let mut call = backend.call().await;
@@ -175,9 +169,7 @@ fn a_request_ends_when_the_clients_does_and_not_before() {
 #[test]
 fn a_request_of_headers_alone_ends_with_them() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let _response = client.send.send_request(request(), true).unwrap();
         assert!(backend.call().await.request.body().is_end_stream());
     });
@@ -186,9 +178,7 @@ fn a_request_of_headers_alone_ends_with_them() {
 #[test]
 fn a_message_that_ends_the_request_is_in_one_frame_with_its_end() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let _response = client.ask("message");
         let mut call = backend.call().await;
         assert_eq!(
@@ -202,9 +192,7 @@ fn a_message_that_ends_the_request_is_in_one_frame_with_its_end() {
 #[test]
 fn trailers_of_the_request_are_passed_on() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (_response, mut to) = client.call();
         to.send_data("data".into(), false).unwrap();
         to.send_trailers(ok()).unwrap();
@@ -217,9 +205,7 @@ fn trailers_of_the_request_are_passed_on() {
 #[test]
 fn headers_of_the_response_arrive_before_its_first_message() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let pending = client.ask("request");
         let mut to = backend.call().await.head();
         let mut response = pending.await.unwrap();
@@ -231,9 +217,7 @@ fn headers_of_the_response_arrive_before_its_first_message() {
 #[test]
 fn a_response_of_trailers_alone_is_one() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let pending = client.ask("request");
         let mut alone = response();
         alone
@@ -257,9 +241,7 @@ fn a_response_of_trailers_alone_is_one() {
 #[test]
 fn a_response_may_end_with_data() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         for end in ["", "end"] {
             let pending = client.ask("request");
             let mut to = backend.call().await.head();
@@ -277,9 +259,7 @@ fn a_response_may_end_with_data() {
 #[test]
 fn both_sides_may_speak_by_turns() {
     play(async {
-        let folder = Folder::new();
-        let mut backend = Backend::new(&folder.socket());
-        let mut client = Client::new(&folder.socket()).await;
+        let (_folder, mut backend, mut client) = both().await;
         let (pending, mut to_server) = client.call();
         let mut call = backend.call().await;
         let mut to_client = call.head();

@@ -39,6 +39,14 @@ pub async fn settle(count: impl Fn() -> usize) -> usize {
     last
 }
 
+/// A server behind, and a client on a connection of its own; the folder is that of the server's socket.
+pub async fn both() -> (Folder, Backend, Client) {
+    let folder = Folder::new();
+    let backend = Backend::new(&folder.socket());
+    let client = Client::new(&folder.socket()).await;
+    (folder, backend, client)
+}
+
 /// A folder that is gone in the end.
 pub struct Folder(PathBuf);
 
