@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _GRPC = "grpc._cython.cygrpc"
 _BAD_METADATA = "metadata of a call is not UTF-8; this is logged once a minute at most"
+# What is sent for a call could not be: its caller has gone. Metadata that may not be sent fail
+# alike, but ours are literals, and gRPC's core names such by itself.
+_NOT_SENT = 'Failed "execute_batch"'
 
 
 def configure_logging(settings: LogSettings) -> None:
@@ -54,8 +57,19 @@ def configure_logging(settings: LogSettings) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("asyncio").addFilter(OnceAMinute("socket.accept() out of system resource"))
     grpc = logging.getLogger(_GRPC)
+    grpc.addFilter(_is_no_caller_who_left)
     grpc.addFilter(_without_metadata)
     grpc.addFilter(OnceAMinute(_BAD_METADATA))
+
+
+def _is_no_caller_who_left(record: logging.LogRecord) -> bool:
+    """Whether a record of grpcio tells more than that a caller did not wait for his answer.
+
+    grpcio means to leave that out, but knows of it only if it is told of the end of the call before
+    it is told that what was being sent cannot be. With a message half sent it is the other way.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return not str(error).startswith(_NOT_SENT)
 
 
 def _without_metadata(record: logging.LogRecord) -> bool:

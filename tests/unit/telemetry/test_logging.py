@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 import structlog
 
@@ -16,7 +18,7 @@ from sidecar.telemetry.logging import configure_logging
 from sidecar.transport.server import GrpcServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 GRPC = "grpc._cython.cygrpc"
 HANG_GUARD = 30.0
@@ -86,12 +88,12 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return head + payload
 
 
-def call_with(metadata: bytes) -> bytes:
-    """A connection with one call of the health service, whose token is the ``metadata``."""
+def call_with(metadata: bytes, path: bytes = b"/grpc.health.v1.Health/Check") -> bytes:
+    """A connection with one call, whose token is the ``metadata``."""
     headers = {
         b":method": b"POST",
         b":scheme": b"http",
-        b":path": b"/grpc.health.v1.Health/Check",
+        b":path": path,
         b":authority": b"x",
         b"content-type": b"application/grpc",
         b"te": b"trailers",
@@ -123,3 +125,56 @@ async def test_metadata_that_is_no_text_is_logged_once_and_not_quoted(
     (line,) = map(json.loads, shown.splitlines())
     assert line["event"].startswith("metadata of a call is not UTF-8")
     assert "exception" not in line
+
+
+@contextlib.asynccontextmanager
+async def serving(answer: Any) -> AsyncIterator[str]:
+    """The address of a server that answers /tests.Probe/Pieces so."""
+    method = grpc.unary_stream_rpc_method_handler(answer)
+    handlers = [grpc.method_handlers_generic_handler("tests.Probe", {"Pieces": method})]
+    server = GrpcServer(ServerSettings(address="127.0.0.1:0", drain_delay=0), handlers)
+    await server.start()
+    yield server.addresses[0]
+    await server.drain()
+
+
+async def test_a_caller_who_leaves_while_a_message_is_sent_to_him_is_no_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging(LogSettings(format="json"))
+    writing, ended = asyncio.Event(), asyncio.Event()
+
+    async def answer(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        writing.set()
+        try:
+            # More than he takes without being asked for it.
+            yield bytes(1 << 20)
+        finally:
+            ended.set()
+
+    async with serving(answer) as address, asyncio.timeout(HANG_GUARD):
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        writer.write(call_with(b"none", b"/tests.Probe/Pieces"))
+        await writing.wait()
+        received = 0
+        while received < 65535:  # the window of HTTP/2, so that the rest waits
+            received += len(await reader.read(65535))
+        writer.close()
+        # The handler is closed after what grpcio says of the message.
+        await ended.wait()
+    assert "error" not in capsys.readouterr().err
+
+
+async def test_an_error_of_a_handler_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(format="json"))
+
+    async def answer(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        yield b""
+        raise KeyError
+
+    async with serving(answer) as address, grpc.aio.insecure_channel(address) as channel:
+        call = channel.unary_stream("/tests.Probe/Pieces")(b"")
+        with pytest.raises(grpc.aio.AioRpcError):
+            [_ async for _ in call]
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (line["level"], line["exception"][-8:]) == ("error", "KeyError")
