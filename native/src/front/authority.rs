@@ -1,21 +1,22 @@
-//! Names of hosts as gRPC's clients in C and those made of them write them, mended for h2.
+//! Names of hosts as some of gRPC's clients write them, mended for h2.
 //!
-//! They take the path of a Unix socket for one, as in ``:authority: tmp%2Fsocket``, or several
-//! addresses. That is no name of a host by RFC 3986, so h2 refuses the call. Here underscores take the
-//! place of what it may not hold, before h2 reads it, which changes no length. Nobody goes by the name.
+//! Those in C, those made of them and those in Java take the path of a Unix socket for one, as in
+//! ``:authority: tmp%2Fsocket`` or ``/tmp/socket``, or several addresses. That is no name of a host by
+//! RFC 3986, so h2 refuses the call. Here underscores take the place of what it may not hold, before h2
+//! reads it, which changes no length. Nobody goes by the name.
 
-/// The name of the header as it is written when it is not in a table, with its length before it.
-/// No value holds it, because a line feed is not for values.
-const NAME: &[u8] = b"\x0a:authority";
+mod fields;
+
+use self::fields::Fields;
+
 const PREFACE_BYTES: usize = 24;
 const HEAD_BYTES: usize = 9;
+const PRIORITY_BYTES: usize = 5;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
-/// The first byte of a length that is longer than one byte. A greater one is of a packed value.
-const LONG: u8 = 0x7f;
-/// What is longer is no name of anything.
-const MOST_SHIFT: u32 = 14;
+const PADDED: u8 = 8;
+const PRIORITY: u8 = 0x20;
 
 /// Where in what the client sends.
 enum At {
@@ -33,25 +34,14 @@ enum At {
     Other {
         left: usize,
     },
-    /// Its first call says no name that has to be mended, and so will none.
+    /// There is nothing to mend, or what is sent is odd: it is left to h2.
     Done,
-}
-
-/// Where in a block of headers.
-enum Within {
-    /// So many bytes of the name were met.
-    Name(usize),
-    /// The length of the value is more than this, and the next seven bits of it are to come.
-    Length(usize, u32),
-    /// So many bytes of the value are to come, and whether that is all of it.
-    Value(usize, bool),
 }
 
 /// Mends what one client sends, as it is read.
 pub struct Authority {
     at: At,
-    within: Within,
-    has_mended: bool,
+    fields: Fields,
 }
 
 impl Default for Authority {
@@ -60,8 +50,7 @@ impl Default for Authority {
             at: At::Preface {
                 left: PREFACE_BYTES,
             },
-            within: Within::Name(0),
-            has_mended: false,
+            fields: Fields::default(),
         }
     }
 }
@@ -94,7 +83,7 @@ impl Authority {
                     let (taken, is_last) = (bytes.len().min(*left), *is_last);
                     *left -= taken;
                     let has_ended = *left == 0;
-                    self.look_at(&mut bytes[..taken]);
+                    self.fields.mend(&mut bytes[..taken]);
                     if has_ended {
                         self.end(is_last);
                     }
@@ -116,7 +105,14 @@ impl Authority {
     fn begin(&mut self, [high, middle, low, kind, flags, ..]: [u8; HEAD_BYTES]) {
         let left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         let is_last = flags & END_HEADERS != 0;
+        if kind == HEADERS {
+            self.fields.begin(match flags & PRIORITY {
+                0 => 0,
+                _ => PRIORITY_BYTES,
+            });
+        }
         match (kind, left) {
+            (HEADERS, _) if flags & PADDED != 0 => self.at = At::Done,
             (HEADERS | CONTINUATION, 0) => self.end(is_last),
             (HEADERS | CONTINUATION, _) => self.at = At::Headers { left, is_last },
             (_, 0) => self.next(),
@@ -126,59 +122,11 @@ impl Authority {
 
     /// Ends a frame of headers; of one call, the last has all of them.
     fn end(&mut self, is_last: bool) {
-        if !is_last {
-            self.next();
-        } else if self.has_mended {
-            self.within = Within::Name(0);
-            self.next();
-        } else {
+        if is_last && !self.fields.has_mended {
+            // The first call says no name that has to be mended, and so no other will.
             self.at = At::Done;
-        }
-    }
-
-    fn look_at(&mut self, mut bytes: &mut [u8]) {
-        while let Some(&first) = bytes.first() {
-            let mut taken = 1;
-            self.within = match self.within {
-                Within::Value(left, is_whole) => {
-                    taken = bytes.len().min(left);
-                    self.mend_value(&mut bytes[..taken], is_whole && taken == left);
-                    match left - taken {
-                        0 => Within::Name(0),
-                        left => Within::Value(left, false),
-                    }
-                }
-                Within::Name(met) if met == NAME.len() => match first {
-                    LONG => Within::Length(usize::from(LONG), 0),
-                    length @ 1..LONG => Within::Value(usize::from(length), true),
-                    _ => Within::Name(0),
-                },
-                Within::Length(length, shift) => {
-                    let length = length + (usize::from(first & 0x7f) << shift);
-                    match first {
-                        0..0x80 => Within::Value(length, true),
-                        _ if shift < MOST_SHIFT => Within::Length(length, shift + 7),
-                        _ => Within::Name(0),
-                    }
-                }
-                Within::Name(met) if first == NAME[met] => Within::Name(met + 1),
-                Within::Name(_) => Within::Name(usize::from(first == NAME[0])),
-            };
-            bytes = &mut bytes[taken..];
-        }
-    }
-
-    /// Mends a value, or a part of one: of that it is not known what the rest holds.
-    fn mend_value(&mut self, value: &mut [u8], is_whole: bool) {
-        let is_odd = |byte: &u8| matches!(byte, b'%' | b',');
-        if is_whole && !value.iter().any(is_odd) {
-            return;
-        }
-        for byte in value {
-            if !byte.is_ascii_alphanumeric() && !matches!(byte, b'.' | b'-') {
-                *byte = b'_';
-                self.has_mended = true;
-            }
+        } else {
+            self.next();
         }
     }
 }
@@ -189,7 +137,11 @@ mod tests {
 
     use super::*;
 
+    const NAME: &[u8] = b":authority";
+    const LONG: u8 = 0x7f;
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    /// A name that is written out, and one of the static table, with a value that looks like a name.
+    const PATH: &[u8] = b"\x40\x05:path\x04/a/b\x04\x03A%2";
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -201,6 +153,25 @@ mod tests {
     }
 
     fn call(authority: &[u8]) -> Vec<u8> {
+        let name = [b"\x40\x0a", NAME].concat();
+        frame(
+            HEADERS,
+            END_HEADERS,
+            &[PATH, &name, &value(authority)].concat(),
+        )
+    }
+
+    /// As clients in Java write it.
+    fn indexed_call(authority: &[u8]) -> Vec<u8> {
+        frame(
+            HEADERS,
+            END_HEADERS,
+            &[PATH, b"\x41", &value(authority), b"\x83\x86"].concat(),
+        )
+    }
+
+    /// A string with its length.
+    fn value(authority: &[u8]) -> Vec<u8> {
         let length = match authority.len() {
             short @ 0..127 => vec![u8::try_from(short).unwrap_or_default()],
             long => {
@@ -212,8 +183,7 @@ mod tests {
                 }
             }
         };
-        let block = [b"\x40\x05:path\x04/a/b\x40", NAME, &length, authority];
-        frame(HEADERS, END_HEADERS, &block.concat())
+        [&length, authority].concat()
     }
 
     fn mended(pieces: &[&[u8]], cut: usize) -> Vec<u8> {
@@ -227,11 +197,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn percent_signs_are_mended_however_the_bytes_come(cut in 1..200usize) {
-            let (one, other) = (call(b"run%2Fa%2Fb"), call(b"1.2.3.4:5,1.2.3.5:6"));
+        fn names_are_mended_however_the_bytes_come(cut in 1..200usize) {
+            let (one, other) = (call(b"run%2Fa%2Fb"), indexed_call(b"1.2.3.4:5,1.2.3.5:6"));
             let message = frame(0, 1, b"\x0a:authority\x03%%%");
             let all = mended(&[PREFACE, SETTINGS, &one, &message, &other], cut);
-            let (one, other) = (call(b"run_2Fa_2Fb"), call(b"1.2.3.4_5_1.2.3.5_6"));
+            let (one, other) = (call(b"run_2Fa_2Fb"), indexed_call(b"1.2.3.4_5_1.2.3.5_6"));
             prop_assert_eq!(all, [PREFACE, SETTINGS, &one, &message, &other].concat());
         }
 
@@ -246,6 +216,31 @@ mod tests {
             }
             prop_assert!(all.iter().zip(&bytes).all(|(now, before)| now == before || *now == b'_'));
         }
+    }
+
+    #[test]
+    fn a_path_as_clients_in_java_write_it_is_mended() {
+        let all = mended(&[PREFACE, &indexed_call(b"/tmp/a.sock")], 1000);
+        assert_eq!(all, [PREFACE, &indexed_call(b"_tmp_a.sock")].concat());
+    }
+
+    #[test]
+    fn a_packed_name_and_what_comes_behind_padding_are_left_as_they_are() {
+        let packed = frame(HEADERS, END_HEADERS, b"\x41\x83a%/\x40\x8aA:author%/\x02%/");
+        let padded = frame(HEADERS, END_HEADERS | PADDED, b"\x02\x41\x02a%\0\0");
+        for call in [packed, padded] {
+            assert_eq!(mended(&[PREFACE, &call], 1000), [PREFACE, &call].concat());
+        }
+    }
+
+    #[test]
+    fn a_priority_before_the_fields_is_no_field() {
+        let fields = [b"\x40\x41\x01\x04/".as_slice(), b"\x41", &value(b"a%")].concat();
+        let all = mended(
+            &[PREFACE, &frame(HEADERS, END_HEADERS | PRIORITY, &fields)],
+            1000,
+        );
+        assert!(all.ends_with(b"\x40\x41\x01\x04/\x41\x02a_"));
     }
 
     #[test]
