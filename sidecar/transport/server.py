@@ -26,6 +26,8 @@ _LAST_WORD_SECONDS = 0.1
 _MAX_PENDING = 100_000
 _HANDSHAKE_MS = 10_000
 _NEVER = 2**31 - 1
+# What the front door takes from a caller, and beside it the names in his certificate.
+_MOST_METADATA = 128 * 1024
 # On one connection; clients hold back the rest until others have ended.
 _MOST_OPEN_TO_ALL = 64
 
@@ -135,6 +137,9 @@ class GrpcServer:
                 # A request between one and two times the limit gets our own, clearer message.
                 ("grpc.max_receive_message_length", 2 * self._settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", _MOST_METADATA),
+                # The same: between the two gRPC would refuse calls at random.
+                ("grpc.absolute_max_metadata_size", _MOST_METADATA),
                 # Two sidecars on one port would share its calls at random.
                 ("grpc.so_reuseport", 0),
                 # Above 1,000 calls that wait to be taken up, gRPC would cancel some at random; each

@@ -74,6 +74,14 @@ async def test_a_stored_answer_is_given_to_whom_the_policy_lets_read_it_and_to_n
         assert (await named(*names).failure())[0] is status
 
 
+async def test_a_certificate_may_have_very_many_names(named: Callable[..., Any]) -> None:
+    many = (f"number-{number}.of-a-thousand-services.example" for number in range(1000))
+    caller = named(*many, "reader.example")
+    assert await caller.tier() == "COMPUTED"
+    metadata = [(f"own-{number}", "v" * 1000) for number in range(30)]
+    assert await caller.embed(2, metadata=metadata) == [2, 2, 2]
+
+
 async def test_a_token_is_looked_at_before_a_certificate_for_stored_answers_too(
     named: Callable[..., Any],
 ) -> None:
