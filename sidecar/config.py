@@ -90,6 +90,9 @@ class EncoderSettings(Section):
     token_file: OptionalPath = Field(
         None, description="file that holds the token that is shown to remote encoders"
     )
+    insecure_token: bool = Field(
+        False, description="allow that the token goes to other machines without encryption"
+    )
 
 
 class GeneratorSettings(Section):
@@ -146,6 +149,9 @@ class OpenAISettings(Section):
 
     key: SecretStr = Field(SecretStr(""), description="key that is sent to them")
     key_file: OptionalPath = Field(None, description="file that holds the key, in place of it")
+    insecure_key: bool = Field(
+        False, description="allow that the key goes to other machines without encryption"
+    )
     ca_file: OptionalPath = Field(
         None, description="certificates that theirs are checked with; empty for the system's"
     )

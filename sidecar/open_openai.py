@@ -66,7 +66,7 @@ def _open_client(
 ) -> OpenAIClient:
     key = OpenAIKey(settings.openai.key.get_secret_value(), settings.openai.key_file)
     parsed = parse_target(
-        target, setting, has_key=bool(key.value), insecure=settings.server.insecure
+        target, setting, has_key=bool(key.value), insecure=settings.openai.insecure_key
     )
     if key.value:
         _check_key_has_one_service(settings)

@@ -38,10 +38,10 @@ def open_upstream(settings: Settings, exits: contextlib.AsyncExitStack) -> Upstr
         opened_tls = UpstreamTls(tls.ca_file, tls.cert_file, tls.key_file, tls.server_name)
         keep_running(opened_tls.follow(), exits)
     if settings.encoder.token_file is not None and not is_openai(target):
-        if not (tls.enabled or settings.server.insecure or _stays_here(target)):
+        if not (tls.enabled or settings.encoder.insecure_token or _stays_here(target)):
             raise SetupError(
                 f"encoder.token_file: the token would go to {target} without encryption; set"
-                " upstream_tls.enabled, or server.insecure"
+                " upstream_tls.enabled, or encoder.insecure_token"
             )
         token = UpstreamToken(settings.encoder.token_file)
         keep_running(token.follow(), exits)

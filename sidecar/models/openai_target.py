@@ -49,7 +49,7 @@ def parse_target(target: str, setting: str, *, has_key: bool, insecure: bool) ->
     if scheme == "http" and has_key and not insecure and not is_loopback(host):
         raise SetupError(
             f"{setting}: the key would go to {host} without encryption; write openai:// in place of"
-            " openai+http://, or set server.insecure"
+            " openai+http://, or set openai.insecure_key"
         )
     name = f"[{host}]" if ":" in host else host
     address = name if port in (None, _DEFAULT_PORTS[scheme]) else f"{name}:{port}"

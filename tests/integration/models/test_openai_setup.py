@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from sidecar import __version__
-from sidecar.config import Settings
+from sidecar.config import ServerSettings, Settings
 from sidecar.models.errors import SetupError
 from sidecar.models.generation import Completion, Generation, GenerationRequest, Sampling
 from sidecar.models.types import ModelError, ModelUnavailableError
@@ -180,7 +180,10 @@ async def test_a_key_with_spaces_is_none(openai_server: Any, exits: Any) -> None
 
 
 async def test_a_key_in_clear_text_to_another_machine_is_refused(exits: Any) -> None:
-    settings = configure("openai+http://vllm.example:8000/v1", key=KEY)
+    listeners = ServerSettings(insecure=True)  # which is not said of services
+    settings = configure("openai+http://vllm.example:8000/v1", key=KEY).model_copy(
+        update={"server": listeners}
+    )
     with pytest.raises(SetupError, match=r"^encoder\.target: .*without encryption"):
         await open_openai_models(settings, exits)
     with pytest.raises(SetupError, match=r"^generator\.target: .*without encryption"):

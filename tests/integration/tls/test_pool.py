@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 
+from sidecar.config import Settings
 from sidecar.models.errors import SetupError
+from sidecar.open_upstream import open_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -284,7 +287,11 @@ async def test_a_token_is_not_sent_where_others_could_read_it(start: Start, tmp_
     (tmp_path / "token").write_text(TOKEN)
     sections = of_encoder("dns:///encoders:50551", token_file=str(tmp_path / "token"))
     with pytest.raises(SetupError, match="the token would go to dns:///encoders:50551 without"):
-        await start(**sections)
+        # That is said of the listeners.
+        await start(**sections, server={"insecure": True})
+    sections["encoder"]["insecure_token"] = True
+    async with contextlib.AsyncExitStack() as exits:
+        assert open_upstream(Settings.model_validate(sections), exits).token is not None
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two words\na-token", "\N{SNOWMAN}"])
