@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidecar.cli.options import is_secret, plain
 from sidecar.config import Settings
 from sidecar.config_sources import Setting, all_settings
+from sidecar.config_values import is_secret, plain
 from sidecar.models.packs import default_folder
 
 FILE = Path(__file__).parent / "configuration.md"

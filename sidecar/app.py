@@ -24,6 +24,7 @@ from sidecar.open_generators import open_generators
 from sidecar.open_models import open_models, open_rerankers
 from sidecar.open_quotas import limit_tiers, open_quotas
 from sidecar.open_services import handlers, open_services, openai_methods
+from sidecar.open_status import fill_page, open_status
 from sidecar.open_tiers import open_tiers
 from sidecar.open_tls import open_tls
 from sidecar.open_upstream import open_upstream
@@ -33,7 +34,6 @@ from sidecar.telemetry.reload_metrics import ReloadCollector
 from sidecar.telemetry.task_metrics import TaskCollector
 from sidecar.transport.openai.front import OpenAIFront
 from sidecar.transport.shown import FrontCall, GrpcCall
-from sidecar.transport.status import StatusListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sidecar.transport.front_door import FrontDoor
     from sidecar.transport.openai.methods import Methods
     from sidecar.transport.server import GrpcServer
+    from sidecar.transport.status import StatusListener
 
 _log = structlog.get_logger()
 
@@ -73,7 +74,7 @@ class App:
             reloads = ReloadCollector()
             registry.register(reloads)
             certificate = open_tls(self._settings.tls, registry, exits)
-            status = await _open_status(self._settings, registry, certificate, exits)
+            status, page = await open_status(self._settings, registry, certificate, exits)
             access = open_access(self._settings, reloads, exits)
             watch = open_watch(self._settings.tracing, registry, exits)
             native = open_native(self._settings, certificate, exits, is_traced=watch.is_traced)
@@ -101,6 +102,17 @@ class App:
                 stats.take()
 
             status.before_metrics = before_metrics
+            if page is not None:
+                fill_page(
+                    page,
+                    settings,
+                    services,
+                    tiers,
+                    watch.grpc.metrics,
+                    settle,
+                    lambda: status.is_ready(),
+                    exits,
+                )
             self._before_calls()
             server = grpc_server(
                 settings.server, handlers(services, watch.grpc), certificate, native, settle
@@ -114,6 +126,7 @@ class App:
             version=__version__,
             addresses=self.addresses,
             metrics_address=status.address,
+            status_page=status.page_url,
         )
         return self
 
@@ -142,19 +155,6 @@ async def serve(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         signal.signal(signal.SIGTERM, at_once)
-
-
-async def _open_status(
-    settings: Settings,
-    registry: CollectorRegistry,
-    certificate: ServerCertificate | None,
-    exits: contextlib.AsyncExitStack,
-) -> StatusListener:
-    status = StatusListener(settings.server.metrics_address, registry, certificate)
-    if settings.server.metrics_address:
-        await status.start()
-        exits.push_async_callback(status.close)
-    return status
 
 
 async def _listen(

@@ -39,6 +39,11 @@ class ServerSettings(Section):
         description="HTTP address HOST:PORT of Prometheus metrics and of probes, which are /livez"
         " and /readyz; empty for none",
     )
+    status_page: bool = Field(
+        False,
+        description="show a page for administrators on server.metrics_address, at /status: figures,"
+        " names of namespaces and settings, to whoever may read the metrics",
+    )
     openai_address: str = Field(
         "", description="HTTP address HOST:PORT of the OpenAI-compatible API; empty for none"
     )
@@ -86,6 +91,15 @@ class ServerSettings(Section):
     def _has_a_listener(self) -> ServerSettings:
         if not self.address and not self.socket:
             raise ValueError("set server.address, server.socket or both: there is no listener")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_place_for_the_page(self) -> ServerSettings:
+        if self.status_page and not self.metrics_address:
+            raise ValueError(
+                "server.status_page is served on server.metrics_address, which is empty: set it,"
+                " to 127.0.0.1:50552 for one"
+            )
         return self
 
     @property

@@ -72,6 +72,7 @@ class Services:
     embed_responses: StoredResponses
     search_responses: StoredResponses
     generate_responses: StoredResponses
+    popular: PopularQueries | None
 
     @property
     def responses(self) -> Sequence[StoredResponses]:
@@ -200,6 +201,7 @@ async def open_services(
         embed_responses=embed_responses,
         search_responses=search_responses,
         generate_responses=generate_responses,
+        popular=popular,
     )
 
 

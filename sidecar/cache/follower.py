@@ -84,6 +84,8 @@ class InvalidationFollower:
         self._connected = False
         self._clock = clock
         self._contact = Contact(staleness, clock)
+        # Changes that the stream has told of since start-up, those of this sidecar included.
+        self.applied = 0
         # A read that gets no answer is given up after three fifths of the bound: time to read anew.
         self._block_seconds = min(_BLOCK_SECONDS, staleness / 5)
         self._answer_seconds = min(_ANSWER_SECONDS, staleness * 2 / 5)
@@ -201,6 +203,7 @@ class InvalidationFollower:
         return count > 0
 
     def _apply(self, event: dict[bytes, bytes]) -> None:
+        self.applied += bool(event.get(b"n"))
         state = self._generations.listener(event.get(b"n", b"").decode())
         if b"k" in event:
             self._remove(event[b"k"].split(b" "))

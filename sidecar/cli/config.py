@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
-from sidecar.cli.options import all_values, is_secret, plain, settings_options
+from sidecar.cli.options import settings_options
 from sidecar.config_sources import ENVIRONMENT_PREFIX, all_settings
+from sidecar.config_values import all_values, is_secret, plain
 from sidecar.models.errors import SetupError
 
 if TYPE_CHECKING:

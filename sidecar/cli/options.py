@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import SecretStr
 
 from sidecar.config_sources import ConfigError, all_settings, load_settings
+from sidecar.config_values import is_secret, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.config import Settings
     from sidecar.config_sources import Setting
 
 
@@ -52,36 +51,6 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         envvar="EMBERCACHE_CONFIG",
         help="YAML file of settings; flags and EMBERCACHE_* variables win over it",
     )(wrapper)
-
-
-def is_secret(setting: Setting) -> bool:
-    """Whether a setting's value must not be shown."""
-    return setting.field.annotation is SecretStr
-
-
-def all_values(settings: Settings) -> list[tuple[Setting, Any]]:
-    """Every setting with its value."""
-    return [
-        (setting, getattr(getattr(settings, setting.section), setting.name))
-        for setting in all_settings()
-    ]
-
-
-def plain(setting: Setting, value: Any) -> str:
-    """A setting's value, as one would write it in a flag."""
-    if isinstance(value, tuple):
-        return ",".join(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    if value is None:
-        return "never" if _is_lifetime(setting) else ""
-    return str(value)
-
-
-def _is_lifetime(setting: Setting) -> bool:
-    return any(float in get_args(option) for option in get_args(setting.field.annotation))
 
 
 def _help(setting: Setting) -> str:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from sidecar.config import Settings
 
 GENERATOR = "smollm2-135m"
+# Sidecars for trying out may be several on a machine.
+_SOME_PORT = "127.0.0.1:0"
+_POPULAR_QUERIES = 1000
 CANNOT_START = (
     SetupError,
     RedisUrlError,
@@ -41,8 +44,9 @@ CANNOT_START = (
 @click.option(
     "--dev",
     is_flag=True,
-    help="also start a private Redis, gone with the sidecar, and generate with"
-    f" {GENERATOR} if that was pulled and nothing else is set",
+    help="also start a private Redis, gone with the sidecar, generate with"
+    f" {GENERATOR} if that was pulled and nothing else is set, and show the status page, on"
+    " some port unless server.metrics_address is set",
 )
 @settings_options
 def serve(settings: Settings, dev: bool) -> None:
@@ -68,9 +72,15 @@ def serve(settings: Settings, dev: bool) -> None:
 
 
 def for_trying_out(settings: Settings, redis: DevRedis) -> Settings:
-    """The settings, with that Redis as the warm tier, and with a generator if there is one."""
+    """The settings, with that Redis, the status page, and a generator if there is one.
+
+    Popular queries are tracked for the page: it all goes with the sidecar.
+    """
     values = settings.model_dump()
     values["redis"]["url"] = redis.url
+    values["server"]["status_page"] = True
+    values["server"]["metrics_address"] = settings.server.metrics_address or _SOME_PORT
+    values["popular"]["queries"] = settings.popular.queries or _POPULAR_QUERIES
     pulled = [each.pack.name for each in list_packs(settings.model.folder) if each.path]
     if not settings.generator.packs and GENERATOR in pulled:
         values["generator"]["packs"] = (GENERATOR,)

@@ -21,7 +21,7 @@ from sidecar.cache.breaker import open_breakers
 from sidecar.telemetry import generator_metrics, usage_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from prometheus_client.metrics_core import Metric
 
@@ -83,6 +83,19 @@ class CallMetrics(Collector):
     def failed(self, method: str, code: str) -> None:
         """Counts a call that ended with an error."""
         self._failures.labels(method, code).inc()
+
+    def durations(self) -> Mapping[str, Durations]:
+        """Those of each method since start-up."""
+        return self._durations
+
+    def failures(self) -> dict[tuple[str, str], int]:
+        """How many calls of each method ended with each status other than OK since start-up."""
+        (family,) = self._failures.collect()
+        return {
+            (sample.labels["method"], sample.labels["code"]): int(sample.value)
+            for sample in family.samples
+            if sample.name.endswith("_total")
+        }
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from sidecar.transport.certificate import ServerCertificate
+    from sidecar.transport.status_page import StatusPage
 
 MOST_CONNECTIONS = 64
 # Then a connection is ended on which no whole request has come. Who scrapes connects anew.
@@ -46,7 +47,9 @@ class StatusListener:
     Whoever reaches the port may connect, so connections are few, and idle ones make room for new.
 
     With a ``certificate``, they are encrypted. If that asks callers for one of their own, metrics
-    are for those who show one; probes, which the kubelet makes, show none.
+    and the page are for those who show one; probes, which the kubelet makes, show none.
+
+    With ``page``, that is served too, under ``/status``.
     """
 
     def __init__(
@@ -54,12 +57,14 @@ class StatusListener:
         address: str,
         registry: CollectorRegistry,
         certificate: ServerCertificate | None = None,
+        page: StatusPage | None = None,
     ) -> None:
         self.is_ready: Callable[[], bool] = lambda: False
         self.before_metrics: Callable[[], None] = lambda: None
         self.address = address
         self._registry = registry
         self._certificate = certificate
+        self._page = page
         self._host, _, port = address.rpartition(":")
         self._port = int(port or 0)
         self._page_at_work = asyncio.Lock()
@@ -74,6 +79,8 @@ class StatusListener:
         application.router.add_get("/livez", self._livez)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/metrics", self._metrics)
+        if self._page is not None:
+            self._page.add_to(application.router, self._refuse_strangers)
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -98,6 +105,13 @@ class StatusListener:
             self._listener.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    @property
+    def page_url(self) -> str:
+        """Where the page is, once it listens; empty if there is none."""
+        if self._page is None:
+            return ""
+        return f"{'http' if self._certificate is None else 'https'}://{self.address}/status/"
 
     async def _listen(self) -> asyncio.Server:
         certificate = self._certificate
@@ -139,12 +153,14 @@ class StatusListener:
             return web.Response(text="no file descriptor is left\n", status=503, headers=_FRESH)
         return web.Response(text="calls are taken\n", headers=_FRESH)
 
-    async def _metrics(self, request: web.Request) -> web.Response:
+    def _refuse_strangers(self, request: web.Request) -> None:
+        """Raises HTTP's 403 for who has to show a certificate and does not."""
         asks = self._certificate is not None and self._certificate.asks_callers
         if asks and not request.get_extra_info("peercert"):
-            return web.Response(
-                text="metrics are for callers with a certificate: show one\n", status=403
-            )
+            raise web.HTTPForbidden(text="this is for callers with a certificate: show one\n")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        self._refuse_strangers(request)
         encode, kind = _encoder(_wanted(request.headers.get("Accept", "")))
         compress = gzip_accepted(_wanted(request.headers.get("Accept-Encoding", "")))
         # Who comes while a page is being made gets that one: to make it takes from calls.

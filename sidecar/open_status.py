@@ -1,0 +1,158 @@
+"""Opens the listener for probes and metrics, and what its page shows."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from embercache._admin import stats as plain_stats
+
+from sidecar.cache.breaker import open_breakers
+from sidecar.config_values import all_values, is_secret, plain
+from sidecar.hottest import HottestQueries
+from sidecar.open_tiers import keep_running
+from sidecar.telemetry.findings import failing_calls, findings, left_alone, worst_first
+from sidecar.telemetry.history import STEP_SECONDS, History, Look, Step
+from sidecar.transport.status import StatusListener
+from sidecar.transport.status_page import StatusPage
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Callable, Mapping
+
+    from prometheus_client import CollectorRegistry
+
+    from sidecar.config import Settings
+    from sidecar.open_services import Services
+    from sidecar.open_tiers import Tiers
+    from sidecar.telemetry.metrics import CallMetrics
+    from sidecar.transport.certificate import ServerCertificate
+
+_MOST_ROWS = 20
+_USER_OF_URL = re.compile(r"(?<=://)[^/@\s,]*@")
+_CHANGES = ("Invalidate", "PublishEvents", "Flush")
+
+
+async def open_status(
+    settings: Settings,
+    registry: CollectorRegistry,
+    certificate: ServerCertificate | None,
+    exits: contextlib.AsyncExitStack,
+) -> tuple[StatusListener, StatusPage | None]:
+    """The listener, which listens if it is set to, and its page if there is one.
+
+    Raises `ListenError`.
+    """
+    server = settings.server
+    page = StatusPage() if server.status_page else None
+    status = StatusListener(server.metrics_address, registry, certificate, page)
+    if server.metrics_address:
+        await status.start()
+        exits.push_async_callback(status.close)
+    return status, page
+
+
+def fill_page(
+    page: StatusPage,
+    settings: Settings,
+    services: Services,
+    tiers: Tiers,
+    calls: CallMetrics,
+    settle: Callable[[], None],
+    is_ready: Callable[[], bool],
+    exits: contextlib.AsyncExitStack,
+) -> None:
+    """Has the page show this sidecar. ``settle`` counts what the front door answered."""
+
+    def look() -> Look:
+        settle()
+        return Look(
+            stats=plain_stats(services.admin.collect()),
+            durations={name: tuple(each.counts) for name, each in calls.durations().items()},
+            failures=calls.failures(),
+            invalidations=tiers.follower.applied if tiers.follower is not None else 0,
+            breakers=open_breakers(),
+        )
+
+    history = History(look)
+    keep_running(_keep(history), exits)
+    hottest = HottestQueries(services.popular)
+    shown = _settings(settings)
+
+    async def data(after: int) -> Mapping[str, Any]:
+        steps = history.since(after)
+        answer = {
+            "state": "serving" if is_ready() else "draining",
+            "at": round(time.time() * 1000),
+            **_overview(history),
+            "hottest": await hottest.read(history.now.stats),
+            "step_seconds": STEP_SECONDS,
+            "fields": Step._fields,
+            "steps": steps,
+        }
+        # What does not change is told once.
+        return answer | {"settings": shown} if not after else answer
+
+    page.data = data
+
+
+async def _keep(history: History) -> None:
+    while True:
+        await asyncio.sleep(STEP_SECONDS)
+        history.take()
+
+
+def _overview(history: History) -> dict[str, Any]:
+    now, before = history.now, history.minute_ago
+    methods = history.methods()
+    failed: dict[str, int] = {}
+    for method in methods:
+        for code, count in method.failed.items():
+            failed[code] = failed.get(code, 0) + count
+    found = [
+        *findings(now.stats, before.stats),
+        *left_alone(now.breakers),
+        *failing_calls(failed, sum(method.calls for method in methods)),
+    ]
+    stats = asdict(now.stats)
+    usage = sorted(now.stats.usage, key=lambda each: -sum(each.answered.values()))
+    stats["usage"] = [asdict(each) for each in usage[:_MOST_ROWS]]
+    stats["quotas"] = sorted(stats["quotas"], key=lambda each: -each["refusals"])[:_MOST_ROWS]
+    stats["semantic"] = stats["semantic"][:_MOST_ROWS]
+    return {
+        "findings": [asdict(each) for each in worst_first(found)],
+        "stats": stats,
+        "usage_rows": len(usage),
+        "saved": {
+            "seconds": sum(each.seconds_saved for each in usage),
+            "money": sum(each.money_saved for each in usage),
+            "tokens": sum(each.tokens_saved for each in usage),
+        },
+        "latency_ms": history.latency_ms(),
+        "methods": [each._asdict() for each in methods],
+        "breakers": dict(sorted(now.breakers.items())),
+        "invalidations": {
+            "heard": now.invalidations,
+            "asked": {name: sum(now.durations[name]) for name in _CHANGES if name in now.durations},
+        },
+    }
+
+
+def _settings(settings: Settings) -> list[dict[str, Any]]:
+    """Every setting as `embercache config show` has it: no secret, nor what is in a file."""
+    rows = []
+    for setting, value in all_values(settings):
+        if is_secret(setting):
+            text = "set" if value.get_secret_value() else "not set"
+            is_default = text == "not set"
+        else:
+            text = _USER_OF_URL.sub("...@", plain(setting, value))
+            is_default = value == setting.field.get_default(call_default_factory=True)
+        meaning = setting.field.description
+        rows.append(
+            {"name": setting.path, "value": text, "meaning": meaning, "default": is_default}
+        )
+    return rows
