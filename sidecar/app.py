@@ -29,6 +29,7 @@ from sidecar.open_tiers import open_tiers
 from sidecar.open_tls import open_tls
 from sidecar.open_upstream import open_upstream
 from sidecar.open_watch import open_watch
+from sidecar.telemetry.index_metrics import IndexCollector
 from sidecar.telemetry.metrics import StatsCollector
 from sidecar.telemetry.reload_metrics import ReloadCollector
 from sidecar.telemetry.task_metrics import TaskCollector
@@ -96,6 +97,7 @@ class App:
             settle = count_front(native, watch.grpc.metrics, services.responses, registry, exits)
             stats = StatsCollector(services.admin.collect)
             registry.register(stats)
+            registry.register(IndexCollector(services.index))
 
             def before_metrics() -> None:
                 settle()

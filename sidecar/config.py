@@ -250,6 +250,9 @@ class IndexSettings(Section):
         " empty for redis.url, or without that for memory://",
     )
     password_file: OptionalPath = Field(None, description="file that holds the password, of Redis")
+    max_bytes: Bytes = Field(
+        2**30, ge=1, description="most memory of documents with memory://; more are refused"
+    )
 
 
 class SemanticSettings(Section):

@@ -37,7 +37,12 @@ async def open_documents(
     if is_default:
         url = settings.redis.url.get_secret_value() or "memory://"
         password_file = settings.redis.password_file
-    index = open_index(url, prefix=settings.cache.prefix, redis_password_file=password_file)
+    index = open_index(
+        url,
+        prefix=settings.cache.prefix,
+        redis_password_file=password_file,
+        memory_bytes=settings.index.max_bytes,
+    )
     exits.push_async_callback(index.close)
     reason = ""
     try:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from sidecar.access.quotas import Quotas
     from sidecar.config import Settings
+    from sidecar.index.types import Index
     from sidecar.models.generation import Generator
     from sidecar.models.router import ModelRouter
     from sidecar.models.types import Reranker
@@ -67,6 +68,7 @@ class Services:
     invalidation: Invalidation
     warmer: Warmer
     migration: ModelMigration
+    index: Index
     admin: CacheAdmin
     generate: GenerateService
     embed_responses: StoredResponses
@@ -196,6 +198,7 @@ async def open_services(
         migration=await open_migration(
             settings, models, tiers, index, copied, warmer, popular, exits
         ),
+        index=index,
         admin=_open_admin(settings, models, generators, tiers, quotas, responses, semantic, exits),
         generate=generate,
         embed_responses=embed_responses,

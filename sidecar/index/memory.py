@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import structlog
 
-from sidecar.index.memory_documents import pack, unpack
+from sidecar.index.memory_documents import memory_of, pack, unpack
 from sidecar.index.memory_store import IndexFile
 from sidecar.index.memory_table import Table
-from sidecar.index.types import IndexUnavailableError
+from sidecar.index.types import IndexFullError, IndexUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,9 +42,13 @@ class MemoryIndex:
 
     Args:
         folder: made, for this user only, if it is missing; without one, nothing is kept.
+        capacity_bytes: most memory of documents that are stored, see `memory_of`. What is in the
+            folder already is loaded, however much it is. Those that are replaced or deleted may
+            take as much again until they are dropped.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, capacity_bytes: int = 2**30) -> None:
+        self.capacity_bytes = capacity_bytes
         self._file = None if folder is None else IndexFile(folder)
         self._identity = secrets.token_hex(16)
         self._started = False
@@ -57,6 +61,11 @@ class MemoryIndex:
     def identity(self) -> str:
         """As `Index.identity`: that of the file, or else of this object. Known after `start`."""
         return self._identity
+
+    @property
+    def bytes(self) -> int:
+        """What its documents take."""
+        return sum(table.bytes for table in list(self._tables.values()))
 
     async def start(self) -> None:
         """Loads all documents. Raises `IndexSetupError` if the folder cannot be used as it is."""
@@ -78,7 +87,11 @@ class MemoryIndex:
         return await asyncio.to_thread(table.revisions, ids)
 
     async def upsert(self, collection: Collection, documents: Sequence[Document]) -> None:
-        """As `Index.upsert`; all of the documents are stored, or none."""
+        """As `Index.upsert`; all of the documents are stored, or none.
+
+        Raises `IndexFullError` if they would take more than what they replace, and there is no
+        room for it.
+        """
         await self._in_turn(partial(self._upsert, collection, documents))
 
     async def delete(self, collection: Collection, ids: Sequence[str]) -> list[bool]:
@@ -144,9 +157,26 @@ class MemoryIndex:
         if not documents:
             return
         packed = [self._packed(collection, document) for document in documents]
+        self._check_room(collection, documents, packed)
         if self._file is not None:
             self._write(partial(self._file.put, collection, packed))
         self._add(collection, packed)
+
+    def _check_room(
+        self, collection: Collection, documents: Sequence[Document], packed: Sequence[Packed]
+    ) -> None:
+        table, held = self._tables.get(collection), self.bytes
+        wanted = held + sum(
+            memory_of(one, len(document.metadata))
+            for one, document in zip(packed, documents, strict=True)
+        )
+        if table is not None:
+            wanted -= table.bytes_of([document.id for document in documents])
+        if wanted > max(held, self.capacity_bytes):
+            raise IndexFullError(
+                f"the index in memory has no room: it may take {self.capacity_bytes} bytes, and"
+                f" would take {wanted}; delete documents, or raise index.max_bytes"
+            )
 
     def _delete(self, collection: Collection, ids: Sequence[str]) -> list[bool]:
         table = self._tables.get(collection)

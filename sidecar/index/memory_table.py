@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from array import array
 from itertools import accumulate
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sidecar.index.memory_columns import Columns
-from sidecar.index.memory_documents import Packed, read_body
+from sidecar.index.memory_documents import Packed, memory_of, read_body
 from sidecar.index.memory_order import OrderedIds
 from sidecar.index.memory_scan import nearest
 from sidecar.index.types import Hit, Revision
@@ -30,9 +31,10 @@ _MIN_DEAD_ROWS = 1024
 class Table:
     """Documents by number and their vectors by row, both in the order in which they came.
 
-    A document that is replaced or deleted is only marked as dead, and what came later has other
-    rows: so a search that has noted under the lock how many rows there are and which of them count
-    goes on without it. When too many are dead, `without_dead` makes another table.
+    ``bytes`` are what the live documents take, see `memory_of`. A document that is replaced or
+    deleted is only marked as dead, and what came later has other rows: so a search that has noted
+    under the lock how many rows there are and which of them count goes on without it. When too many
+    are dead, `without_dead` makes another table.
     """
 
     def __init__(self, dimensions: int) -> None:
@@ -47,6 +49,7 @@ class Table:
         # One more, for where the rows of the last document end.
         self._first_rows = [0]
         self._alive = bytearray()
+        self._costs = array("q")
         self._columns = Columns()
         # By row, with room for more.
         self._vectors: Vector = np.empty((0, dimensions), np.float32)
@@ -54,9 +57,15 @@ class Table:
         self._owners: NDArray[np.int32] = np.empty(0, np.int32)
         self._rows = 0
         self._live_rows = 0
+        self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._numbers)
+
+    def bytes_of(self, ids: Sequence[str]) -> int:
+        """What those of these documents take that are here, as in ``bytes``."""
+        with self._lock:
+            return sum(self._costs[self._numbers[one]] for one in ids if one in self._numbers)
 
     @property
     def is_sparse(self) -> bool:
@@ -115,6 +124,8 @@ class Table:
                 self._wholes.append(packed.revision.whole)
                 self._bodies.append(packed.body)
                 self._alive.append(True)
+                self._costs.append(memory_of(packed, len(body.metadata)))
+                self.bytes += self._costs[-1]
                 self._columns.add(body.metadata)
                 self._first_rows.append(self._first_rows[-1] + len(packed.vectors))
             self._rows = self._first_rows[-1]
@@ -142,6 +153,8 @@ class Table:
         other._numbers = {one: number for number, one in enumerate(other._ids)}
         other._order = self._order.copy()
         other._alive = bytearray(b"\1" * len(kept))
+        other._costs = array("q", (self._costs[number] for number in kept))
+        other.bytes = self.bytes
         other._columns = self._columns.keep(alive)
         other._vectors = self._vectors[rows]
         other._inverse_lengths = self._inverse_lengths[rows]
@@ -197,6 +210,7 @@ class Table:
         if number is None:
             return False
         self._alive[number] = False
+        self.bytes -= self._costs[number]
         self._live_rows -= self._size(number)
         return True
 

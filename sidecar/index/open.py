@@ -23,11 +23,16 @@ class IndexUrlError(ValueError):
 
 
 def open_index(
-    url: str, *, prefix: str = "embercache", redis_password_file: Path | None = None
+    url: str,
+    *,
+    prefix: str = "embercache",
+    redis_password_file: Path | None = None,
+    memory_bytes: int = 2**30,
 ) -> Index:
     """The index at ``url``, not started yet. The scheme decides the kind:
 
-    ``memory://``: in this process, kept nowhere; with a path, kept in that folder.
+    ``memory://``: in this process, kept nowhere; with a path, kept in that folder. Its documents
+    take ``memory_bytes`` at most.
     ``redis://``, ``rediss://``, ``unix://`` and the forms for Sentinel and clusters: Redis 8, with
     ``prefix`` as the first part of every key.
     ``postgresql://``: PostgreSQL with the extension pgvector. One database is one index, whatever
@@ -42,7 +47,7 @@ def open_index(
     if scheme == "memory":
         from sidecar.index.memory import MemoryIndex
 
-        return MemoryIndex(_folder(url))
+        return MemoryIndex(_folder(url), memory_bytes)
     if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
         from sidecar.index.redis import RedisIndex
 

@@ -28,6 +28,10 @@ class IndexSetupError(IndexUnavailableError):
     """The index cannot be used until somebody changes something. The message says what."""
 
 
+class IndexFullError(IndexUnavailableError):
+    """The index has no room for these documents, and is as it was. The message says what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Collection:
     """Documents that are searched together: their vectors come from one version of one model."""

@@ -10,7 +10,7 @@ import structlog
 from sidecar.access.quotas import QuotaExceededError
 from sidecar.cache.generations import InvalidationNotSharedError
 from sidecar.cache.items import NotCachedError
-from sidecar.index.types import IndexSetupError, IndexUnavailableError
+from sidecar.index.types import IndexFullError, IndexSetupError, IndexUnavailableError
 from sidecar.models.types import (
     InputRejectedError,
     ModelError,
@@ -34,6 +34,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (VersionChangedError, grpc.StatusCode.FAILED_PRECONDITION),
     (InvalidationNotSharedError, grpc.StatusCode.UNAVAILABLE),
     (IndexSetupError, grpc.StatusCode.FAILED_PRECONDITION),
+    (IndexFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (IndexUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (ModelError, grpc.StatusCode.INTERNAL),
 )

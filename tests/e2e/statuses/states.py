@@ -249,6 +249,13 @@ NO_DOCUMENTS = scenarios(
 FULL_INDEX = scenarios(
     {("Upsert", "UNAVAILABLE", "the index cannot store more"): [(upsert(), "takes no more")]}
 )
+FULL_MEMORY = scenarios(
+    {
+        ("Upsert", "RESOURCE_EXHAUSTED", "the index in memory is full"): [
+            (upsert(), "delete documents, or raise index.max_bytes")
+        ]
+    }
+)
 UNFIT = scenarios(
     {
         ("Search", "FAILED_PRECONDITION", UNFIT_REDIS): [(search(), "use Redis 8.2")],

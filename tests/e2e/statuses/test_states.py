@@ -25,6 +25,7 @@ from tests.e2e.statuses.states import (
     ELSEWHERE,
     FULL,
     FULL_INDEX,
+    FULL_MEMORY,
     GONE,
     KNOWN,
     NO_DOCUMENTS,
@@ -237,6 +238,13 @@ async def test_an_index_that_is_full_is_unavailable(
     with redis.Redis.from_url(own_redis.url) as client:
         client.config_set("maxmemory", MOST_MEMORY)
     await check(one.channel, FULL_INDEX, subtests)
+
+
+async def test_an_index_in_memory_that_is_full_refuses_documents(
+    start: Start, subtests: pytest.Subtests
+) -> None:
+    one = await start(index={"url": "memory://", "max_bytes": 1})
+    await check(one.channel, FULL_MEMORY, subtests)
 
 
 async def test_a_redis_that_is_too_old_for_the_index_is_told(

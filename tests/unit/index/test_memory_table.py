@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from sidecar.index.filters import In
-from sidecar.index.memory_documents import Packed, pack, unpack
+from sidecar.index.memory_documents import Packed, memory_of, pack, unpack
 from sidecar.index.memory_table import Table
 from sidecar.index.types import Chunk, Document, Revision
 
@@ -37,6 +37,7 @@ def test_holds_what_was_put_last_through_growth_and_dropping_of_the_dead() -> No
 def check(table: Table, there: dict[str, Packed]) -> None:
     """The table has these documents and nothing else."""
     assert len(table) == len(there)
+    assert table.bytes == sum(memory_of(one, fields=2) for one in there.values())
     page = table.page("", 1000)
     assert [one.id for one in page] == sorted(there)
     for one in page:

@@ -1577,7 +1577,7 @@ pub mod search_service_client {
         ///                        option is bad
         ///   NOT_FOUND            there is no such model here
         ///   PERMISSION_DENIED    the namespace is not one that the caller may use
-        ///   RESOURCE_EXHAUSTED   a quota of the namespace is used up
+        ///   RESOURCE_EXHAUSTED   a quota of the namespace is used up; the index in memory is full
         ///   FAILED_PRECONDITION  the model became another version meanwhile; the Redis of the
         ///                        index cannot hold one
         ///   UNAVAILABLE          the encoder cannot be reached; the index cannot be reached; the
