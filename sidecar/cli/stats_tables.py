@@ -72,7 +72,7 @@ def _lines(stats: Stats, address: str) -> Iterator[str]:
     uptime = timedelta(seconds=round(stats.uptime_seconds))
     yield f"Embercache {stats.version} at {address}, up {uptime}"
     yield (
-        f"hit rate {_share(_hits(stats), _answered(stats))} of {_answered(stats):,} inputs;"
+        f"hit rate {share(_hits(stats), _answered(stats))} of {_answered(stats):,} inputs;"
         f" {stats.response_hits:,} calls answered whole; {stats.items_failed:,} inputs failed"
     )
     if stats.disk is not None:
@@ -90,7 +90,7 @@ def _since_line(stats: Stats, before: Stats, seconds: float) -> str:
     answered = _answered(stats) - _answered(before)
     hits = _hits(stats) - _hits(before)
     return (
-        f"in the last {seconds:.1f} s: hit rate {_share(hits, answered)} of {answered:,} inputs,"
+        f"in the last {seconds:.1f} s: hit rate {share(hits, answered)} of {answered:,} inputs,"
         f" {answered / seconds:,.1f} a second"
     )
 
@@ -134,11 +134,11 @@ def _tiers(stats: Stats, before: Stats | None, seconds: float) -> Table:
     table = _table("tier", *names)
     answered = _answered(stats)
     for name, tier in stats.tiers.items():
-        row = [name, f"{tier.answered:,}", _share(tier.answered, answered)]
+        row = [name, f"{tier.answered:,}", share(tier.answered, answered)]
         if before is not None:
             new = tier.answered - before.tiers[name].answered
             row.append(f"{new / seconds:,.1f}" if new else "-")
-        table.add_row(*row, *_storage(tier), _count(tier.evictions), _count(tier.corrupt))
+        table.add_row(*row, *_storage(tier), count(tier.evictions), count(tier.corrupt))
     return table
 
 
@@ -158,7 +158,7 @@ def _models(models: Sequence[ModelStats]) -> Table:
             f"{model.computed:,}",
             f"{model.batches:,}",
             f"{model.tokens:,}",
-            _share(model.padding_tokens, model.tokens + model.padding_tokens),
+            share(model.padding_tokens, model.tokens + model.padding_tokens),
             f"{model.queued:,}",
             f"{model.queue_seconds:.1f} s" if model.queue_seconds else "-",
             f"{model.shed:,}",
@@ -180,8 +180,8 @@ def _generators(
     for each in generators:
         table.add_row(
             each.name,
-            *(f"{count:,}" for count in (each.generated, each.active, each.queued)),
-            *(f"{count:,}" for count in (each.shed, each.dropped_late, each.abandoned)),
+            *(f"{n:,}" for n in (each.generated, each.active, each.queued)),
+            *(f"{n:,}" for n in (each.shed, each.dropped_late, each.abandoned)),
             *_speeds(each, earlier.get(each.name)),
             each.version or "not known yet",
         )
@@ -211,11 +211,11 @@ def _prefixes(kept: Sequence[tuple[GeneratorStats, PrefixStats]]) -> Table:
         reused = sum(prefix.reused_tokens.values())
         table.add_row(
             generator.name,
-            _share(reused, reused + generator.prefill_tokens),
-            *(_count(prefix.reused_tokens.get(name, 0)) for name in HITS),
+            share(reused, reused + generator.prefill_tokens),
+            *(count(prefix.reused_tokens.get(name, 0)) for name in HITS),
             decimal(prefix.bytes),
             decimal(prefix.capacity_bytes),
-            *(_count(count) for count in (prefix.blocks, prefix.pinned_blocks, prefix.evictions)),
+            *(count(n) for n in (prefix.blocks, prefix.pinned_blocks, prefix.evictions)),
         )
     return table
 
@@ -245,12 +245,12 @@ def _usage_row(usage: UsageStats) -> Iterable[RenderableType]:
         usage.kind,
         Text(usage.namespace),
         Text(usage.model),
-        _share(hits, sum(answered.values())),
-        *(_count(answered.get(name, 0)) for name in (*HITS, "computed")),
-        _count(usage.hot_entries),
+        share(hits, sum(answered.values())),
+        *(count(answered.get(name, 0)) for name in (*HITS, "computed")),
+        count(usage.hot_entries),
         decimal(usage.hot_bytes) if usage.hot_bytes else "-",
-        _time(usage.hot_age_seconds),
-        _time(usage.seconds_saved),
+        time_in_brief(usage.hot_age_seconds),
+        time_in_brief(usage.seconds_saved),
         f"{usage.money_saved:,.2f}" if usage.money_saved else "-",
         f"{break_even:.1%}" if break_even else "-",
     )
@@ -265,11 +265,11 @@ def _semantic(semantic: Sequence[SemanticStats]) -> Table:
             table.add_row(
                 Text(each.namespace),
                 band_edges(band.start, band.end),
-                _count(band.looked_up),
-                _count(band.answered),
-                _count(band.refused_by_guard),
-                _count(band.refused_by_verifier),
-                _count(band.below_threshold),
+                count(band.looked_up),
+                count(band.answered),
+                count(band.refused_by_guard),
+                count(band.refused_by_verifier),
+                count(band.below_threshold),
             )
     return table
 
@@ -278,14 +278,14 @@ def _quotas(quotas: Sequence[QuotaStats]) -> Table:
     """The namespaces that were refused most."""
     table = _table("namespace", "quota", "refused")
     for each in sorted(quotas, key=lambda each: -each.refusals)[:_MOST_ROWS]:
-        table.add_row(Text(each.namespace), each.quota, _count(each.refusals))
+        table.add_row(Text(each.namespace), each.quota, count(each.refusals))
     return table
 
 
 def _forged(forged: Sequence[ForgedStats]) -> Table:
     table = _table("not sealed here", "tier", "reason", "values")
     for each in forged:
-        table.add_row(each.what, each.tier, each.reason, _count(each.count))
+        table.add_row(each.what, each.tier, each.reason, count(each.count))
     return table
 
 
@@ -297,16 +297,18 @@ def _table(name: str, *numbers: str) -> Table:
     return table
 
 
-def _count(value: int) -> str:
+def count(value: int) -> str:
+    """A number that is nothing to look at if it is zero."""
     return f"{value:,}" if value else "-"
 
 
-def _share(part: int, whole: int) -> str:
+def share(part: int, whole: int) -> str:
+    """A part of the whole, if there is one."""
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def _time(seconds: float) -> str:
-    """In the largest unit of which there is one at least."""
+def time_in_brief(seconds: float) -> str:
+    """A time in the largest unit of which there is one at least."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"

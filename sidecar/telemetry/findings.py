@@ -71,7 +71,7 @@ def left_alone(breakers: Mapping[str, bool]) -> Iterator[Finding]:
         level: Level = "warning" if name.startswith(("disk", "verifier")) else "critical"
         yield Finding(
             level,
-            f"{name} is left alone",
+            f"{name[0].upper()}{name[1:]} is left alone",
             meaning,
             "The log has the reason (circuit breaker opened). It is used again by itself.",
         )

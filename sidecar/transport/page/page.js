@@ -104,7 +104,7 @@ function showHealth(data) {
   const level = data.state !== "serving" ? "warning" : found.some((f) => f.level === "critical") ? "critical"
     : found.some((f) => f.level === "warning") ? "warning" : "good";
   const things = found.filter((f) => f.level !== "note").length;
-  const title = { good: "Healthy", warning: "Needs attention", critical: "Not well" }[level];
+  const title = { good: "Healthy", warning: "Needs attention", critical: "Failing" }[level];
   const state = { starting: "Starting", draining: "Draining" }[data.state];
   put($("verdict"), state || title);
   put($("verdict-more"), data.state === "starting" ? "Models and tiers are being opened. Calls are not taken yet."
@@ -156,7 +156,7 @@ function showParts(data) {
   put($("redis-state"), { off: "none", up: "up", down: "left alone" }[warm.state] || "not known");
   $("redis-state").className = "state " + ({ up: "good", down: "warning" }[warm.state] || "");
   pairs("redis", warm.state === "off" ? [["Set redis.url to share entries between sidecars", ""]] : [
-    ["Memory", bytes(warm.memory_bytes) + " of " + (warm.memory_limit_bytes ? bytes(warm.memory_limit_bytes) : "no limit")],
+    ["Memory", !warm.memory_bytes ? "not known" : bytes(warm.memory_bytes) + " of " + (warm.memory_limit_bytes ? bytes(warm.memory_limit_bytes) : "no limit")],
     ["Lookups that failed or were late", whole.format(warm.errors)],
     ["Lookups not made while it was down", whole.format(warm.skipped)],
     ["Writes dropped", whole.format(warm.writes_dropped)]]);
