@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar import __version__
+from sidecar.files_in_use import count_failures
 from sidecar.open_access import guarded, open_access
 from sidecar.open_front import (
     count_front,
@@ -74,6 +75,7 @@ class App:
             registry.register(TaskCollector(asyncio.get_running_loop()))
             reloads = ReloadCollector()
             registry.register(reloads)
+            reloads.show(count_failures())
             certificate = open_tls(self._settings.tls, registry, exits)
             status, page = await open_status(self._settings, registry, certificate, exits)
             access = open_access(self._settings, reloads, exits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sidecar.watched_files import LOOK_SECONDS, log_unexpected, watch_files
@@ -13,6 +15,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LOOKS_AT_START = 5
+# They are opened in many places, far from where it is counted.
+_failures: ContextVar[Counter[str]] = ContextVar("failures of files in use")
+
+
+def count_failures() -> Counter[str]:
+    """Counts, by kind, the failures of files that are opened from now on in this context."""
+    failures: Counter[str] = Counter()
+    _failures.set(failures)
+    return failures
 
 
 class FilesError(Exception):
@@ -23,13 +34,20 @@ class FilesInUse(Generic[T]):
     """Files that belong together and may be replaced at any time, and what was made of them.
 
     ``load`` makes ``value`` of their contents, which come in the order of ``paths``. It may raise
-    `OSError` or `ValueError`, whose message becomes that of the `FilesError`.
+    `OSError` or `ValueError`, whose message becomes that of the `FilesError`. If they are of a
+    ``kind``, changes that cannot be used are counted under it, see `count_failures`.
 
     Raises:
         FilesError: nothing can be made of what they hold at first.
     """
 
-    def __init__(self, paths: Sequence[Path], load: Callable[[Sequence[bytes]], T]) -> None:
+    def __init__(
+        self, paths: Sequence[Path], load: Callable[[Sequence[bytes]], T], kind: str = ""
+    ) -> None:
+        self._kind = kind
+        self._failures = _failures.get(Counter())
+        if kind:
+            self._failures[kind] += 0  # so that the first one is seen as a change
         self._paths = tuple(paths)
         self._load = load
         self._seen: tuple[bytes, ...] | str | None = None
@@ -53,6 +71,8 @@ class FilesInUse(Generic[T]):
             return False  # One half may be of those before: look again later.
         self._seen = content
         if isinstance(found, FilesError):
+            if self._kind:
+                self._failures[self._kind] += 1
             raise found
         self.value = found
         return True

@@ -43,7 +43,7 @@ class RedisTls:
         except RedisError as error:
             raise FilesError(str(error)) from None
         paths = [Path(options[name]) for name in _FILES if options.get(name)]
-        self._files = FilesInUse(paths, self._load)
+        self._files = FilesInUse(paths, self._load, "redis_certificates")
         shared = self
 
         class Connection(SSLConnection):

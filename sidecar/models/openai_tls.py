@@ -36,7 +36,7 @@ class OpenAITls:
         self._ca, self._certificate, self._key = ca, certificate, key
         paths = [path for path in (ca, certificate, key) if path is not None]
         try:
-            self._files = FilesInUse(paths, self._load)
+            self._files = FilesInUse(paths, self._load, "upstream_certificates")
         except FilesError as error:
             raise SetupError(f"openai.ca_file, cert_file, cert_key_file: {error}") from None
 

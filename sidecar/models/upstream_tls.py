@@ -42,7 +42,7 @@ class UpstreamTls:
         self._told: list[Callable[[], None]] = []
         paths = [path for path in (ca, certificate, key) if path is not None]
         try:
-            self._files = FilesInUse(paths, self._load)
+            self._files = FilesInUse(paths, self._load, "upstream_certificates")
         except FilesError as error:
             raise SetupError(f"section upstream_tls: {error}") from None
 

@@ -29,7 +29,7 @@ class UpstreamToken:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._files = FilesInUse([path], self._load)
+            self._files = FilesInUse([path], self._load, "upstream_token")
         except FilesError as error:
             raise SetupError(f"encoder.token_file: {error}") from None
 

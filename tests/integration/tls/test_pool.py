@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    import aiohttp
+
     Connect = Callable[..., Any]
     Eventually = Callable[[Callable[[], object]], Awaitable[None]]
     Party = Any
@@ -131,11 +133,12 @@ async def test_certificates_that_the_encoder_does_not_take_leave_those_before_in
     assert await client.embed(3) == [3, 3, 3]
 
 
-async def test_certificates_that_cannot_be_read_leave_those_before_in_use_and_are_logged_once(
+async def test_certificates_that_cannot_be_read_leave_those_before_in_use_and_are_told_once(
     start: Start,
     mutual_tls: dict[str, Any],
     connect: Connect,
     caller: Party,
+    http: aiohttp.ClientSession,
     logs: list[Any],
     eventually: Eventually,
 ) -> None:
@@ -150,6 +153,9 @@ async def test_certificates_that_cannot_be_read_leave_those_before_in_use_and_ar
     await eventually(told)
     assert await connect(front.address).embed(2) == [2, 2, 2]
     assert len(told()) == 1
+    async with http.get(f"http://{front.metrics_address}/metrics") as response:
+        counted = 'embercache_reload_failures_total{file="upstream_certificates"} 1.0'
+        assert counted in (await response.text()).splitlines()
 
 
 @pytest.mark.threat("A stranger poses as the encoder pool")

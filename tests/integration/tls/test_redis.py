@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from sidecar.cache.redis_connect import connect as redis_connect
 from sidecar.dev_redis import DevRedis
+from sidecar.files_in_use import count_failures
 from sidecar.index.open import open_index
 
 if TYPE_CHECKING:
@@ -120,16 +121,19 @@ async def test_new_connections_use_the_files_as_they_are_by_then(
     await client.aclose()
 
 
-async def test_files_that_are_no_good_leave_those_before_in_use_and_are_logged_once(
+async def test_files_that_are_no_good_leave_those_before_in_use_and_are_told_once(
     end: TlsEnd, caller: Party, logs: list[Any]
 ) -> None:
+    failures = count_failures()
     client = redis_connect(address(caller, end.port), connect_timeout=5)
+    assert failures == {"redis_certificates": 0}
     caller.pair.put(b"no certificate", b"no key")
     for _ in range(3):
         assert await client.ping()
         await client.connection_pool.disconnect()
     told = "the new certificates for Redis cannot be used"
     assert [log["event"] for log in logs] == [told]
+    assert failures == {"redis_certificates": 1}
     await client.aclose()
 
 
