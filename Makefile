@@ -8,7 +8,7 @@ GO_INSTALL := GOBIN=$(CURDIR)/$(TOOLS) go install
 IN_NATIVE := cd native && PYO3_PYTHON=$(CURDIR)/$(PY)
 
 .PHONY: setup native wheels run test test-grpcio test-native test-clients test-cluster chaos soak fuzz audit sbom lint \
-	lint-native bench load-test proto proto-check proto-release clients clients-build tools lock
+	lint-native docs bench load-test proto proto-check proto-release clients clients-build tools lock
 
 setup: $(VENV)/.ready native
 
@@ -121,6 +121,11 @@ lint: setup lint-native
 lint-native: $(VENV)/.ready
 	cd native && cargo fmt --check
 	$(IN_NATIVE) cargo clippy -q -j2 --all-targets --locked -- -D warnings
+
+# The documentation as a site, in dist/docs.
+docs: setup
+	$(PY) -m sphinx -q -W --keep-going -c docs/site docs dist/docs
+	@echo "open dist/docs/index.html"
 
 # Needs h2load, which is in Debian's package nghttp2-client.
 bench: setup

@@ -121,6 +121,11 @@ def test_every_annotation_is_documented() -> None:
     assert page["FILE"].read_text("utf-8") == page["text"](), "run docs/make_annotations.py"
 
 
+def test_the_whole_contract_is_documented() -> None:
+    page = runpy.run_path(str(ROOT / "docs/make_reference.py"))
+    assert page["FILE"].read_text("utf-8") == page["text"](), "run docs/make_reference.py"
+
+
 def test_every_metric_is_documented() -> None:
     registry = CollectorRegistry()
     CallMetrics(registry)
