@@ -30,7 +30,8 @@ class Workload:
 
     ``hit_ms`` and ``miss_ms`` are milliseconds of an answer from cache and of a computation
     without any. ``hit_rate`` is from 0 to 1. Prices are for 1,000 tokens, ``tokens`` those of one
-    call. ``replicas`` are the sidecars that share one Redis.
+    call. ``replicas`` are the sidecars that share one Redis. ``overhead_bytes`` are those of an
+    entry in memory beside its key and vector, which depend on what has the hot tier.
     """
 
     entries: int
@@ -43,6 +44,7 @@ class Workload:
     price_per_1000_tokens: float | None = None
     tokens: float | None = None
     replicas: int = 1
+    overhead_bytes: int = ENTRY_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Plan:
 def plan(work: Workload) -> Plan:
     """The arithmetic."""
     key, value = example_entry(work)
-    hot = len(key) + work.codec.payload_bytes(work.dimensions) + ENTRY_OVERHEAD_BYTES
+    hot = len(key) + work.codec.payload_bytes(work.dimensions) + work.overhead_bytes
     redis = len(key) + _allocated(len(value) + _STRING_BYTES) + REDIS_OVERHEAD_BYTES
     misses = 1 - work.hit_rate
     mean = work.hit_ms + misses * work.miss_ms

@@ -63,8 +63,16 @@ _NOT_NEGATIVE = NumberType(min=0)
     show_default=True,
     help="sidecars that share one Redis",
 )
+@click.option(
+    "--transport",
+    type=click.Choice(["auto", "native", "grpcio"]),
+    default="auto",
+    show_default=True,
+    envvar="EMBERCACHE_SERVER_TRANSPORT",
+    help="as in the setting server.transport: entries are smaller in the front door's memory",
+)
 @click.option("--json", "as_json", is_flag=True, help="the figures, as one JSON object")
-def plan(codec: str, as_json: bool, **values: Any) -> None:
+def plan(codec: str, transport: str, as_json: bool, **values: Any) -> None:
     """Work out memory, latency, load and money of a cache of vectors, from a few figures.
 
     Nothing is asked for or measured. `embercache stats` tells the figures of a sidecar that runs.
@@ -76,7 +84,8 @@ def plan(codec: str, as_json: bool, **values: Any) -> None:
         --hit-rate 0.7 --hit-ms 1 --miss-ms 60 \\
         --calls-per-second 2000 --tokens 120 --price-per-1000-tokens 0.0001
     """
-    work = Workload(codec=Codec[codec.upper()], **values)
+    overhead = _overhead_bytes(transport)
+    work = Workload(codec=Codec[codec.upper()], overhead_bytes=overhead, **values)
     if (work.price_per_1000_tokens is None) != (work.tokens is None) or (
         work.tokens is not None and work.calls_per_second is None
     ):
@@ -91,13 +100,26 @@ def plan(codec: str, as_json: bool, **values: Any) -> None:
         click.echo(line)
 
 
+def _overhead_bytes(transport: str) -> int:
+    """What an entry costs beside key and vector in the hot tier that comes with a transport."""
+    if transport == "grpcio":
+        return ENTRY_OVERHEAD_BYTES
+    try:
+        import embercache_native
+    except ImportError:
+        if transport == "native":
+            raise click.UsageError("--transport: the front door is not installed here") from None
+        return ENTRY_OVERHEAD_BYTES
+    return embercache_native.ENTRY_OVERHEAD_BYTES
+
+
 def _explain(work: Workload, figures: Plan) -> Iterator[str]:
     yield f"One entry: {work.dimensions:,} dimensions as {work.codec.name.lower()}"
     yield f"  key          {figures.key_bytes:>9,} bytes, for a text in the default namespace"
     yield f"  value        {figures.value_bytes:>9,} bytes: a header, and the vector"
     yield (
         f"  in memory    {figures.hot_entry_bytes:>9,} bytes:"
-        f" key, vector, and {ENTRY_OVERHEAD_BYTES:,} of objects"
+        f" key, vector, and {work.overhead_bytes:,} of objects"
     )
     yield (
         f"  in Redis     {figures.redis_entry_bytes:>9,} bytes:"

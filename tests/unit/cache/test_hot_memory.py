@@ -13,6 +13,7 @@ import pytest
 from sidecar.cache.accounts import Account
 from sidecar.cache.codec import Codec, Entry, Value
 from sidecar.cache.hot import ENTRY_OVERHEAD_BYTES, HotTier
+from sidecar.cache.read_through import TAG_BYTES
 from sidecar.cache.rooms import SLOT_BYTES
 
 Policy = Literal["s3fifo", "lru"]
@@ -21,10 +22,10 @@ POLICIES: list[Policy] = ["s3fifo", "lru"]
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("count", [2000, 5300])
-@pytest.mark.parametrize("tags", [0, 2])
+@pytest.mark.parametrize("tags", [0, 16])
 def test_an_entry_takes_at_most_what_it_is_charged(policy: Policy, count: int, tags: int) -> None:
     payload = 384
-    size = 98 + payload + tags * 128 + ENTRY_OVERHEAD_BYTES
+    size = 98 + payload + tags * TAG_BYTES + ENTRY_OVERHEAD_BYTES
     hot: HotTier[Entry] = HotTier(count * size, lambda: 12.5, policy)
     account = Account("embed", "default", "minilm")
     gc.collect()
@@ -35,7 +36,7 @@ def test_an_entry_takes_at_most_what_it_is_charged(policy: Policy, count: int, t
         marks = tuple((bytes([tag]) * 16, 10**15 + number) for tag in range(tags))
         entry = Entry(value, 10**12 + number, 10**13 + number, b"", marks)
         key = b"embercache:embed:default:minilm:%032x:%x:%019x" % (1, 10**15, number)
-        hot.put(key, entry, payload + len(marks) * 128, account, ttl=1e6 + number)
+        hot.put(key, entry, payload + len(marks) * TAG_BYTES, account, ttl=1e6 + number)
         if number % 2:
             hot.get(key)
     taken, _ = tracemalloc.get_traced_memory()
@@ -71,8 +72,10 @@ import gc, os, sys
 from embercache_native import Answer, Cell, ENTRY_OVERHEAD_BYTES, HotTier, Tally
 from sidecar.cache.accounts import Account
 from sidecar.cache.codec import Codec, Entry, Value
+from sidecar.cache.read_through import TAG_BYTES
 
-policy, has_answers, tags = sys.argv[1], sys.argv[2] == "answers", int(sys.argv[2] == "tagged")
+policy, has_answers = sys.argv[1], sys.argv[2] == "answers"
+tags = 8 if sys.argv[2] == "tagged" else 0
 count, account, cell, tally = 30_000, Account("embed", "default", "minilm"), Cell(), Tally()
 
 def resident():
@@ -85,7 +88,7 @@ def put_entry(number):
     marks = tuple((bytes([tag]) * 16, 10**15 + number) for tag in range(tags))
     entry = Entry(value, 10**12 + number, 10**13 + number, b"", marks)
     key = b"embercache:embed:default:minilm:%032x:%x:%019x" % (1, 10**15, number)
-    hot.put(key, entry, 384 + tags * 128, account, ttl=1e6 + number)
+    hot.put(key, entry, 384 + tags * TAG_BYTES, account, ttl=1e6 + number)
     return key
 
 def put_answer(number):
@@ -96,7 +99,7 @@ def put_answer(number):
     hot.answer(key, answer)
     return key
 
-size = 16 + 1800 if has_answers else 98 + 384 + tags * 128
+size = 16 + 1800 if has_answers else 98 + 384 + tags * TAG_BYTES
 hot = HotTier(count * (size + ENTRY_OVERHEAD_BYTES), lambda: 12.5, policy)
 put = put_answer if has_answers else put_entry
 before = resident()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,14 +17,27 @@ ARGUMENTS = "--entries 2000000 --dim 768 --codec int8 --hit-rate 0.75 --hit-ms 0
 PAID = "--calls-per-second 200 --tokens 120 --price-per-1000-tokens 0.0001"
 
 
-def run(*arguments: str) -> Result:
-    result = CliRunner().invoke(main, ["plan", *" ".join(arguments).split()])
+def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
+    result = CliRunner(env=env).invoke(main, ["plan", *" ".join(arguments).split()])
     assert result.exit_code == 0
     return result
 
 
 def test_the_json_is_the_arithmetic() -> None:
-    assert json.loads(run(ARGUMENTS, "--replicas 3", "--json").stdout) == asdict(plan(WORK))
+    shown = run(ARGUMENTS, "--replicas 3", "--transport grpcio", "--json").stdout
+    assert json.loads(shown) == asdict(plan(WORK))
+
+
+def test_memory_is_that_of_the_transport_that_will_run() -> None:
+    native = pytest.importorskip("embercache_native").ENTRY_OVERHEAD_BYTES
+    figures = plan(replace(WORK, overhead_bytes=native))
+    assert native != WORK.overhead_bytes
+    for transport in ("auto", "native"):
+        shown = run(ARGUMENTS, "--replicas 3", f"--transport {transport}", "--json").stdout
+        assert json.loads(shown) == asdict(figures)
+    assert f"and {native:,} of objects" in run(ARGUMENTS, "--transport native").stdout
+    grpcio = {"EMBERCACHE_SERVER_TRANSPORT": "grpcio"}
+    assert f"and {WORK.overhead_bytes:,} of objects" in run(ARGUMENTS, env=grpcio).stdout
 
 
 def test_every_figure_is_explained() -> None:
