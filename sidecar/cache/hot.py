@@ -99,7 +99,7 @@ class HotTier(Generic[T]):
         self._old_ghosts: set[int] = set()
         # The sum of ``since`` over the entries of an account.
         self._since: dict[Account, float] = {}
-        # All entries of the namespaces that have limits, by namespace.
+        # All entries of the namespaces that have limits, by namespace; none is empty.
         self._rooms: dict[str, Room[T]] = {}
         self._limit_of: Callable[[str], int] | None = None
 
@@ -152,7 +152,7 @@ class HotTier(Generic[T]):
             self._evict(now)
         entry = self._entries[key] = HotEntry(value, size, account, now, now + ttl, stamp)
         if room is not None:
-            room.add(key, entry)
+            self._keep_in(room, key, entry)
         self.bytes += taken
         account.hot_entries += 1
         account.hot_bytes += size
@@ -179,6 +179,9 @@ class HotTier(Generic[T]):
         if self._rooms and (room := self._rooms.get(account.namespace)) is not None:
             room.remove(key)
             self.bytes -= SLOT_BYTES
+            if not room:
+                # Names of namespaces come from callers: what has none is not to stay.
+                del self._rooms[account.namespace]
         account.hot_entries -= 1
         account.hot_bytes -= entry.size
         if account.hot_entries:
@@ -200,10 +203,10 @@ class HotTier(Generic[T]):
             for key, entry in self._entries.items():
                 name = entry.account.namespace
                 if name in new and (room := self._room(name)) is not None:
-                    room.add(key, entry)
+                    self._keep_in(room, key, entry)
                     self.bytes += SLOT_BYTES
         now = self._clock()
-        for name, room in self._rooms.items():
+        for name, room in list(self._rooms.items()):
             room.limit_bytes = limits[name]
             self._make_room(room, 0, now)
         while self.bytes > self.capacity_bytes:
@@ -232,15 +235,20 @@ class HotTier(Generic[T]):
         return self._small_bytes > self.capacity_bytes // 10
 
     def _names(self) -> set[str]:
-        """The namespaces that have entries or limits."""
-        return {account.namespace for account in self._since} | self._rooms.keys()
+        """The namespaces that have entries."""
+        return {account.namespace for account in self._since}
 
     def _room(self, namespace: str) -> Room[T] | None:
-        """The room of a namespace, if it has a limit."""
+        """The room of a namespace, if it has a limit; a new one for the first entry."""
         room = self._rooms.get(namespace)
         if room is None and self._limit_of is not None and (limit := self._limit_of(namespace)):
-            room = self._rooms[namespace] = Room(limit)
+            room = Room(limit)
         return room
+
+    def _keep_in(self, room: Room[T], key: bytes, entry: HotEntry[T]) -> None:
+        # It may be a new one, or have been given up when the last entry in it made room.
+        self._rooms[entry.account.namespace] = room
+        room.add(key, entry)
 
     def _make_room(self, room: Room[T], taken: int, now: float) -> None:
         """Takes out entries of a namespace until so many bytes more are within its limit."""

@@ -138,6 +138,7 @@ class CheckedTier:
         self._check_accounts(held)
         if isinstance(self.tier, python.HotTier):
             self._check_queues(self.tier)
+            assert self.tier._rooms.keys() == {name for name in taken if self._limit_of(name)}
 
     def _held(self) -> dict[bytes, Put]:
         return {key: put for key, put in self._puts.items() if put.value() is not None}
