@@ -11,7 +11,6 @@ use std::thread;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use embercache_native::body::Body;
 use embercache_native::front::connection::settings;
 use embercache_native::front::server::threads;
 use embercache_native::front::wire::Wire;
@@ -79,7 +78,7 @@ where
 }
 
 fn poll<S: AsyncRead + AsyncWrite + Unpin>(
-    connection: &mut Connection<Wire<S>, Body>,
+    connection: &mut Connection<Wire<S>, Bytes>,
     wire: &Wire<S>,
     answer: &Bytes,
     cx: &mut Context<'_>,
@@ -126,12 +125,12 @@ fn read(body: &mut RecvStream, cx: &mut Context<'_>) -> Poll<()> {
     Poll::Ready(())
 }
 
-fn give(answer: Bytes, respond: &mut SendResponse<Body>) -> Result<(), h2::Error> {
+fn give(answer: Bytes, respond: &mut SendResponse<Bytes>) -> Result<(), h2::Error> {
     let mut head = Response::new(());
     let content = HeaderValue::from_static("application/grpc");
     head.headers_mut().insert("content-type", content);
     let mut stream = respond.send_response(head, false)?;
-    stream.send_data(Body::Relayed(answer), false)?;
+    stream.send_data(answer, false)?;
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     stream.send_trailers(trailers)

@@ -6,59 +6,55 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use crate::answers::{AGE_BYTES, Response};
+use crate::unwritten::Held;
 
 /// One byte that says whether it is compressed, four with its length: before each gRPC message.
 pub const PREFIX_BYTES: usize = 5;
 /// As many as fit into what is written at once under `bytes::buf::Take`: 16 pieces.
 const WINDOW: usize = 8;
 
-/// What DATA frames are made of. What it costs does not depend on its length.
+/// What DATA frames are made of. What it costs does not depend on its length. It counts as queued
+/// until it is written.
 pub enum Body {
     /// Bytes of the server behind.
-    Relayed(Bytes),
+    Relayed(Bytes, Held),
     /// A message that is in memory.
-    Stored(StoredBody),
-}
-
-impl From<Bytes> for Body {
-    fn from(bytes: Bytes) -> Self {
-        Self::Relayed(bytes)
-    }
+    Stored(StoredBody, Held),
 }
 
 impl Buf for Body {
     fn remaining(&self) -> usize {
         match self {
-            Self::Relayed(bytes) => bytes.remaining(),
-            Self::Stored(stored) => stored.remaining(),
+            Self::Relayed(bytes, _) => bytes.remaining(),
+            Self::Stored(stored, _) => stored.remaining(),
         }
     }
 
     fn chunk(&self) -> &[u8] {
         match self {
-            Self::Relayed(bytes) => bytes.chunk(),
-            Self::Stored(stored) => stored.chunk(),
+            Self::Relayed(bytes, _) => bytes.chunk(),
+            Self::Stored(stored, _) => stored.chunk(),
         }
     }
 
     fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
         match self {
-            Self::Relayed(bytes) => bytes.chunks_vectored(into),
-            Self::Stored(stored) => stored.chunks_vectored(into),
+            Self::Relayed(bytes, _) => bytes.chunks_vectored(into),
+            Self::Stored(stored, _) => stored.chunks_vectored(into),
         }
     }
 
     fn advance(&mut self, count: usize) {
         match self {
-            Self::Relayed(bytes) => bytes.advance(count),
-            Self::Stored(stored) => stored.advance(count),
+            Self::Relayed(bytes, _) => bytes.advance(count),
+            Self::Stored(stored, _) => stored.advance(count),
         }
     }
 
     fn copy_to_bytes(&mut self, count: usize) -> Bytes {
         match self {
-            Self::Relayed(bytes) => bytes.copy_to_bytes(count),
-            Self::Stored(stored) => stored.copy_to_bytes(count),
+            Self::Relayed(bytes, _) => bytes.copy_to_bytes(count),
+            Self::Stored(stored, _) => stored.copy_to_bytes(count),
         }
     }
 }

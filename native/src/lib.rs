@@ -12,6 +12,7 @@ pub mod front;
 pub mod hot;
 pub mod relay;
 pub mod tls;
+pub mod unwritten;
 
 /// The module as Python imports it.
 #[pymodule]

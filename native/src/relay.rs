@@ -16,9 +16,10 @@ use h2::{Reason, RecvStream};
 use http::request::Parts;
 
 use crate::body::Body;
+use crate::unwritten::Queue;
 
 use backend::Backend;
-use exchange::{Outcome, exchange};
+use exchange::{Call, Outcome, exchange};
 use status::refuse;
 
 /// The calls of one client's connection, on a connection of their own to the server behind.
@@ -27,13 +28,16 @@ use status::refuse;
 /// ends when this is dropped and the last call has ended.
 pub struct Relay {
     backend: Backend,
+    queue: Arc<Queue>,
 }
 
 impl Relay {
-    /// To the server that listens on a Unix socket.
-    pub fn new(backend: Arc<Path>) -> Self {
+    /// To the server that listens on a Unix socket. What the client does not read waits in its
+    /// queue.
+    pub fn new(backend: Arc<Path>, queue: Arc<Queue>) -> Self {
         Self {
             backend: Backend::new(backend),
+            queue,
         }
     }
 
@@ -59,7 +63,14 @@ impl Relay {
                 backend = self.backend.ready() => backend,
             };
             let outcome = match backend {
-                Ok(backend) => exchange(backend, &request, &read, &mut body, &mut respond).await,
+                Ok(backend) => {
+                    let call = Call {
+                        head: &request,
+                        read: &read,
+                        queue: &self.queue,
+                    };
+                    exchange(backend, call, &mut body, &mut respond).await
+                }
                 Err(error) => Outcome::Lost(error.to_string()),
             };
             match outcome {

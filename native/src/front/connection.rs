@@ -3,8 +3,9 @@
 use std::future::{pending, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use h2::server::{Builder, Connection, SendResponse};
@@ -12,7 +13,7 @@ use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 
 use super::shared::Shared;
 use super::unary::{Asked, Message, Read};
@@ -20,11 +21,14 @@ use super::wire::Wire;
 use crate::body::Body;
 use crate::callers::Peer;
 use crate::relay::Relay;
+use crate::unwritten::Queue;
 
 /// For the handshakes of TLS and HTTP/2.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// For the rest of a message that may be looked up.
 const MESSAGE: Duration = Duration::from_secs(5);
+/// How often it is looked whether a client who reads too slowly has read.
+const PAUSE: Duration = Duration::from_millis(50);
 /// For telling a client that its connection is closed.
 pub const LAST_WORD: Duration = Duration::from_millis(500);
 /// Not for holding clients back: their calls may come in bursts. It bounds what a hostile one costs.
@@ -94,8 +98,10 @@ pub async fn serve_connection<S>(
         _ = phase.wait_for(|phase| *phase == Phase::Closed) => return,
     };
     wire.gather();
+    let queue = Queue::new(shared.unwritten.clone());
     let calls = Calls {
-        relay: Arc::new(Relay::new(shared.backend.clone())),
+        relay: Arc::new(Relay::new(shared.backend.clone(), queue.clone())),
+        queue: queue.clone(),
         peer: Arc::new(peer),
         shared,
     };
@@ -103,6 +109,7 @@ pub async fn serve_connection<S>(
         connection,
         wire,
         calls,
+        pause: None,
     };
     let age = line.calls.shared.max_connection_age.map(spread);
     let retire = async {
@@ -121,11 +128,14 @@ pub async fn serve_connection<S>(
             next = next_phase(&mut phase, seen) => {
                 seen = next;
                 if seen == Phase::Closed {
-                    line.connection.abrupt_shutdown(Reason::NO_ERROR);
-                    let _ = timeout(LAST_WORD, poll_fn(|cx| line.poll(cx))).await;
+                    line.end(Reason::NO_ERROR).await;
                     return;
                 }
                 line.connection.graceful_shutdown();
+            }
+            () = queue.ended() => {
+                line.end(Reason::ENHANCE_YOUR_CALM).await;
+                return;
             }
             () = &mut retire, if !is_retired => {
                 is_retired = true;
@@ -159,22 +169,44 @@ struct Line<S> {
     connection: Connection<Wire<S>, Body>,
     wire: Wire<S>,
     calls: Calls,
+    /// Until it is looked again whether there is room for what calls get.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    /// Tells the client, as far as he listens, that it is over.
+    async fn end(&mut self, reason: Reason) {
+        self.connection.abrupt_shutdown(reason);
+        let _ = timeout(LAST_WORD, poll_fn(|cx| self.poll(cx))).await;
+    }
+
     /// Takes what calls have come, and sends what there is to say; ready when the connection ends.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
+        while self.poll_room(cx).is_ready() {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => self.calls.take(request, respond),
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Ok(())),
                 Poll::Pending => break,
             }
         }
+        if self.pause.is_some() && self.connection.poll_closed(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
         match self.wire.poll_send(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Pending,
         }
+    }
+
+    /// Ready when there is room for what calls get. What frees it may be written elsewhere.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.calls.queue.is_full() {
+            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(PAUSE)));
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        self.pause = None;
+        Poll::Ready(())
     }
 }
 
@@ -183,6 +215,7 @@ struct Calls {
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     relay: Arc<Relay>,
+    queue: Arc<Queue>,
 }
 
 impl Calls {
@@ -199,7 +232,7 @@ impl Calls {
                 Poll::Ready(Read::Gone) => return,
                 Poll::Ready(Read::Odd) => false,
                 Poll::Ready(Read::Whole) => {
-                    if asked.answer(message.message(), shared, &mut respond) {
+                    if asked.answer(message.message(), shared, &self.queue, &mut respond) {
                         return;
                     }
                     false
@@ -208,6 +241,7 @@ impl Calls {
         };
         self.peer.mark(&mut request.headers);
         let (shared, relay, peer) = (shared.clone(), self.relay.clone(), self.peer.clone());
+        let queue = self.queue.clone();
         tokio::spawn(async move {
             if is_waited_for {
                 match timeout(MESSAGE, message.rest(&mut body, &shared)).await {
@@ -217,7 +251,7 @@ impl Calls {
                     Ok(Read::Whole) => {
                         // Who may ask can have changed since the headers came.
                         if let Some(asked) = Asked::of(&request, &peer, &shared)
-                            && asked.answer(message.message(), &shared, &mut respond)
+                            && asked.answer(message.message(), &shared, &queue, &mut respond)
                         {
                             return;
                         }

@@ -13,6 +13,7 @@ use super::durations::Durations;
 use crate::answers::{Answers, KEY_BYTES, Key};
 use crate::callers::{Callers, Peer, Scope, Who};
 use crate::tls::Tls;
+use crate::unwritten::{self, Unwritten};
 
 /// All that calls may hold of messages that have not arrived whole.
 const MOST_WAITING_BYTES: usize = 64 * 1024 * 1024;
@@ -64,6 +65,8 @@ pub struct Shared {
     pub max_connection_age: Option<Duration>,
     /// Of TLS listeners.
     pub tls: Tls,
+    /// What clients have not read yet.
+    pub unwritten: Arc<Unwritten>,
     /// Handshakes of TLS that failed.
     pub failed_handshakes: AtomicU64,
     callers: RwLock<Callers>,
@@ -84,6 +87,7 @@ impl Shared {
             backend: backend.into(),
             max_connection_age: None,
             tls: Tls::default(),
+            unwritten: Arc::new(Unwritten::new(unwritten::MOST_BYTES)),
             failed_handshakes: AtomicU64::new(0),
             callers: RwLock::new(Callers::open()),
             waiting_bytes: AtomicUsize::new(0),

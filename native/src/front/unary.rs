@@ -17,6 +17,7 @@ use crate::answers::Response;
 use crate::body::{Body, PREFIX_BYTES, StoredBody};
 use crate::callers::{Peer, Scope, Who};
 use crate::hot;
+use crate::unwritten::{Held, Queue};
 
 /// Longer messages are not looked up.
 pub const LOOKUP_BYTES: usize = 64 * 1024;
@@ -63,6 +64,7 @@ impl Asked {
         &self,
         message: &[u8],
         shared: &Shared,
+        queue: &Arc<Queue>,
         respond: &mut SendResponse<Body>,
     ) -> bool {
         let key = self.method.key(message, self.scope.as_ref());
@@ -70,7 +72,8 @@ impl Asked {
             return false;
         };
         // Else the caller has gone, and nobody is to be told.
-        if give(&response, respond).is_ok() {
+        let held = queue.hold(response.data.len());
+        if give(&response, held, respond).is_ok() {
             response.count();
             self.method.durations.add(hot::monotonic() - self.since);
         }
@@ -78,12 +81,16 @@ impl Asked {
     }
 }
 
-fn give(response: &Arc<Response>, respond: &mut SendResponse<Body>) -> Result<(), h2::Error> {
+fn give(
+    response: &Arc<Response>,
+    held: Held,
+    respond: &mut SendResponse<Body>,
+) -> Result<(), h2::Error> {
     let mut head = Head::new(());
     head.headers_mut().insert(CONTENT_TYPE, GRPC);
     let mut stream = respond.send_response(head, false)?;
     let body = StoredBody::new(response.clone(), now_ms());
-    stream.send_data(Body::Stored(body), false)?;
+    stream.send_data(Body::Stored(body, held), false)?;
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert(STATUS, OK);
     stream.send_trailers(trailers)

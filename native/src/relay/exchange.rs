@@ -4,6 +4,7 @@ mod download;
 mod upload;
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use http::{Request, Version};
 
 use super::status::unavailable;
 use crate::body::Body;
+use crate::unwritten::Queue;
 use download::Download;
 use upload::Upload;
 
@@ -31,11 +33,20 @@ pub enum Outcome {
     Lost(String),
 }
 
+/// What stays the same however often a call is offered.
+pub struct Call<'a> {
+    /// Its headers.
+    pub head: &'a Parts,
+    /// What was taken from its body already.
+    pub read: &'a [Bytes],
+    /// Where its response waits for the client.
+    pub queue: &'a Arc<Queue>,
+}
+
 /// Sends a request and passes on the response. `read` and then `body` are what it is to say.
 pub async fn exchange(
     mut backend: SendRequest<Bytes>,
-    head: &Parts,
-    read: &[Bytes],
+    Call { head, read, queue }: Call<'_>,
     body: &mut RecvStream,
     respond: &mut SendResponse<Body>,
 ) -> Outcome {
@@ -48,7 +59,7 @@ pub async fn exchange(
     drop(backend);
     let mut exchange = Exchange {
         upload: Upload::new(to, read, body, is_whole),
-        download: Download::new(respond, response),
+        download: Download::new(respond, response, queue),
     };
     poll_fn(|cx| exchange.poll(cx)).await
 }

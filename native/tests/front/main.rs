@@ -4,4 +4,5 @@ mod ending;
 mod hits;
 mod listening;
 mod odd;
+mod slow;
 mod stage;

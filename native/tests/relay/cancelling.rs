@@ -8,7 +8,7 @@ use embercache_native::relay::Relay;
 use h2::Reason;
 use tokio::net::UnixStream;
 
-use crate::stage::{Backend, Call, Folder, both, ok, play, read, request, send, settle};
+use crate::stage::{Backend, Call, Folder, both, ok, play, queue, read, request, send, settle};
 
 /// By which code the server's side of a call was ended.
 async fn code(mut call: Call) -> Reason {
@@ -123,7 +123,7 @@ fn a_call_whose_relaying_is_dropped_is_cancelled_on_both_sides() {
         let (accepted, respond) = server.accept().await.unwrap().unwrap();
         let (head, body) = accepted.into_parts();
         let accepting = tokio::spawn(async move { server.accept().await.is_none() });
-        let relay = Relay::new(folder.socket().into());
+        let relay = Relay::new(folder.socket().into(), queue());
         let call = {
             let relaying = relay.relay(head, Vec::new(), body, respond);
             tokio::select! {

@@ -1,10 +1,14 @@
 //! What is held up when one side is slower than the other.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use embercache_native::unwritten::Unwritten;
+use h2::Reason;
+use h2::client::ResponseFuture;
 
-use crate::stage::{both, ok, play, read, send, settle};
+use crate::stage::{Backend, Client, Folder, both, ok, play, read, send, settle};
 
 const MEBIBYTE: usize = 1 << 20;
 
@@ -84,6 +88,57 @@ fn responses_that_nobody_reads_do_not_hold_up_others_of_their_client() {
         let ((), read) = tokio::join!(sending, read(response.body_mut()));
         assert_eq!(read.unwrap().0.len(), MEBIBYTE);
     });
+}
+
+#[test]
+fn clients_that_do_not_read_hold_a_bounded_amount_together_and_others_are_answered() {
+    play(async {
+        const MOST: usize = MEBIBYTE;
+        let folder = Folder::new();
+        let mut backend = Backend::new(&folder.socket());
+        let all = Arc::new(Unwritten::new(MOST));
+        let sent = Arc::new(AtomicUsize::new(0));
+        let (mut slow, mut unread) = (Vec::new(), Vec::new());
+        for _ in 0..8 {
+            let mut client = Client::bounded(&folder.socket(), &all).await;
+            for _ in 0..16 {
+                unread.push(tokio::spawn(unread_end(client.ask("request"))));
+                let mut to = backend.call().await.head();
+                let sent = sent.clone();
+                tokio::spawn(async move { send(&mut to, vec![0; MEBIBYTE].into(), &sent).await });
+            }
+            slow.push(client);
+        }
+        settle(|| sent.load(Ordering::Relaxed)).await;
+        let held = all.bytes();
+        assert!((MOST..4 * MOST).contains(&held), "{held}, of 8 MiB");
+        let mut client = Client::bounded(&folder.socket(), &all).await;
+        for _ in 0..20 {
+            let pending = client.ask("request");
+            backend.call().await.answer(vec![7; 32 * 1024]);
+            let (data, trailers) = read(pending.await.unwrap().body_mut()).await.unwrap();
+            assert_eq!((data.len(), trailers), (32 * 1024, Some(ok())));
+        }
+        let ended: Vec<_> = unread.into_iter().filter(|one| one.is_finished()).collect();
+        assert!(!ended.is_empty(), "none of them was ended");
+        for one in ended {
+            assert_eq!(one.await.unwrap(), Some(Reason::ENHANCE_YOUR_CALM));
+        }
+    });
+}
+
+/// By which code a response ends that the client has no window for.
+async fn unread_end(response: ResponseFuture) -> Option<Reason> {
+    let mut body = match response.await {
+        Ok(response) => response.into_body(),
+        Err(error) => return error.reason(),
+    };
+    while let Some(data) = body.data().await {
+        if let Err(error) = data {
+            return error.reason();
+        }
+    }
+    None
 }
 
 #[test]

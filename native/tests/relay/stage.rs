@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use embercache_native::front::connection::settings;
 use embercache_native::relay::Relay;
+use embercache_native::unwritten::{Queue, Unwritten};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
@@ -225,12 +226,22 @@ impl Client {
 
     /// `read` is what the front door has taken from each call's body already.
     pub async fn having_read(socket: &Path, read: Vec<Bytes>) -> Self {
+        Self::on(Relay::new(socket.into(), queue()), read).await
+    }
+
+    /// One of which only so much is queued, with all others of that kind.
+    pub async fn bounded(socket: &Path, all: &Arc<Unwritten>) -> Self {
+        let queue = Queue::new(all.clone());
+        Self::on(Relay::new(socket.into(), queue), Vec::new()).await
+    }
+
+    async fn on(relay: Relay, read: Vec<Bytes>) -> Self {
         let mut builder = h2::client::Builder::new();
         // The client's own connection is not to be what holds its calls up, or ends.
         builder.initial_connection_window_size(64 << 20);
         builder.data_frame_budget(usize::MAX);
         let (ours, theirs) = UnixStream::pair().unwrap();
-        tokio::spawn(open_door(theirs, Relay::new(socket.into()), read));
+        tokio::spawn(open_door(theirs, relay, read));
         let (send, connection) = builder.handshake(ours).await.unwrap();
         Self {
             send,
@@ -257,6 +268,11 @@ impl Client {
         self.connection.abort();
         let _ = self.connection.await;
     }
+}
+
+/// What a connection queues, with no bound that matters here.
+pub fn queue() -> Arc<Queue> {
+    Queue::new(Arc::new(Unwritten::new(usize::MAX)))
 }
 
 pub fn request() -> Request<()> {
