@@ -41,7 +41,7 @@ COMMANDS = {
     "semantic": Entry("semantic", "Choose the threshold of semantic answers."),
     "serve": Entry("serve", "Run a sidecar until SIGTERM, then let calls in progress end."),
     "stats": Entry("stats", "Show what a sidecar answered since it started."),
-    "top": Entry("top", "Show live whether a sidecar is well, and what it answers."),
+    "top": Entry("top", "Show live whether a sidecar is well and what it answers."),
     "warm": Entry("warm", "Compute and store what is not cached yet."),
 }
 

@@ -41,7 +41,7 @@ _SIZE_SECONDS = 0.2
 )
 @click.option("--once", is_flag=True, help="look once, show it and end")
 def top(address: str, every: float, once: bool) -> None:
-    """Show live whether a sidecar is well, what it answers and what is wrong with it.
+    """Show live whether a sidecar is well and what it answers.
 
     What is wrong comes first, with what to do about it. Shares and rates are of the time since the
     last look; "worth" counts since the sidecar started. Press q or Ctrl-C to leave. A sidecar

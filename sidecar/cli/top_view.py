@@ -94,10 +94,8 @@ def _view(looks: Looks, address: str, width: int, keys: str) -> Iterator[Rendera
         return
     uptime = timedelta(seconds=round(now.uptime_seconds))
     about = f"Embercache {now.version} at {address}, up {uptime}"
-    yield Text(
-        f"{about}  {keys}" if keys else about, style="dim", overflow="ellipsis", no_wrap=True
-    )
-    yield from _verdict(looks, now, looks.minute_ago)
+    yield Text(about, style="dim", overflow="ellipsis", no_wrap=True)
+    yield from _verdict(looks, now, looks.minute_ago, keys)
     yield ""
     yield from _glance(looks, now, width)
     yield ""

@@ -251,7 +251,7 @@ function frame(id, title, series, stacked) {
     label.style.top = top;
     return label;
   });
-  for (const [text, left] of [["15 min ago", "3.3rem"], ["now", ""]]) {
+  for (const [text, left] of [["15 min ago", "3.6rem"], ["now", ""]]) {
     const label = plot.appendChild(make("span", text, { class: "x" }));
     if (left) label.style.left = left; else label.style.right = "0";
   }
@@ -279,7 +279,7 @@ function point(chart) {
   chart.cursor.setAttribute("x1", x);
   chart.cursor.setAttribute("x2", x);
   const at = there ? chart.points[chart.at] : chart.points.findLast((p) => p);
-  put(chart.readout, at ? clock(at.at) + "  " + chart.say(at) : there ? "not measured" : "");
+  put(chart.readout, at ? clock(at.at) + " · " + chart.say(at) : there ? "not measured" : "");
 }
 
 // Areas from the bottom up; a run of points without data is left open.
@@ -329,7 +329,7 @@ function showCharts() {
   areas(drawn["chart-share"], list, TIERS, (p, tier) => (p.all ? p[tier] / p.all * 100 : null));
   const hits = busy.map((p) => hitsOf(p) / p.all);
   draw("chart-share", list, ["100 %", "50 %", "0 %"],
-    (p) => (p.all ? TIERS.filter((t) => p[t]).map((t) => t + " " + share(p[t], p.all)).join("   ") : "no inputs"),
+    (p) => (p.all ? TIERS.filter((t) => p[t]).map((t) => t + " " + share(p[t], p.all)).join(" · ") : "no inputs"),
     hits.length ? `Hit rate now ${share(hits[hits.length - 1], 1)}, lowest ${share(Math.min(...hits), 1)}, highest ${share(Math.max(...hits), 1)}.` : "No inputs.");
   const top = ceiling(Math.max(0, ...there.map((p) => p.all / p.seconds)));
   areas(drawn["chart-rate"], list, TIERS, (p, tier) => p[tier] / p.seconds / top * 100);
@@ -341,11 +341,11 @@ function showCharts() {
   const y = (v) => (v === null ? null : 100 - (Math.log10(Math.max(v, 10 ** low)) - low) / (high - low) * 100);
   ["p50", "p99"].forEach((name, n) => curve(drawn["chart-latency"].paths[n], list.map((p) => (p ? y(p[name]) : null))));
   draw("chart-latency", list, [high, (low + high) / 2, low].map((power) => time(10 ** power)),
-    (p) => "median " + time(p.p50) + "   slowest 1 % " + time(p.p99),
+    (p) => "median " + time(p.p50) + " · slowest 1 % " + time(p.p99),
     times.length ? `Median now ${time(busy.length ? busy[busy.length - 1].p50 : null)}, slowest 1 % at most ${time(Math.max(...times))}.` : "No calls.");
   const most = ceiling(Math.max(1, ...there.map((p) => p.queued)));
   areas(drawn["chart-queue"], list, ["queue"], (p) => p.queued / most * 100);
-  draw("chart-queue", list, [rate(most), most > 1 ? rate(most / 2) : "", "0"], (p) => whole.format(p.queued) + " waiting",
+  draw("chart-queue", list, [whole.format(most), most > 1 ? whole.format(most / 2) : "", "0"], (p) => whole.format(p.queued) + " waiting",
     last ? `Now ${last.queued}, most ${Math.max(...there.map((p) => p.queued))}.` : "Not measured yet.");
   showMinutes(list);
 }

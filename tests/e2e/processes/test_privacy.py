@@ -1,4 +1,4 @@
-"""Nothing that users send, and no secret, is in a log, a metric or a list of settings."""
+"""Nothing that users send, and no secret, is in a log, a metric, the page or a list of settings."""
 
 from __future__ import annotations
 
@@ -194,6 +194,7 @@ async def test_no_text_of_a_user_is_in_logs_metrics_traces_or_messages(
             environment={"EMBERCACHE_REDIS_URL": redis.url},
             server_address=f"127.0.0.1:{free_port()}",
             server_metrics_address=f"127.0.0.1:{port}",
+            server_status_page=True,
             disk_folder=tmp_path / "disk",
             popular_queries=100,
             log_level="debug",
@@ -210,6 +211,8 @@ async def test_no_text_of_a_user_is_in_logs_metrics_traces_or_messages(
         await use_everything(sidecar)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=HANG_GUARD) as page:
         metrics = page.read().decode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/status/data", timeout=HANG_GUARD) as page:
+        status = page.read().decode()
     process.terminate()
     assert await asyncio.to_thread(process.wait) == 0
     assert "stopped" in process.log
@@ -220,6 +223,9 @@ async def test_no_text_of_a_user_is_in_logs_metrics_traces_or_messages(
     assert MARKER not in process.log
     assert NAMESPACE not in process.log
     assert MARKER not in metrics
+    assert '"digest":' in status
+    assert f'"namespace":"{NAMESPACE}"' in status
+    assert MARKER not in status
     kinds = {span.name for span in collector.spans}
     assert {"computed embed", "warm search", "index", "semantic"} <= kinds
     assert MARKER not in "".join(map(str, collector.spans))

@@ -83,11 +83,12 @@ async def test_with_mutual_tls_the_openai_api_is_for_callers_with_a_good_certifi
 
 
 @pytest.mark.threat("A stranger without a certificate calls")
-async def test_with_mutual_tls_probes_need_no_certificate_and_metrics_do(
+async def test_with_mutual_tls_probes_need_no_certificate_and_metrics_and_page_do(
     start: Start, mutual_tls: dict[str, Any], http: aiohttp.ClientSession, caller: Party
 ) -> None:
-    sidecar = await start(tls=mutual_tls)
-    for path, anonymous_status in (("/livez", 200), ("/readyz", 200), ("/metrics", 403)):
+    sidecar = await start(tls=mutual_tls, server={"status_page": True})
+    private = dict.fromkeys(("/metrics", "/status/", "/status/page.js", "/status/data"), 403)
+    for path, anonymous_status in {"/livez": 200, "/readyz": 200, **private}.items():
         url = sidecar.url(path)
         assert await status(http, url, caller, anonymous=True) == anonymous_status
         assert await status(http, url, caller, anonymous=False) == 200
