@@ -17,11 +17,12 @@ import json
 import time
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from bench.plots import pyplot, save
 from bench.report import add_json_option, markdown_table, print_table, write_json
 from bench.simulate_costs import FILE, GIB, Node, Prices, read_costs
+from bench.simulate_redis import Policy
 from bench.simulate_study import Outcome, World, gives_out, study
 from bench.simulate_traffic import Traffic
 from sidecar.cache.hot import HotTier
@@ -68,6 +69,7 @@ def main() -> None:
         node=_from(options, Node, "node_"),
         prices=_from(options, Prices, "price_"),
         hot_max_bytes=options.hot_max_bytes,
+        redis_policy=options.maxmemory_policy,
         requests=options.requests,
         seed=options.seed,
         make_hot=fast_hot_tier(),
@@ -87,7 +89,7 @@ def fast_hot_tier() -> type[HotTier[Any]]:
         from embercache_native import HotTier as NativeTier
     except ImportError:
         return HotTier
-    return NativeTier  # type: ignore[return-value]
+    return NativeTier
 
 
 def _parse() -> argparse.Namespace:
@@ -96,6 +98,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--requests", type=float, default=1e6, help="to simulate of each fleet")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hot-max-bytes", type=int, default=256 * 2**20, help="of each pod")
+    parser.add_argument(
+        "--maxmemory-policy", choices=get_args(Policy), default="allkeys-lru", help="of Redis"
+    )
     parser.add_argument("--plot", type=Path, help="also draw rates and loads into this SVG file")
     parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")
     parser.add_argument("--compare", action="store_true", help="samples with whole fleets instead")
@@ -111,7 +116,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _from(options: argparse.Namespace, kind: type[T], prefix: str) -> T:
-    return kind(**{each.name: getattr(options, prefix + each.name) for each in fields(kind)})  # type: ignore[arg-type]
+    return kind(**{each.name: getattr(options, prefix + each.name) for each in fields(kind)})
 
 
 def _print(outcomes: Sequence[Outcome], world: World, *, markdown: bool) -> None:
@@ -133,9 +138,9 @@ def _print(outcomes: Sequence[Outcome], world: World, *, markdown: bool) -> None
         else:
             print_table(title, header, rows)
     for resource in outcomes[0].use:
-        pods = gives_out(outcomes, resource, world.node.most)
-        answer = "is enough for all of these" if pods is None else f"gives out at {pods:,.0f} pods"
-        print(f"a single Redis' {resource} {answer}")
+        pods = gives_out([(each.pods, each.use[resource]) for each in outcomes], world.node.most)
+        until = "for all of these" if pods is None else f"up to {pods:,.0f} pods"
+        print(f"a single Redis has enough {resource} {until}")
 
 
 def _load_row(each: Outcome) -> tuple[object, ...]:

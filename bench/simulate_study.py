@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bench.simulate_fleet import Bin, MakeHot
+    from bench.simulate_redis import Policy
 
 # A cluster has memory enough if the model computes no more than so much more of what is asked.
 _WORSE = 0.01
@@ -39,6 +40,7 @@ class World:
     node: Node
     prices: Prices
     hot_max_bytes: int
+    redis_policy: Policy
     requests: float
     seed: int
     make_hot: MakeHot
@@ -53,6 +55,7 @@ class World:
             redis_bytes=costs.entry_bytes,
             hot_max_bytes=self.hot_max_bytes,
             redis_max_bytes=redis_max_bytes,
+            redis_policy=self.redis_policy,
             model_seconds=costs.model_seconds,
         )
 
@@ -128,7 +131,7 @@ def study(pods: int, world: World) -> Outcome:
     use = use_of_one(worst, entries, pods, costs, world.node)
     model_texts = _peak(day)
     one_node, memory_nodes = _memory(pods, world, use["memory"], _model_share(day))
-    nodes = _nodes(worst.cpu, worst.background_cpu, use["network"], memory_nodes, world.node)
+    nodes = nodes_for(worst.cpu, worst.background_cpu, use["network"], memory_nodes, world.node)
     asked_texts = max(each.queries.asked + each.documents.asked for each in day) / BIN_SECONDS
     return Outcome(
         pods=pods,
@@ -152,22 +155,40 @@ def study(pods: int, world: World) -> Outcome:
     )
 
 
-def gives_out(outcomes: Sequence[Outcome], resource: str, most: float) -> float | None:
-    """From how many pods on a single Redis has too little of a resource; None if it has enough.
+def gives_out(uses: Sequence[tuple[int, float]], most: float) -> float | None:
+    """From how many pods on too much is used; None if it is never too much.
 
-    Between fleets that were simulated, use is taken to be a power of the number of pods.
+    ``uses`` are fleets, the smallest first, and what each uses. Between them, use is taken to be a
+    power of the number of pods.
     """
-    before: Outcome | None = None
-    for each in outcomes:
-        use = each.use[resource]
+    fewer, less = 0, 0.0
+    for pods, use in uses:
         if use > most:
-            if before is None:
-                return each.pods
-            less = before.use[resource]
+            if not less:
+                return pods
             part = math.log(most / less) / math.log(use / less)
-            return float(before.pods * (each.pods / before.pods) ** part)
-        before = each
+            return float(fewer * (pods / fewer) ** part)
+        fewer, less = pods, use
     return None
+
+
+def nodes_for(
+    cpu: float, background: float, network: float, memory_nodes: int, node: Node
+) -> Nodes:
+    """How many nodes carry a load of processors, of which ``background`` is there unasked.
+
+    ``network`` is the share of one node's that is used.
+    """
+    most = node.most * node.cpu
+    # At most half of the node that has the stream may go into what is there anyway.
+    fleets = math.ceil(background / (most / 2))
+    each = math.ceil((cpu - background) / fleets / (most - background / fleets))
+    return Nodes(
+        cpu=fleets * max(1, each),
+        network=math.ceil(network / node.most),
+        memory=memory_nodes,
+        fleets=fleets,
+    )
 
 
 def _run(pods: int, world: World, requests: float, redis_max_bytes: float) -> list[Bin]:
@@ -200,16 +221,3 @@ def _memory(pods: int, world: World, use: float, unbounded: float) -> tuple[floa
             break
         nodes *= 2
     return shares[0], nodes
-
-
-def _nodes(cpu: float, background: float, network: float, memory_nodes: int, node: Node) -> Nodes:
-    most = node.most * node.cpu
-    # At most half of the node that has the stream may go into what is there anyway.
-    fleets = math.ceil(background / (most / 2))
-    each = math.ceil((cpu - background) / fleets / (most - background / fleets))
-    return Nodes(
-        cpu=fleets * max(1, each),
-        network=math.ceil(network / node.most),
-        memory=memory_nodes,
-        fleets=fleets,
-    )
