@@ -60,10 +60,15 @@ class NoTritonError(Exception):
 class Triton:
     """What a Python's nvidia-pytriton has, and a call for the vector of a text.
 
-    Raises `NoTritonError` if that Python has none.
+    ``config`` and ``model`` are what it serves under the name ``embed``. Raises `NoTritonError` if
+    that Python has none.
     """
 
-    def __init__(self, python: str, text: str) -> None:
+    def __init__(
+        self, python: str, text: str, *, config: str = _CONFIG, model: Path = _MODEL
+    ) -> None:
+        self._config = config
+        self._model = model
         try:
             command = [python, "-c", _ASK, text]
             asked = subprocess.run(command, capture_output=True, text=True)
@@ -105,9 +110,9 @@ class Triton:
         server = self._package / "tritonserver"
         version = folder / "models" / "embed" / "1"
         version.mkdir(parents=True)
-        (version.parent / "config.pbtxt").write_text(_CONFIG, "utf-8")
+        (version.parent / "config.pbtxt").write_text(self._config, "utf-8")
         path = f"import sys\nsys.path.insert(0, {str(self._site)!r})\n"
-        (version / "model.py").write_text(path + _MODEL.read_text("utf-8"), "utf-8")
+        (version / "model.py").write_text(path + self._model.read_text("utf-8"), "utf-8")
         backend = folder / "backends" / "python"
         shutil.copytree(server / "backends" / "python", backend)
         stub = server / "python_backend_stubs" / self._python / "triton_python_backend_stub"

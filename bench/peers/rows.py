@@ -1,0 +1,194 @@
+"""What the comparison says: each row, and whether Embercache is ahead in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+OURS = "Embercache"
+_SAME = 1.05  # less is within what runs differ by
+
+_NO_HOP = "it runs in the caller's process, where a hit crosses no socket"
+_MAP = "a hit there is a look-up in a map of the caller's own process, which nobody else shares"
+_TRITON = "its client and server carry one tensor as raw bytes, and say nothing of tier or age"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: ``value`` of an object that a peer was measured as; None where it does not apply.
+
+    ``why`` says, by peer, why it is ahead of Embercache, and ``otherwise`` of the rest.
+    """
+
+    title: str
+    value: Callable[[object], float | None]
+    more_is_better: bool = False
+    unit: str = ""
+    why: Mapping[str, str] = field(default_factory=dict)
+    otherwise: str = "not explained yet"
+
+    def shown(self, figures: object) -> str:
+        """The value as the table has it."""
+        value = self.value(figures)
+        if value is None:
+            return "–"  # noqa: RUF001 - the sign for nothing
+        if self.unit == "%":
+            return f"{value:.0%}"
+        number = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+        return f"{number} {self.unit}".strip()
+
+
+def verdict(row: Row, measured: Mapping[str, object]) -> str:
+    """Whether Embercache is ahead of all others in this row, or who is ahead, how far, and why."""
+    ours = row.value(measured[OURS])
+    values = {name: row.value(each) for name, each in measured.items() if name != OURS}
+    others = {name: value for name, value in values.items() if value is not None}
+    if ours is None or not others:
+        return "not compared: no other has it"
+    ahead = {name: value for name, value in others.items() if _better(row, value, ours)}
+    if ahead:
+        return "; ".join(_behind(row, name, value, ours) for name, value in ahead.items())
+    best = (max if row.more_is_better else min)(others, key=lambda name: others[name])
+    if not _better(row, ours, others[best]):
+        as_good = [name for name, value in others.items() if not _better(row, ours, value)]
+        return f"as good as {', '.join(as_good)}; ahead of the others"
+    return f"ahead of all; next is {best}{_by(others[best], ours)}"
+
+
+def cells(row: Row, names: Sequence[str], measured: Mapping[str, object]) -> list[str]:
+    """The row in the table; a peer that could not be had has no values."""
+    return [row.title, *(row.shown(measured[n]) if n in measured else "n/a" for n in names)]
+
+
+def _better(row: Row, one: float, other: float) -> bool:
+    if row.unit == "%":
+        return one > other if row.more_is_better else one < other
+    if row.more_is_better:
+        return one > other * _SAME
+    return one * _SAME < other
+
+
+def _behind(row: Row, name: str, value: float, ours: float) -> str:
+    return f"**behind {name}**{_by(ours, value)}: {row.why.get(name, row.otherwise)}"
+
+
+def _by(worse: float, better: float) -> str:
+    low, high = sorted((worse, better))
+    return f", {high / low:.1f}x" if low > 0 else ""
+
+
+def _of(name: str) -> Callable[[object], float | None]:
+    def value(figures: object) -> float | None:
+        found: float | None = getattr(figures, name)
+        return found
+
+    return value
+
+
+_HIT_WHY = {"GPTCache": _MAP, "RedisVL": _NO_HOP, "LangChain": _NO_HOP, "Triton": _TRITON}
+
+HIT = Row("hit, one text, p50", _of("hit_p50"), unit="ms", why=_HIT_WHY)
+RATE = Row("hits a second, 8 threads", _of("hits_per_second"), more_is_better=True, why=_HIT_WHY)
+BYTES = Row(
+    "bytes in Redis for an entry",
+    _of("redis_bytes"),
+    otherwise="it keeps no header, checksum, tags or model version with the vector",
+)
+STAMPEDE = Row(
+    "computations: 200 callers, one new text",
+    _of("stampede_computed"),
+    otherwise="it happened to answer more of them from what was just stored",
+)
+WRONG = Row("old model's answers: model changed behind its name", _of("wrong_same_name"), unit="%")
+
+CACHES = (
+    HIT,
+    Row(
+        "hit, one text, p99",
+        _of("hit_p99"),
+        unit="ms",
+        why=_HIT_WHY,
+    ),
+    RATE,
+    Row("stored texts that are computed again", _of("hits_computed"), unit="%"),
+    Row("64 texts, all stored", _of("batch_ms"), unit="ms", why=_HIT_WHY),
+    Row(
+        "64 texts, one of them new",
+        _of("partial_ms"),
+        unit="ms",
+        why=_HIT_WHY,
+        otherwise="runs differ by the new text's length and other load",
+    ),
+    Row("texts computed for that", _of("partial_computed")),
+    STAMPEDE,
+    Row(
+        "the last of them is answered after",
+        _of("stampede_ms"),
+        unit="ms",
+        why={"GPTCache": _MAP},
+        otherwise="200 threads of one Python process and its gRPC stack are the larger part of it",
+    ),
+    Row("of them failed", _of("stampede_failed")),
+    Row(
+        "computations: 100 callers in each of two processes",
+        _of("stampede_two"),
+        otherwise="its processes happened to start further apart",
+    ),
+    BYTES,
+    WRONG,
+    Row("the same, and the name too", _of("wrong_new_name"), unit="%"),
+    Row(
+        "Redis killed: cached texts answered",
+        _of("outage_known"),
+        more_is_better=True,
+        unit="%",
+    ),
+    Row("Redis killed: new texts answered", _of("outage_new"), more_is_better=True, unit="%"),
+    Row(
+        "Redis killed: a cached text, p50",
+        _of("outage_ms"),
+        unit="ms",
+    ),
+    Row(
+        "Redis killed: the slowest call",
+        _of("outage_worst_ms"),
+        unit="ms",
+        otherwise="the model took less for its new texts",
+    ),
+)
+
+MISSES = (
+    Row(
+        "texts a second, 200 in one call",
+        _of("texts_per_second"),
+        more_is_better=True,
+        otherwise="no hop and no cache to look into; the model is the same",
+    ),
+    Row(
+        "one new text, p50",
+        _of("one_ms"),
+        unit="ms",
+        otherwise="no hop, no cache to look into, and nothing to write back",
+    ),
+)
+
+_DECODER = "the model reads faster there"
+GENERATION = (
+    Row("first token, 1,000 new tokens", _of("cold_ms"), unit="ms", otherwise=_DECODER),
+    Row(
+        "first token, 900 of them just read",
+        _of("same_beginning_ms"),
+        unit="ms",
+        otherwise=_DECODER,
+    ),
+    Row(
+        "the same after another prompt",
+        _of("other_between_ms"),
+        unit="ms",
+        otherwise="it keeps the whole state of a prompt, and does not cut it into blocks",
+    ),
+    Row("first token of a prompt asked before", _of("repeated_ms"), unit="ms"),
+)
