@@ -8,11 +8,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from sidecar.transport.listening import cannot_listen
 from sidecar.transport.socket_access import bound_to, give_access
+from sidecar.transport.timely import Messages, TimelyHandlers
 from sidecar.transport.tls import grpc_credentials
 
 if TYPE_CHECKING:
@@ -81,6 +82,20 @@ class _Health(health.aio.HealthServicer):
         self._open_to_all = open_to_all
         self._no_watches = asyncio.Event()
 
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Those of the service's methods."""
+        codec = (
+            health_pb2.HealthCheckRequest.FromString,
+            health_pb2.HealthCheckResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(
+            HEALTH,
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(self.Check, *codec),
+                "Watch": grpc.unary_stream_rpc_method_handler(self.Watch, *codec),
+            },
+        )
+
     def end_watches(self) -> None:
         """Ends the calls that watch, once they have heard of the last change."""
         self._no_watches.set()
@@ -124,6 +139,7 @@ class GrpcServer:
         self._open_to_all = _OpenToAll(min(_MOST_OPEN_TO_ALL, (settings.max_calls + 1) // 2))
         self._health = _Health(self._open_to_all)
         self._server: grpc.aio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
         # Whether calls are taken, and health says so.
         self.is_serving = False
         self.addresses: list[str] = []
@@ -155,8 +171,9 @@ class GrpcServer:
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ],
         )
-        self._server.add_generic_rpc_handlers(self._handlers)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = (*self._handlers, self._health.handlers())
+        messages = Messages()
+        self._server.add_generic_rpc_handlers([TimelyHandlers(each, messages) for each in services])
         names = (*self._names, HEALTH, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             _Reflection(names, self._open_to_all), self._server
@@ -168,6 +185,7 @@ class GrpcServer:
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+        self._watch = asyncio.create_task(messages.watch())
         self.is_serving = True
 
     async def drain(self) -> None:
@@ -190,6 +208,8 @@ class GrpcServer:
         if self._server is None:
             return
         await self._server.stop(self._settings.drain_timeout)
+        if self._watch is not None:
+            self._watch.cancel()
         self._server = None
 
     def _listen_tcp(self, server: grpc.aio.Server, address: str) -> None:
