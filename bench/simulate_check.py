@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from bench.simulate_traffic import Calls
     from sidecar.cache.redis_connect import Client
 
-PODS = (1, 2, 4, 8)
+# Sidecars, and bytes that Redis may keep of entries; 0 is no bound.
+CASES = ((1, 0), (2, 0), (4, 0), (8, 0), (2, 2_000_000))
 HOT_BYTES = 1_000_000
 _FIRST_PORT = 50830
 _CALLS = 8_000
@@ -58,17 +59,18 @@ def check(costs: Costs, make_hot: MakeHot, file: Path | None) -> None:
     """Prints what was predicted, what was measured, and the difference."""
     rows: list[tuple[object, ...]] = []
     figures = {}
-    for pods in PODS:
+    for pods, redis_bytes in CASES:
         traffic = traffic_for(pods)
-        real = asyncio.run(_real(traffic, pods))
-        expected = predict(traffic, pods, costs, make_hot, real.seconds)
+        real = asyncio.run(_real(traffic, pods, redis_bytes))
+        expected = predict(traffic, pods, redis_bytes, costs, make_hot, real.seconds)
         named = {name: (_figures(expected)[name], value) for name, value in _figures(real).items()}
         for name, (said, found) in named.items():
             is_share = name.startswith("answered")
             error = f"{found - said:+.2%}" if is_share else f"{found / said - 1:+.1%}"
             shown = (f"{said:.2%}", f"{found:.2%}") if is_share else (round(said), round(found))
-            rows.append((pods, name, *shown, error))
-        figures[pods] = named
+            fleet = f"{pods}, Redis of {redis_bytes / 1e6:.0f} MB" if redis_bytes else pods
+            rows.append((fleet, name, *shown, error))
+        figures[f"{pods}, {redis_bytes}"] = named
     print_table(
         f"one day of {_CALLS:,} texts and 640 documents; shares differ by points",
         ("sidecars", "", "predicted", "measured", "error"),
@@ -91,13 +93,21 @@ def traffic_for(pods: int) -> Traffic:
     )
 
 
-def predict(traffic: Traffic, pods: int, costs: Costs, make_hot: MakeHot, seconds: float) -> Seen:
+def predict(
+    traffic: Traffic,
+    pods: int,
+    redis_bytes: int,
+    costs: Costs,
+    make_hot: MakeHot,
+    seconds: float,
+) -> Seen:
     """What the simulation says of the day, if it takes so many seconds."""
     sizes = Sizes(
         item_bytes=costs.key_bytes + costs.payload_bytes,
         response_bytes=16 + costs.response_bytes + 100,
         redis_bytes=costs.entry_bytes,
         hot_max_bytes=HOT_BYTES,
+        redis_max_bytes=redis_bytes,
         query_ttl=math.inf,
     )
     scale = Scale(pods, pods)
@@ -118,7 +128,7 @@ def predict(traffic: Traffic, pods: int, costs: Costs, make_hot: MakeHot, second
     )
 
 
-async def _real(traffic: Traffic, pods: int) -> Seen:
+async def _real(traffic: Traffic, pods: int, redis_bytes: int) -> Seen:
     async with AsyncExitStack() as exits:
         redis = exits.enter_context(DevRedis())
         client = connect(redis.url, connect_timeout=5)
@@ -126,6 +136,10 @@ async def _real(traffic: Traffic, pods: int) -> Seen:
         callers = [
             await _start(exits, f"127.0.0.1:{_FIRST_PORT + pod}", redis.url) for pod in range(pods)
         ]
+        if redis_bytes:
+            used = (await client.info("memory"))["used_memory"]
+            await client.config_set("maxmemory-policy", "allkeys-lru")
+            await client.config_set("maxmemory", used + redis_bytes)
         todo = restarts(traffic, Scale(pods, pods))[::-1]
         before, began = await _sent(client), time.perf_counter()
         for each in calls(traffic, Scale(pods, pods), seed=0):
