@@ -112,7 +112,7 @@ function showHealth(data) {
     : things ? (things === 1 ? "One thing is wrong. " : things + " things are wrong. ") + "What was counted in the last minute says so."
     : "Calls are answered; nothing that it depends on is failing.");
   $("health").dataset.level = level;
-  document.title = ({ good: "● ", warning: "▲ ", critical: "■ " }[level]) + (state || title) + " – Embercache";
+  document.title = ({ good: "● ", warning: "▲ ", critical: "■ " }[level]) + (state || title) + " - Embercache";
   const list = $("findings");
   if (list.children.length !== found.length)
     list.replaceChildren(...found.map(() => {
@@ -405,7 +405,7 @@ async function turn() {
   } catch (error) {
     document.body.classList.add("stale");
     $("health").dataset.level = "critical";
-    document.title = "■ No answer – Embercache";
+    document.title = "■ No answer - Embercache";
     $("findings").replaceChildren();
     put($("verdict"), "No answer from the sidecar");
     put($("verdict-more"), (lastContact ? `What is below is of ${clock(lastContact)}. ` : "") + "It has stopped, restarts, or cannot be reached. Trying again every two seconds.");
