@@ -142,7 +142,7 @@ def _sidecar(user: User) -> Iterator[None]:
     user.run(before)
     with subprocess.Popen(serve.split(), cwd=user.clone, env=user.environment) as sidecar:
         try:
-            user.run("until embercache health > /dev/null; do sleep 0.1; done")
+            user.run("until embercache health &> /dev/null; do sleep 0.1; done")
             yield
         finally:
             sidecar.terminate()
