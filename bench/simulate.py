@@ -36,7 +36,7 @@ LOAD = (
     *("pods", "hot", "Redis", "model", "Redis ops", "Redis MB", "Redis CPU", "model texts"),
     *("after a new model", "Redis GiB"),
 )
-NODES = ("computed, one node", "nodes: CPU", "network", "memory", "separate fleets")
+NODES = ("computed, one node", "nodes for CPU", "for network", "for memory", "separate fleets")
 MONEY = (
     *("pods", "service, no cache", "service, cache", "encoders, no cache", "encoders, cache"),
     "Redis and sidecars",
@@ -145,7 +145,7 @@ def _print(outcomes: Sequence[Outcome], world: World, *, markdown: bool) -> None
 
 def _load_row(each: Outcome) -> tuple[object, ...]:
     shares = (f"{share:.1%}" for share in (each.hot, each.warm, each.model))
-    loads = (each.operations, each.network / 1e6, f"{each.cpu:.1%}")
+    loads = (each.operations, each.network / 1e6, f"{each.cpu:,.1%}")
     return (
         each.pods,
         *shares,
@@ -158,7 +158,7 @@ def _load_row(each: Outcome) -> tuple[object, ...]:
 
 def _node_row(each: Outcome) -> tuple[object, ...]:
     nodes = each.nodes
-    use = (f"{share:.1%}" for share in each.use.values())
+    use = (f"{share:,.1%}" for share in each.use.values())
     asked = (nodes.cpu, nodes.network, nodes.memory, nodes.fleets)
     return each.pods, *use, f"{each.one_node_model_share:.1%}", *asked
 

@@ -62,7 +62,7 @@ class World:
 
 @dataclass(frozen=True)
 class Nodes:
-    """How many nodes each resource asks for, in all, and the separate fleets they are for.
+    """How many nodes each resource asks for, in all, and how many separate fleets they are for.
 
     Connections do not get fewer on a node by more nodes, since each sidecar connects to all of
     them, nor does the work for sidecars that are not asked anything: it is on the node that has
@@ -72,12 +72,18 @@ class Nodes:
     cpu: int
     network: int
     memory: int
-    fleets: int
+    fleets: int = 1
 
     @property
     def needed(self) -> int:
         """In all."""
         return max(self.cpu, self.network, self.memory)
+
+    def times(self, fleets: int) -> Nodes:
+        """Those of so many fleets like this one."""
+        return Nodes(
+            *(each * fleets for each in (self.cpu, self.network, self.memory, self.fleets))
+        )
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,13 @@ def study(pods: int, world: World) -> Outcome:
     use = use_of_one(worst, entries, pods, costs, world.node)
     model_texts = _peak(day)
     one_node, memory_nodes = _memory(pods, world, use["memory"], _model_share(day))
-    nodes = nodes_for(worst.cpu, worst.background_cpu, use["network"], memory_nodes, world.node)
+    fleets = fleets_for(worst.background_cpu, world.node)
+    if fleets > 1:
+        nodes = study(math.ceil(pods / fleets), world).nodes.times(fleets)
+    else:
+        cpu_nodes = nodes_for(worst.cpu, worst.background_cpu, world.node)
+        network_nodes = math.ceil(use["network"] / world.node.most)
+        nodes = Nodes(cpu_nodes, network_nodes, memory_nodes)
     asked_texts = max(each.queries.asked + each.documents.asked for each in day) / BIN_SECONDS
     return Outcome(
         pods=pods,
@@ -172,23 +184,17 @@ def gives_out(uses: Sequence[tuple[int, float]], most: float) -> float | None:
     return None
 
 
-def nodes_for(
-    cpu: float, background: float, network: float, memory_nodes: int, node: Node
-) -> Nodes:
-    """How many nodes carry a load of processors, of which ``background`` is there unasked.
+def fleets_for(background: float, node: Node) -> int:
+    """Into how many fleets to part one whose sidecars take so many processors of Redis unasked.
 
-    ``network`` is the share of one node's that is used.
+    At most half of what may be used of the node that has the stream may go into that.
     """
-    most = node.most * node.cpu
-    # At most half of the node that has the stream may go into what is there anyway.
-    fleets = math.ceil(background / (most / 2))
-    each = math.ceil((cpu - background) / fleets / (most - background / fleets))
-    return Nodes(
-        cpu=fleets * max(1, each),
-        network=math.ceil(network / node.most),
-        memory=memory_nodes,
-        fleets=fleets,
-    )
+    return math.ceil(background / (node.most * node.cpu / 2))
+
+
+def nodes_for(cpu: float, background: float, node: Node) -> int:
+    """How many nodes carry a load of processors, of which ``background`` is there unasked."""
+    return max(1, math.ceil((cpu - background) / (node.most * node.cpu - background)))
 
 
 def _run(pods: int, world: World, requests: float, redis_max_bytes: float) -> list[Bin]:

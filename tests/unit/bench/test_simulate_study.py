@@ -18,7 +18,7 @@ from bench.simulate_costs import (
     redis_load,
 )
 from bench.simulate_fleet import Bin, Counts
-from bench.simulate_study import gives_out, nodes_for
+from bench.simulate_study import fleets_for, gives_out, nodes_for
 
 
 def test_one_redis_is_too_small_from_where_the_line_between_two_fleets_crosses_the_limit() -> None:
@@ -32,12 +32,14 @@ def test_one_redis_is_too_small_from_where_the_line_between_two_fleets_crosses_t
 
 @given(background=st.floats(0.001, 20), busy=st.floats(0, 100), most=st.floats(0.1, 1))
 def test_no_node_has_more_to_do_than_it_may(background: float, busy: float, most: float) -> None:
-    nodes = nodes_for(background + busy, background, 0.0, 1, Node(most=most))
+    node = Node(most=most)
+    fleets = fleets_for(background, node)
+    background, busy = background / fleets, busy / fleets
 
-    of_each_fleet = nodes.cpu / nodes.fleets
-    assert of_each_fleet == int(of_each_fleet)
-    worst = background / nodes.fleets + busy / nodes.fleets / of_each_fleet
-    assert worst <= most * (1 + 1e-9)
+    nodes = nodes_for(background + busy, background, node)
+
+    assert background <= most / 2 * (1 + 1e-9)
+    assert background + busy / nodes <= most * (1 + 1e-9)
 
 
 def test_each_text_costs_redis_its_commands_bytes_and_time() -> None:
