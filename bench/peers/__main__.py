@@ -43,11 +43,14 @@ def main() -> None:
     began = os.getloadavg()
     corpus = docstrings(_TEXTS)
     pack = default_folder() / "minilm"
-    comparisons = [
+    generated = generation.measure_generation(options.peers)
+    missed = misses.measure_misses(options.peers, pack, corpus)
+    compared = [
         Comparison("Caches", CACHE_ROWS, _caches(options.peers, corpus)),
-        Comparison("Misses", MISSES, misses.measure_misses(options.peers, pack, corpus)),
-        Comparison("Generation", GENERATION, generation.measure_generation(options.peers)),
+        Comparison("Misses", MISSES, missed),
+        Comparison("Generation", GENERATION, generated),
     ]
+    comparisons = [each for each in compared if len(each.results) > 1]
     for each in comparisons:
         print_table(each.title, each.header, each.rows)
         for name, why in each.missing.items():
@@ -81,6 +84,8 @@ def _options() -> argparse.Namespace:
 def _caches(names: Collection[str], corpus: Sequence[str]) -> dict[str, object]:
     """Each that is asked for; the run goes on when one fails."""
     results: dict[str, object] = {}
+    if not any(cache.module in names for cache in CACHES):
+        return results
     for cache in CACHES:
         if cache.module not in {"embercache", *names}:
             continue

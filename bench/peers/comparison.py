@@ -22,6 +22,11 @@ class Comparison:
     results: Mapping[str, object]
 
     @property
+    def image(self) -> str:
+        """The name of its plot."""
+        return f"peers-{self.title.lower()}.svg"
+
+    @property
     def measured(self) -> dict[str, object]:
         """Those that were."""
         return {name: each for name, each in self.results.items() if not isinstance(each, str)}

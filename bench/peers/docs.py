@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.peers.drive import ROOT
-from bench.peers.plot import draw_caches, draw_models
+from bench.peers.plot import draw
 from bench.report import markdown_table
 
 if TYPE_CHECKING:
@@ -18,10 +18,8 @@ BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
 def write_docs(comparisons: list[Comparison], made_with: str) -> None:
     """Replaces the section of the page, and the plots."""
     PAGE.write_text(replaced(PAGE.read_text("utf-8"), section(comparisons, made_with)), "utf-8")
-    by_title = {each.title: each.measured for each in comparisons}
-    caches, misses, generation = by_title.values()
-    draw_caches(caches, IMAGES / "peers.svg")
-    draw_models(misses, generation, IMAGES / "peers-models.svg")
+    for each in comparisons:
+        draw(each, IMAGES / each.image)
 
 
 def section(comparisons: list[Comparison], made_with: str) -> str:
@@ -31,7 +29,7 @@ def section(comparisons: list[Comparison], made_with: str) -> str:
         parts += [f"### {each.title}", markdown_table(each.header, each.rows)]
         parts += [f"Not measured: {name}: {why}." for name, why in each.missing.items()]
         parts.append("\n".join(f"- {title}: {said}." for title, said in each.verdicts))
-    parts += ["![the caches](images/peers.svg)", "![the models](images/peers-models.svg)"]
+        parts.append(f"![{each.title.lower()}](images/{each.image})")
     return "\n\n".join(parts)
 
 

@@ -24,7 +24,7 @@ from embercache import Client
 from bench.peers.drive import PeerError
 from bench.peers.environments import NotInstalledError, python_of
 from bench.peers.servers import free_port, http_server
-from bench.prefix_speed import _gguf as gguf_file
+from bench.prefix_speed import gguf_file
 from bench.prefix_texts import Texts
 from bench.processes import sidecar
 from sidecar.models.cpus import usable_cpus
@@ -63,7 +63,7 @@ def measure_generation(names: Collection[str]) -> dict[str, Generation | str]:
         for name, way in ways.items():
             try:
                 opened[name] = stack.enter_context(way(folder))
-            except (PeerError, NotInstalledError) as error:
+            except (PeerError, NotInstalledError, OSError, RuntimeError) as error:
                 results[name] = str(error)
         texts = Texts(default_folder() / PACK)
         times = {name: [] for name in opened}
