@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +36,7 @@ def test_it_shows_what_was_called_and_no_text_nor_secret(open_page: Open, watche
     assert (kind, len(digest), more[0]) == ("embed", 16, NAMESPACE)
     opened.page.locator("#changed").uncheck()
     opened.page.locator("#filter").fill("redis.url")
-    assert opened.text("#settings tbody tr").split()[:2] == ["redis.url", "set"]
+    assert opened.text("#settings tbody tr >> nth=0").split()[:2] == ["redis.url", "set"]
     opened.page.locator("#filter").fill("")
     for secret in (MARKER, PASSWORD):
         assert secret not in opened.page.content()
@@ -47,7 +46,14 @@ def test_it_shows_what_was_called_and_no_text_nor_secret(open_page: Open, watche
 
 def test_nothing_moves_while_it_is_brought_up_to_date(open_page: Open, watched: Any) -> None:
     opened = open_page()
-    opened.wait_for_updates(1)
+
+    def without_findings(route: Any) -> None:
+        # What is found to be wrong on a busy machine comes on top, and is meant to.
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"findings": []})
+
+    opened.page.route("**/status/data*", without_findings)
+    opened.wait_for_updates(2)
     opened.page.evaluate(SHIFTS)
     for first in (100, 200):
         watched.call(first)
@@ -66,7 +72,7 @@ def test_all_of_it_can_be_used_with_the_keyboard(open_page: Open) -> None:
     keyboard.press("Home")
     assert opened.text("#chart-share .readout") == "not measured"
     keyboard.press("End")
-    assert "hot" in opened.text("#chart-share .readout")
+    assert re.match(r"\d\d:\d\d:\d\d · ", opened.text("#chart-share .readout"))
     label = opened.page.locator("#chart-share .plot").get_attribute("aria-label")
     assert "Hit rate now" in label
     opened.page.locator("#pause").focus()
@@ -81,14 +87,16 @@ def test_all_of_it_can_be_used_with_the_keyboard(open_page: Open) -> None:
 def test_a_redis_that_is_gone_is_told_first_and_every_look_can_be_used_by_everybody(
     open_page: Open, watched: Any
 ) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="run make setup")
+    # Here: it needs what the fixture has looked for.
+    from axe_playwright_python.sync_playwright import Axe
+
     opened = {look: open_page(*look) for look in LOOKS}
 
     def check(state: str) -> None:
         for look, each in opened.items():
             each.wait_for(f"document.querySelector('#health').dataset.level === '{state}'")
             each.picture("-".join((*look, state)))
-            assert axe.Axe().run(each.page).response["violations"] == []
+            assert Axe().run(each.page).response["violations"] == []
             wider = each.page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert wider <= 0
             assert each.page.evaluate("document.getAnimations().length") == 0
