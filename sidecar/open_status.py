@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from embercache._admin import stats as plain_stats
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import contextlib
     from collections.abc import Callable, Mapping
 
+    from embercache import Stats
     from prometheus_client import CollectorRegistry
 
     from sidecar.config import Settings
@@ -70,7 +71,7 @@ def fill_page(
     def look() -> Look:
         settle()
         return Look(
-            stats=plain_stats(services.admin.collect()),
+            stats=plain_stats(services.admin.collect(by_use=False)),
             durations={name: tuple(each.counts) for name, each in calls.durations().items()},
             failures=calls.failures(),
             invalidations=tiers.follower.applied if tiers.follower is not None else 0,
@@ -84,11 +85,12 @@ def fill_page(
 
     async def data(after: int) -> Mapping[str, Any]:
         steps = history.since(after)
+        stats = plain_stats(services.admin.collect())
         answer = {
             "state": "serving" if is_ready() else "draining",
             "at": round(time.time() * 1000),
-            **_overview(history),
-            "hottest": await hottest.read(history.now.stats),
+            **_overview(history, stats),
+            "hottest": await hottest.read(stats),
             "step_seconds": STEP_SECONDS,
             "fields": Step._fields,
             "steps": steps,
@@ -105,7 +107,7 @@ async def _keep(history: History) -> None:
         history.take()
 
 
-def _overview(history: History) -> dict[str, Any]:
+def _overview(history: History, current: Stats) -> dict[str, Any]:
     now, before = history.now, history.minute_ago
     methods = history.methods()
     failed: dict[str, int] = {}
@@ -113,12 +115,12 @@ def _overview(history: History) -> dict[str, Any]:
         for code, count in method.failed.items():
             failed[code] = failed.get(code, 0) + count
     found = [
-        *findings(now.stats, before.stats),
+        *findings(current, before.stats),
         *left_alone(now.breakers),
         *failing_calls(failed, sum(method.calls for method in methods)),
     ]
-    stats = asdict(now.stats)
-    usage = sorted(now.stats.usage, key=lambda each: -sum(each.answered.values()))
+    stats = asdict(replace(current, usage=()))
+    usage = sorted(current.usage, key=lambda each: -sum(each.answered.values()))
     stats["usage"] = [asdict(each) for each in usage[:_MOST_ROWS]]
     stats["quotas"] = sorted(stats["quotas"], key=lambda each: -each["refusals"])[:_MOST_ROWS]
     stats["semantic"] = stats["semantic"][:_MOST_ROWS]

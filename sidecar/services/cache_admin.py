@@ -89,8 +89,8 @@ class CacheAdmin:
             return self.collect().SerializeToString()
         return self._collect_for(who).SerializeToString()
 
-    def collect(self) -> cache_pb2.StatsResponse:
-        """Every counter of this sidecar."""
+    def collect(self, *, by_use: bool = True) -> cache_pb2.StatsResponse:
+        """Every counter of this sidecar; those by use, which may be many, unless told not to."""
         self._settle()
         return cache_pb2.StatsResponse(
             version=__version__,
@@ -104,7 +104,7 @@ class CacheAdmin:
                 for name, embedder in zip(self._models.names(), self._models, strict=True)
             ],
             disk=self._disk_state(),
-            usage=usage(self._accounts, self._hot.ages(), self._prices),
+            usage=usage(self._accounts, self._hot.ages(), self._prices) if by_use else (),
             semantic=_semantic_stats(self._semantic.items()),
             generators=[generator_stats(each) for each in self._generators],
             quotas=_quota_stats(self._quotas.refused()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,7 +29,7 @@ _STREAMS = ("EmbedStream", "GenerateStream", "Warm", "MigrateModel")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Counters at one moment.
+    """Counters at one moment; in ``stats`` none by use, which may be many.
 
     ``durations`` count the calls of each method that ended well, by the `BUCKETS` of their
     durations; ``failures`` those of each method and status that did not. ``invalidations`` are the
@@ -95,14 +95,14 @@ class History:
         self._wall = wall
         self.steps: deque[Step] = deque(maxlen=MAX_STEPS)
         self.now = look()
-        # The oldest is what the last minute began with. Rows of namespaces can be many.
-        self._minute: deque[Look] = deque([_slim(self.now)], maxlen=_MINUTE_STEPS + 1)
+        # The oldest is what the last minute began with.
+        self._minute: deque[Look] = deque([self.now], maxlen=_MINUTE_STEPS + 1)
         self._looked_at = clock()
         self._number = 0
 
     @property
     def minute_ago(self) -> Look:
-        """The counters a minute ago, or at the first look; without rows of ``usage``."""
+        """The counters a minute ago, or at the first look."""
         return self._minute[0]
 
     def since(self, number: int) -> list[Step]:
@@ -112,14 +112,14 @@ class History:
 
     def take(self) -> None:
         """Looks, and keeps what has come since the last look."""
-        before, self.now = self._minute[-1], self._look()
+        before, self.now = self.now, self._look()
         now, clock = self.now, self._clock()
         self._number += 1
         self.steps.append(
             _step(before, now, self._number, clock - self._looked_at, round(self._wall() * 1000))
         )
         self._looked_at = clock
-        self._minute.append(_slim(now))
+        self._minute.append(now)
 
     def methods(self) -> list[MethodInBrief]:
         """The methods that were called in the last minute, the busiest first."""
@@ -213,7 +213,3 @@ def _new(before: Sequence[int], now: Sequence[int]) -> list[int]:
     if not before:
         return list(now)
     return [count - old for count, old in zip(now, before, strict=True)]
-
-
-def _slim(look: Look) -> Look:
-    return replace(look, stats=replace(look.stats, usage=()))
