@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -108,15 +108,23 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--measure", action="store_true", help="the costs instead, anew")
     for kind, prefix in ((Traffic, ""), (Node, "node_"), (Prices, "price_")):
         group = parser.add_argument_group(kind.__name__, (kind.__doc__ or "").partition("\n")[0])
-        for each in fields(kind):
+        for each in _options(kind):
             name = "--" + (prefix + each.name).replace("_", "-")
-            group.add_argument(name, type=type(each.default), default=each.default)
+            about = f"default {each.default:,}"
+            group.add_argument(
+                name, type=type(each.default), default=each.default, help=about, metavar="NUMBER"
+            )
     add_json_option(parser)
     return parser.parse_args()
 
 
+def _options(kind: type[Any]) -> list[Field[Any]]:
+    """All but what days are made of, for the second and third of them are what is looked at."""
+    return [each for each in fields(kind) if each.name not in ("seconds", "version_at")]
+
+
 def _from(options: argparse.Namespace, kind: type[T], prefix: str) -> T:
-    return kind(**{each.name: getattr(options, prefix + each.name) for each in fields(kind)})
+    return kind(**{each.name: getattr(options, prefix + each.name) for each in _options(kind)})
 
 
 def _print(outcomes: Sequence[Outcome], world: World, *, markdown: bool) -> None:
@@ -139,8 +147,13 @@ def _print(outcomes: Sequence[Outcome], world: World, *, markdown: bool) -> None
             print_table(title, header, rows)
     for resource in outcomes[0].use:
         pods = gives_out([(each.pods, each.use[resource]) for each in outcomes], world.node.most)
-        until = "for all of these" if pods is None else f"up to {pods:,.0f} pods"
-        print(f"a single Redis has enough {resource} {until}")
+        if pods is None:
+            answer = "enough of it for all of these"
+        elif pods <= outcomes[0].pods:
+            answer = "too little of it for all of these"
+        else:
+            answer = f"enough of it up to {pods:,.0f} pods"
+        print(f"{resource}: a single Redis has {answer}")
 
 
 def _load_row(each: Outcome) -> tuple[object, ...]:
