@@ -180,6 +180,12 @@ class Front:
         """
     def listen(self, fd: int, kind: Literal["tcp", "tls", "unix"]) -> None:
         """Takes connections from a listening socket, which is the front's own from now on."""
+    def trust(self, seconds: float) -> None:
+        """Answers calls without Python for so long from now; after that, all are handed over.
+
+        To be called again and again, so that answers are not given for long while nobody hears of
+        what is invalidated. Until it is called first, there is no such limit.
+        """
     def durations(self, path: str) -> tuple[list[int], float]:
         """Calls of a method answered here since this was called last, by duration; and the sum.
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from sidecar.transport.certificate import ServerCertificate
 
 
+# Of the staleness that is allowed; the rest of it is for the time since Redis was asked last.
+_TRUSTED_SHARE = 0.4
 _TOLD = "what listens for gRPC"
 
 _log = structlog.get_logger()
@@ -58,6 +60,8 @@ class Native:
     hot: HotTier[Any]
     front: Front
     private: PrivateSocket
+    trusted: float
+    """For how many seconds it answers while the event loop hangs."""
 
 
 def open_native(
@@ -124,7 +128,7 @@ def count_front(
     """Counts what a front door answers, once in a while and whenever what is returned is called."""
     if native is None:
         return _nothing
-    counts = FrontCounts(native.front, METHODS, metrics, responses)
+    counts = FrontCounts(native.front, METHODS, metrics, responses, native.trusted)
     registry.register(counts)
     keep_running(counts.run(), exits)
     return counts.settle
@@ -201,7 +205,8 @@ def _open(
                 f"section tls: {error}: use other files, or set server.transport to grpcio",
                 is_odd=True,
             ) from None
-    return Native(cast("HotTier[Any]", hot), front, private)
+    trusted = _TRUSTED_SHARE * settings.cache.staleness
+    return Native(cast("HotTier[Any]", hot), front, private, trusted)
 
 
 def _nothing() -> None:

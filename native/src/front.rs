@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyMapping;
 
 use crate::callers::{Callers, Scope};
-use crate::hot::HotTier;
+use crate::hot::{self, HotTier};
 use accept::Kind;
 use server::Server;
 use shared::{Method, Shared};
@@ -26,6 +26,7 @@ pub mod durations;
 pub mod places;
 pub mod server;
 pub mod shared;
+pub mod trust;
 pub mod unary;
 pub mod wire;
 
@@ -111,6 +112,14 @@ impl Front {
         #[expect(unsafe_code, reason = "there is no other way to take it over")]
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(self.server.listen(socket.into(), kind)?)
+    }
+
+    fn trust(&self, seconds: f64) -> PyResult<()> {
+        let trusted = self::seconds(seconds)?;
+        self.shared
+            .trust
+            .set(hot::monotonic() + trusted.as_secs_f64());
+        Ok(())
     }
 
     fn durations(&self, path: &str) -> PyResult<(Vec<u64>, f64)> {

@@ -1,4 +1,4 @@
-"""What the front door counted on its own, put to what is counted in Python."""
+"""What the front door counted on its own, put to what is counted in Python, and its heartbeat."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from sidecar.telemetry.metrics import CallMetrics
 
 _SETTLE_SECONDS = 1.0
+# An event loop that is as late as that is one that hangs.
+_BEATS = 4
 
 
 class FrontCounts(Collector):
     """The calls that a front door answered, and metrics of its connections.
 
-    ``methods`` are the paths of the calls, and their names in metrics.
+    ``methods`` are the paths of the calls, and their names in metrics. The front door answers for at
+    most ``trusted`` seconds after the event loop was last seen to run: while it hangs, nothing that
+    is invalidated is heard of.
     """
 
     def __init__(
@@ -32,10 +36,12 @@ class FrontCounts(Collector):
         methods: Mapping[str, str],
         metrics: CallMetrics,
         responses: Sequence[StoredResponses],
+        trusted: float,
     ) -> None:
         self._front = front
         self._durations = {path: metrics.duration(name) for path, name in methods.items()}
         self._responses = responses
+        self._trusted = trusted
 
     def settle(self) -> None:
         """Counts those since this was called last."""
@@ -46,9 +52,19 @@ class FrontCounts(Collector):
 
     async def run(self) -> None:
         """Settles every second, so that little is lost and little waits; until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._settle())
+            tasks.create_task(self._beat())
+
+    async def _settle(self) -> None:
         while True:
             await asyncio.sleep(_SETTLE_SECONDS)
             self.settle()
+
+    async def _beat(self) -> None:
+        while True:
+            self._front.trust(self._trusted)
+            await asyncio.sleep(self._trusted / _BEATS)
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""

@@ -141,7 +141,7 @@ def test_every_metric_is_documented() -> None:
     CertificateMetrics(registry, "embercache")
     registry.register(ReloadCollector())
     front: Any = SimpleNamespace(connections=0, failed_handshakes=0)
-    registry.register(FrontCounts(front, {}, CallMetrics(CollectorRegistry()), []))
+    registry.register(FrontCounts(front, {}, CallMetrics(CollectorRegistry()), [], 1.0))
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         registry.register(TaskCollector(loop))
     names = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))

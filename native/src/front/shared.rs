@@ -10,6 +10,7 @@ use http::HeaderMap;
 use parking_lot::RwLock;
 
 use super::durations::Durations;
+use super::trust::Trust;
 use crate::answers::{Answers, KEY_BYTES, Key};
 use crate::callers::{Callers, Peer, Scope, Who};
 use crate::tls::Tls;
@@ -65,6 +66,8 @@ pub struct Shared {
     pub max_connection_age: Option<Duration>,
     /// Of TLS listeners.
     pub tls: Tls,
+    /// How long answers may be given without Python.
+    pub trust: Trust,
     /// What clients have not read yet.
     pub unwritten: Arc<Unwritten>,
     /// Handshakes of TLS that failed.
@@ -87,6 +90,7 @@ impl Shared {
             backend: backend.into(),
             max_connection_age: None,
             tls: Tls::default(),
+            trust: Trust::default(),
             unwritten: Arc::new(Unwritten::new(unwritten::MOST_BYTES)),
             failed_handshakes: AtomicU64::new(0),
             callers: RwLock::new(Callers::open()),

@@ -40,7 +40,8 @@ impl Asked {
         let method = shared.methods.get(request.uri.path())?;
         let headers = &request.headers;
         let since = hot::monotonic();
-        if request.method != Verb::POST
+        if !shared.trust.holds(since)
+            || request.method != Verb::POST
             || request.uri.query().is_some()
             || !is_plain_grpc(headers)
             || (shared.traced && !is_unsampled(headers))

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use embercache_native::answers::Age;
 use embercache_native::callers::Callers;
 use embercache_native::front::unary::LOOKUP_BYTES;
+use embercache_native::hot::monotonic;
 
 use crate::stage::{Door, OK, UNAVAILABLE, answer, framed, play, request, settle};
 
@@ -18,6 +19,19 @@ fn what_is_in_memory_is_answered_and_counted_and_the_rest_is_handed_over() {
         assert_eq!(known, (OK.into(), framed(b"answer").to_vec()));
         assert_eq!(client.ask(b"unknown").await.0, UNAVAILABLE);
         assert_eq!(door.answered(), 1);
+    });
+}
+
+#[test]
+fn answers_are_given_as_long_as_python_is_heard_of_and_then_all_calls_are_handed_over() {
+    play(async {
+        let door = Door::new();
+        door.keep(b"known", None, "answer", &[]);
+        let mut client = door.client().await;
+        for (seconds, status) in [(60.0, OK), (-0.001, UNAVAILABLE), (60.0, OK)] {
+            door.shared.trust.set(monotonic() + seconds);
+            assert_eq!(client.ask(b"known").await.0, status, "{seconds}");
+        }
     });
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ def test_its_durations_are_added_to_those_of_python() -> None:
     metrics.duration("Embed").observe(BUCKETS[0] * 2)
     taken = [([1] * (len(BUCKETS) + 1), 7.0), ([0, 0, 2, *[0] * (len(BUCKETS) - 2)], 0.5)]
     front: Any = SimpleNamespace(durations=lambda path: taken.pop(0) if path == PATH else None)
-    counts = FrontCounts(front, {PATH: "Embed"}, metrics, [])
+    counts = FrontCounts(front, {PATH: "Embed"}, metrics, [], 1.0)
     counts.settle()
     counts.settle()
     embed = {"method": "Embed"}
@@ -34,6 +35,18 @@ def test_its_durations_are_added_to_those_of_python() -> None:
 def test_its_connections_are_metrics() -> None:
     registry = CollectorRegistry()
     front: Any = SimpleNamespace(connections=3, failed_handshakes=4)
-    registry.register(FrontCounts(front, {}, CallMetrics(registry), []))
+    registry.register(FrontCounts(front, {}, CallMetrics(registry), [], 1.0))
     assert registry.get_sample_value("embercache_front_connections") == 3
     assert registry.get_sample_value("embercache_front_failed_handshakes_total") == 4
+
+
+async def test_the_front_door_hears_again_and_again_that_the_event_loop_runs() -> None:
+    heard: asyncio.Queue[float] = asyncio.Queue()
+    front: Any = SimpleNamespace(trust=heard.put_nowait)
+    running = asyncio.create_task(
+        FrontCounts(front, {}, CallMetrics(CollectorRegistry()), [], 0.01).run()
+    )
+    async with asyncio.timeout(30):
+        assert [await heard.get() for _ in range(3)] == [0.01] * 3
+    running.cancel()
+    await asyncio.wait({running})
