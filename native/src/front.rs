@@ -20,6 +20,7 @@ use server::Server;
 use shared::{Method, Shared};
 
 pub mod accept;
+pub mod alive;
 pub mod authority;
 pub mod connection;
 pub mod durations;

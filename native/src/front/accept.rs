@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{SockRef, Socket, TcpKeepalive};
+use socket2::Socket;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -16,9 +16,6 @@ use super::places::{Place, Places};
 
 /// How long to wait when the process has no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// After so long without a word, the system asks whether a client is still there.
-const IDLE: Duration = Duration::from_secs(120);
 
 /// How callers reach a listener.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,11 +56,9 @@ impl Listener {
     async fn next(&self) -> io::Result<Stream> {
         Ok(match self {
             Self::Tcp(listener, is_tls) => {
-                let alive = TcpKeepalive::new().with_time(IDLE);
                 let (stream, _) = listener.accept().await?;
-                // They fail only if the connection has ended, which is noticed later.
+                // It fails only if the connection has ended, which is noticed later.
                 let _ = stream.set_nodelay(true);
-                let _ = SockRef::from(&stream).set_tcp_keepalive(&alive);
                 Stream::Tcp(stream.into_std()?, *is_tls)
             }
             Self::Unix(listener) => Stream::Unix(listener.accept().await?.0.into_std()?),

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 
+use super::alive::Alive;
 use super::shared::Shared;
 use super::unary::{Asked, Message, Read};
 use super::wire::Wire;
@@ -90,7 +91,7 @@ pub async fn serve_connection<S>(
     let deadline = Instant::now() + HANDSHAKE;
     let wire = Wire::new(stream);
     let handshake = settings().handshake(wire.clone());
-    let connection = tokio::select! {
+    let mut connection = tokio::select! {
         made = timeout_at(deadline, handshake) => match made {
             Ok(Ok(connection)) => connection,
             _ => return,
@@ -98,6 +99,10 @@ pub async fn serve_connection<S>(
         _ = phase.wait_for(|phase| *phase == Phase::Closed) => return,
     };
     wire.gather();
+    let Some(ping) = connection.ping_pong() else {
+        return;
+    };
+    let (mut alive, heard) = (Alive::new(ping), wire.clone());
     let queue = Queue::new(shared.unwritten.clone());
     let calls = Calls {
         relay: Arc::new(Relay::new(shared.backend.clone(), queue.clone())),
@@ -132,7 +137,9 @@ pub async fn serve_connection<S>(
                     return;
                 }
                 line.connection.graceful_shutdown();
+                alive.ask();
             }
+            () = poll_fn(|cx| alive.poll(cx, || heard.received())) => return,
             () = queue.ended() => {
                 line.end(Reason::ENHANCE_YOUR_CALM).await;
                 return;
@@ -140,6 +147,7 @@ pub async fn serve_connection<S>(
             () = &mut retire, if !is_retired => {
                 is_retired = true;
                 line.connection.graceful_shutdown();
+                alive.ask();
             }
             () = sleep_until(deadline), if !has_begun => {
                 has_begun = line.wire.has_begun();

@@ -65,7 +65,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Whether the peer has said what every HTTP/2 client says first.
     pub fn has_begun(&self) -> bool {
-        self.0.lock().received >= FIRST_BYTES
+        self.received() >= FIRST_BYTES
+    }
+
+    /// How many bytes the peer has sent.
+    pub fn received(&self) -> usize {
+        self.0.lock().received
     }
 
     /// Sends what was gathered.

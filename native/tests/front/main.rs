@@ -1,5 +1,6 @@
 //! What clients see of the front door: hits, what is handed over, and how connections end.
 
+mod alive;
 mod ending;
 mod hits;
 mod listening;
