@@ -11,6 +11,9 @@ from sidecar.cache.accounts import Account
 
 T = TypeVar("T")
 
+__version__: str
+"""That of the sidecar that it is made for."""
+
 ENTRY_OVERHEAD_BYTES: int
 """What an entry costs beside its key and payload."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
+from sidecar import __version__
 from sidecar.access.caller import Right
 from sidecar.models.errors import SetupError
 from sidecar.open_tiers import keep_running
@@ -162,13 +163,19 @@ def _open(
     is_traced: bool,
 ) -> Native:
     try:
-        from embercache_native import Front
-        from embercache_native import HotTier as NativeTier
+        import embercache_native
     except ImportError as error:
         raise _NotNativeError(
             f"embercache-native cannot be imported ({error}): install it, or set server.transport"
             " to grpcio"
         ) from None
+    found = getattr(embercache_native, "__version__", "an older one")
+    if found != __version__:
+        raise _NotNativeError(
+            f"embercache-native is {found}, and this sidecar is {__version__}: install"
+            f" embercache-native=={__version__}, or set server.transport to grpcio",
+            is_odd=True,
+        )
     try:
         private = PrivateSocket()
     except OSError as error:
@@ -178,11 +185,11 @@ def _open(
             is_odd=True,
         ) from None
     exits.callback(private.close)
-    hot: NativeTier[Any]
-    hot = NativeTier(settings.hot.max_bytes, time.monotonic, settings.hot.policy)
+    hot: embercache_native.HotTier[Any]
+    hot = embercache_native.HotTier(settings.hot.max_bytes, time.monotonic, settings.hot.policy)
     server = settings.server.model_copy(update={"transport": "native"})
     try:
-        front = Front(
+        front = embercache_native.Front(
             hot,
             private.address,
             METHODS,

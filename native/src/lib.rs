@@ -25,5 +25,8 @@ mod embercache_native {
     use crate::hot::{HotCounters, HotEntry, HotTier};
 
     #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "it is what Python calls it")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+    #[pymodule_export]
     const ENTRY_OVERHEAD_BYTES: usize = crate::hot::ENTRY_OVERHEAD_BYTES;
 }

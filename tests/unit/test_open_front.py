@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
+from sidecar import __version__
 from sidecar.access.live import Access
 from sidecar.config import Settings
 from sidecar.models.errors import SetupError
@@ -41,6 +42,13 @@ async def choose() -> Any:
 def _is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has installed it."""
     monkeypatch.setitem(sys.modules, "embercache_native", None)
+
+
+@pytest.fixture
+def _is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was made for a sidecar of another version."""
+    native = pytest.importorskip("embercache_native")
+    monkeypatch.setattr(native, "__version__", "0.0.1")
 
 
 @pytest.fixture
@@ -82,6 +90,16 @@ def test_grpcio_is_used_where_the_front_door_is_not_installed(choose: Open) -> N
 @pytest.mark.usefixtures("_is_missing")
 def test_one_that_is_set_and_not_installed_is_an_error_that_says_what_to_do(choose: Open) -> None:
     with pytest.raises(SetupError, match=r"transport is native.* install it, or set server\.tr"):
+        choose("native")
+
+
+@pytest.mark.usefixtures("_is_another")
+def test_one_of_another_version_is_not_used_and_the_log_warns(choose: Open) -> None:
+    transport, reason, level = told(choose, "auto")
+    assert (transport, level) == ("grpcio", "warning")
+    assert "is 0.0.1, and this sidecar is" in reason
+    assert f"install embercache-native=={__version__}" in reason
+    with pytest.raises(SetupError, match=r"server\.transport is native.* is 0\.0\.1"):
         choose("native")
 
 
