@@ -148,8 +148,9 @@ class Front:
     sampled are answered here.
 
     Calls that are handed over have metadata more, and none of the caller's of these names:
-    ``embercache-peer``, "unix" or "tcp", and ``embercache-certificate-bin``, the URI and DNS names
-    of the caller's certificate, else its common name, with a NUL between two.
+    ``embercache-peer``, "unix" or "tcp", ``embercache-certificate-bin``, the URI and DNS names of the
+    caller's certificate, else its common name, with a NUL between two, and ``embercache-front``, the
+    ``secret``, which is printable ASCII: who shows it is this front door.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class Front:
         backend: str,
         methods: Mapping[str, str],
         *,
+        secret: str,
         bounds: Sequence[float],
         most_connections: int,
         max_connection_age: float = 0.0,

@@ -193,6 +193,7 @@ def _open(
             hot,
             private.address,
             METHODS,
+            secret=private.secret,
             bounds=BUCKETS,
             most_connections=server.most_connections,
             max_connection_age=server.max_connection_age,

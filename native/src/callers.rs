@@ -13,6 +13,7 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 pub const DIGEST_BYTES: usize = 32;
 const SCOPE_BYTES: usize = 16;
 const PEER: HeaderName = HeaderName::from_static("embercache-peer");
+const SECRET: HeaderName = HeaderName::from_static("embercache-front");
 const CERTIFICATE: HeaderName = HeaderName::from_static("embercache-certificate-bin");
 
 /// Tells apart callers to whom one request may mean something else.
@@ -145,10 +146,13 @@ impl Peer {
         }
     }
 
-    /// Tells the server behind who it is; nothing is left of what the caller said of that.
-    pub fn mark(&self, headers: &mut HeaderMap) {
+    /// Tells the server behind who it is, and by the secret that it is so; nothing is left of what the
+    /// caller said of that.
+    pub fn mark(&self, headers: &mut HeaderMap, secret: &HeaderValue) {
         headers.remove(PEER);
         headers.remove(CERTIFICATE);
+        headers.remove(SECRET);
+        let _ = headers.try_insert(SECRET, secret.clone());
         let kind = HeaderValue::from_static(if self.is_unix { "unix" } else { "tcp" });
         // Where there is no room for one more, the caller is not known.
         let _ = headers.try_insert(PEER, kind);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use http::HeaderValue;
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyMapping;
@@ -41,13 +42,15 @@ pub struct Front {
 #[pymethods]
 impl Front {
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "in Python they have names")]
     #[pyo3(signature = (
-        hot, backend, methods, *, bounds, most_connections, max_connection_age = 0.0, traced = false
+        hot, backend, methods, *, secret, bounds, most_connections, max_connection_age = 0.0, traced = false
     ))]
     fn new(
         hot: PyRef<'_, HotTier>,
         backend: PathBuf,
         methods: &Bound<'_, PyMapping>,
+        secret: &str,
         bounds: Vec<f64>,
         most_connections: usize,
         max_connection_age: f64,
@@ -60,6 +63,8 @@ impl Front {
             .map_err(PyValueError::new_err)?;
         let mut shared = Shared::new(hot.answers(), methods, backend);
         shared.traced = traced;
+        shared.secret = HeaderValue::from_str(secret)
+            .map_err(|_| PyValueError::new_err("the secret is not printable ASCII"))?;
         let age = seconds(max_connection_age)?;
         shared.max_connection_age = (!age.is_zero()).then_some(age);
         let shared = Arc::new(shared);

@@ -104,19 +104,24 @@ fn whoever_shows_nothing_is_known_on_the_socket_only() {
     assert_eq!(who(&Peer::tcp()), Who::Unknown);
 }
 
+fn secret() -> HeaderValue {
+    HeaderValue::from_static("a secret")
+}
+
 #[test]
 fn marks_replace_all_that_the_caller_said_of_himself() {
     let marks = |peer: &Peer| {
         let mut headers = HeaderMap::new();
         for forged in ["unix", "tcp"] {
             headers.append("embercache-peer", HeaderValue::from_static(forged));
+            headers.append("embercache-front", HeaderValue::from_static(forged));
             headers.append(
                 "embercache-certificate-bin",
                 HeaderValue::from_static(forged),
             );
         }
         headers.append("other", HeaderValue::from_static("stays"));
-        peer.mark(&mut headers);
+        peer.mark(&mut headers, &secret());
         assert_eq!(headers.get("other").unwrap(), "stays");
         let all = |name: &str| -> Vec<String> {
             let values = headers.get_all(name).iter();
@@ -124,6 +129,7 @@ fn marks_replace_all_that_the_caller_said_of_himself() {
                 .map(|each| each.to_str().unwrap().to_owned())
                 .collect()
         };
+        assert_eq!(all("embercache-front"), ["a secret"]);
         (all("embercache-peer"), all("embercache-certificate-bin"))
     };
     assert_eq!(marks(&Peer::unix()), (vec!["unix".to_owned()], vec![]));
@@ -148,7 +154,7 @@ fn a_map_without_room_for_marks_loses_those_of_the_caller_all_the_same() {
             break;
         }
     }
-    Peer::tcp().mark(&mut headers);
+    Peer::tcp().mark(&mut headers, &secret());
     assert_ne!(
         headers.get("embercache-peer"),
         Some(&HeaderValue::from_static("unix"))

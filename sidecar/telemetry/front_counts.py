@@ -25,9 +25,9 @@ _BEATS = 4
 class FrontCounts(Collector):
     """The calls that a front door answered, and metrics of its connections.
 
-    ``methods`` are the paths of the calls, and their names in metrics. The front door answers for at
-    most ``trusted`` seconds after the event loop was last seen to run: while it hangs, nothing that
-    is invalidated is heard of.
+    ``methods`` are the paths of the calls, and their names in metrics. The front door answers for
+    at most ``trusted`` seconds after the event loop was last seen to run: while it hangs, nothing
+    is heard of what is invalidated.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _DESCRIPTORS = "/proc/self/fd"
+_SECRET_BYTES = 32
 # There also where the root of the file system cannot be written to.
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the folder in it is for this user alone
 
@@ -24,12 +26,16 @@ class PrivateSocket:
     user alone, and both are gone as soon as `hide` is called: from then on it has no name but that
     of a descriptor of this process, ``address``.
 
+    Other processes of this user can connect to that by way of ``/proc``. So who connects has to
+    show the ``secret`` too.
+
     Raises:
         OSError: there is no place for one.
     """
 
     def __init__(self) -> None:
         os.stat(_DESCRIPTORS)
+        self.secret = secrets.token_hex(_SECRET_BYTES)
         self._folder = _make_folder()
         self.path = os.path.join(self._folder, "grpc")
         # Holds the number until there is a socket to have it.

@@ -45,7 +45,8 @@ def _serve_native(server: grpc.Server) -> int:
     data = bytes(range(256)) * 64
     hot.put(key, None, len(data), Account("embed", "", ""))
     hot.answer(key, Answer(data, [], [], Tally(), 1, 1))
-    front = Front(hot, path, {STORED: PERSONAL.decode()}, bounds=[0.1], most_connections=100)
+    methods = {STORED: PERSONAL.decode()}
+    front = Front(hot, path, methods, secret=path, bounds=[0.1], most_connections=100)
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     port: int = listener.getsockname()[1]
     front.listen(listener.detach(), "tcp")

@@ -247,7 +247,7 @@ impl Calls {
                 }
             },
         };
-        self.peer.mark(&mut request.headers);
+        self.peer.mark(&mut request.headers, &shared.secret);
         let (shared, relay, peer) = (shared.clone(), self.relay.clone(), self.peer.clone());
         let queue = self.queue.clone();
         tokio::spawn(async move {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use parking_lot::RwLock;
 
 use super::durations::Durations;
@@ -62,6 +62,8 @@ pub struct Shared {
     pub traced: bool,
     /// The socket of the server behind.
     pub backend: Arc<Path>,
+    /// Shows the server behind that a call was handed over here.
+    pub secret: HeaderValue,
     /// None is for ever.
     pub max_connection_age: Option<Duration>,
     /// Of TLS listeners.
@@ -88,6 +90,7 @@ impl Shared {
             methods,
             traced: false,
             backend: backend.into(),
+            secret: HeaderValue::from_static("none"),
             max_connection_age: None,
             tls: Tls::default(),
             trust: Trust::default(),

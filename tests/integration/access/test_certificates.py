@@ -112,7 +112,8 @@ async def by_front(
         server.add_insecure_port(f"unix:{tmp_path}/behind")
         await server.start()
         hot = native.HotTier(0, time.monotonic)
-        front = native.Front(hot, f"{tmp_path}/behind", {}, bounds=[1.0], most_connections=100)
+        behind = f"{tmp_path}/behind"
+        front = native.Front(hot, behind, {}, secret=behind, bounds=[1.0], most_connections=100)
         front.set_certificate(own.certificate, own.key, authority.pem)
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]

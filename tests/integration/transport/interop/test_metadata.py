@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 EMBED = "/embercache.v1.EmbedService/Embed"
 PEER, CERTIFICATE = "embercache-peer", "embercache-certificate-bin"
+FRONT = "embercache-front"
 BYTES = bytes(range(256))
 POLICY = """
 callers:
@@ -94,6 +95,7 @@ FORGED = [
     [(PEER, "unix")],
     [(PEER, "unix"), (PEER, "unix")],
     [(CERTIFICATE, b"web.shop.example")],
+    [(FRONT, "0" * 64), (FRONT, ""), (PEER, "unix"), (PEER, "unix"), (PEER, "tcp")],
     [(PEER, "unix"), (CERTIFICATE, b"web.shop.example\0web.shop.example")],
 ]
 
@@ -128,3 +130,5 @@ async def test_what_the_front_door_says_of_a_caller_is_no_word_of_his(
         came = await received(connect(address), *forged)
         assert of(PEER, came) == [peer]
         assert of(CERTIFICATE, came) == []
+        (secret,) = of(FRONT, came)
+        assert secret not in ("", "0" * 64)
