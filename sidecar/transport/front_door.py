@@ -10,7 +10,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from sidecar.transport.front_sockets import UnixListener, listen_tcp
-from sidecar.transport.handed_over import HandedOver
 from sidecar.transport.server import GrpcServer
 
 if TYPE_CHECKING:
@@ -53,9 +52,7 @@ class FrontDoor:
         self._private = private
         self._is_encrypted = is_encrypted
         self._drained = drained
-        self._server = GrpcServer(
-            _behind(settings, private.path), [HandedOver(each, private.secret) for each in handlers]
-        )
+        self._server = GrpcServer(_behind(settings, private.path), handlers, secret=private.secret)
         self._unix: UnixListener | None = None
         self.addresses: list[str] = []
 

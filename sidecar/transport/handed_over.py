@@ -15,24 +15,19 @@ SECRET = "embercache-front"  # noqa: S105 - the name of the metadata
 
 
 class HandedOver(grpc.GenericRpcHandler):
-    """Handlers that refuse calls without the ``secret``.
+    """The methods of ``inner``, for calls that show the ``secret``; others are refused.
 
     What the front door says of a caller is believed. Others who reach its socket must not say it.
     """
 
-    def __init__(self, handler: Any, secret: str) -> None:
-        self._handler = handler
+    def __init__(self, inner: grpc.GenericRpcHandler, secret: str) -> None:
+        self._inner = inner
         self._secret = secret.encode()
-
-    def service_name(self) -> str:
-        """The service that they are of."""
-        name: str = self._handler.service_name()
-        return name
 
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler[Any, Any] | None:
         """See `grpc.GenericRpcHandler.service`."""
         found: grpc.RpcMethodHandler[Any, Any] | None
-        found = self._handler.service(handler_call_details)
+        found = self._inner.service(handler_call_details)
         if found is None or self._is_shown(handler_call_details.invocation_metadata):
             return found
         return _REFUSED
@@ -46,11 +41,12 @@ class HandedOver(grpc.GenericRpcHandler):
         )
 
 
-async def _refuse(_request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+async def _refuse(_messages: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
     await context.abort(
         grpc.StatusCode.UNAUTHENTICATED,
         "this socket is for the sidecar's own front door: call on server.address or server.socket",
     )
 
 
-_REFUSED: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(_refuse)
+# Of a stream, so that it waits for no message.
+_REFUSED: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_unary_rpc_method_handler(_refuse)

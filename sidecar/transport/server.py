@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from sidecar.transport.handed_over import HandedOver
 from sidecar.transport.listening import cannot_listen
 from sidecar.transport.socket_access import bound_to, give_access
 from sidecar.transport.timely import Messages, TimelyHandlers
@@ -122,7 +123,8 @@ class _Health(health.aio.HealthServicer):
 class GrpcServer:
     """Serves generic handlers on a TCP address, a Unix socket or both.
 
-    With a ``certificate``, TCP is encrypted; the socket never is.
+    With a ``certificate``, TCP is encrypted; the socket never is. With a ``secret``, only calls are
+    taken that a front door hands over.
     """
 
     def __init__(
@@ -130,8 +132,11 @@ class GrpcServer:
         settings: ServerSettings,
         handlers: Iterable[grpc.GenericRpcHandler],
         certificate: ServerCertificate | None = None,
+        *,
+        secret: str = "",
     ) -> None:
         self._settings = settings
+        self._secret = secret
         self._certificate = certificate
         self._handlers = list(handlers)
         self._names = [handler.service_name() for handler in self._handlers]  # type: ignore[attr-defined]
@@ -173,7 +178,10 @@ class GrpcServer:
         )
         services = (*self._handlers, self._health.handlers())
         messages = Messages()
-        self._server.add_generic_rpc_handlers([TimelyHandlers(each, messages) for each in services])
+        timely: list[grpc.GenericRpcHandler] = [TimelyHandlers(each, messages) for each in services]
+        if self._secret:
+            timely = [HandedOver(each, self._secret) for each in timely]
+        self._server.add_generic_rpc_handlers(timely)
         names = (*self._names, HEALTH, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             _Reflection(names, self._open_to_all), self._server

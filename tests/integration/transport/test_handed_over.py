@@ -81,5 +81,9 @@ async def test_who_connects_there_is_not_believed_who_he_says_he_is(
     assert "call on server.address" in str(error.value.details())
 
 
-async def test_who_calls_the_front_door_is_told_there_by_it(door: FrontDoor) -> None:
-    assert await call(door.addresses[0], ("embercache-peer", "unix")) == b"tcp"
+async def test_each_call_is_looked_at_by_itself(door: FrontDoor, private: PrivateSocket) -> None:
+    for _ in range(2):
+        assert await call(door.addresses[0], ("embercache-peer", "unix")) == b"tcp"
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call(f"unix:{private.address}")
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
