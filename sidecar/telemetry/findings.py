@@ -23,6 +23,8 @@ _WAIT_SECONDS = 5.0
 _FULL = 0.95
 _FAILED_SHARE = 0.01
 _LEAST_JUDGED = 100
+# Fewer late lookups in a minute are nothing that anybody would get up for.
+_LEAST_LATE = 5
 _HITS = ("hot", "disk", "warm")
 # What the service itself, not its callers, is to blame for.
 OWN_FAULTS = frozenset(
@@ -103,7 +105,7 @@ def _redis(now: Stats, before: Stats) -> Iterator[Finding]:
             " what has tags is computed.",
             "Look at Redis and the network. It is probed, and used again by itself.",
         )
-    elif warm.state == "up" and (new := warm.errors - before.warm.errors) > 0:
+    elif warm.state == "up" and (new := warm.errors - before.warm.errors) >= _LEAST_LATE:
         yield Finding(
             "warning",
             "Redis is slow",

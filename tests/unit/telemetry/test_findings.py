@@ -55,7 +55,7 @@ WRONG: dict[str, tuple[str, Callable[[Stats], Stats]]] = {
         "warning",
         lambda s: replace(s, warm=replace(WARM, state="down", invalidations_heard_seconds=9)),
     ),
-    "Redis is slow": ("warning", lambda s: replace(s, warm=replace(WARM, errors=1))),
+    "Redis is slow": ("warning", lambda s: replace(s, warm=replace(WARM, errors=5))),
     "Entries are not written to Redis": (
         "warning",
         lambda s: replace(s, warm=replace(WARM, writes_dropped=1)),
@@ -110,8 +110,9 @@ def test_what_is_wrong_is_told_with_its_level_and_what_to_do(title: str) -> None
     assert found.action
 
 
-def test_nothing_is_told_of_a_sidecar_that_is_well() -> None:
-    assert findings(WELL, WELL) == []
+@pytest.mark.parametrize("state", [WELL, replace(WELL, warm=replace(WARM, errors=4))])
+def test_nothing_is_told_of_a_sidecar_that_is_well(state: Stats) -> None:
+    assert findings(state, WELL) == []
 
 
 @pytest.mark.parametrize("title", WRONG)
