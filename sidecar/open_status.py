@@ -81,7 +81,7 @@ def fill_page(
     history = History(look)
     keep_running(_keep(history), exits)
     hottest = HottestQueries(services.popular)
-    shown = _settings(settings)
+    shown = shown_settings(settings)
 
     async def data(after: int) -> Mapping[str, Any]:
         steps = history.since(after)
@@ -143,7 +143,7 @@ def _overview(history: History, current: Stats) -> dict[str, Any]:
     }
 
 
-def _settings(settings: Settings) -> list[dict[str, Any]]:
+def shown_settings(settings: Settings) -> list[dict[str, Any]]:
     """Every setting as `embercache config show` has it: no secret, nor what is in a file."""
     rows = []
     for setting, value in all_values(settings):

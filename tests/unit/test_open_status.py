@@ -1,0 +1,38 @@
+"""What the status page shows of the settings in force."""
+
+from __future__ import annotations
+
+from sidecar.config import Settings
+from sidecar.config_sources import all_settings
+from sidecar.open_status import shown_settings
+
+SECRET = "secret-of-an-operator"  # noqa: S105
+
+
+def shown(**sections: dict[str, object]) -> dict[str, tuple[str, bool]]:
+    rows = shown_settings(Settings.model_validate(sections))
+    return {row["name"]: (row["value"], row["default"]) for row in rows}
+
+
+def test_every_setting_is_there_and_those_that_were_set_are_told_apart() -> None:
+    rows = shown(hot={"max_bytes": "64MiB"})
+    assert list(rows) == [setting.path for setting in all_settings()]
+    assert rows.pop("hot.max_bytes") == ("67108864", False)
+    assert all(is_default for _, is_default in rows.values())
+
+
+def test_of_secrets_only_whether_they_are_set() -> None:
+    rows = shown(
+        redis={"url": f"redis://:{SECRET}@127.0.0.1:1"},
+        index={"url": f"postgresql://me:{SECRET}@127.0.0.1/documents"},
+        cache={"salt": SECRET},
+    )
+    for name in ("redis.url", "index.url", "cache.salt"):
+        assert rows[name] == ("set", False)
+    assert shown()["redis.url"] == ("not set", True)
+    assert SECRET not in str(rows)
+
+
+def test_who_is_named_in_an_address_is_not_shown() -> None:
+    rows = shown(semantic={"verifier": f"dns://me:{SECRET}@host:1"})
+    assert rows["semantic.verifier"] == ("dns://...@host:1", False)
