@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     Start = Callable[..., Awaitable[Any]]
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "example.com:50551", "10.0.0.1:50551"])
 @pytest.mark.threat("A stranger reaches a sidecar that was opened by mistake")
-async def test_an_address_that_others_can_reach_is_refused(address: str, launch: Launch) -> None:
-    process = launch(server_address=address)
+async def test_an_address_that_others_can_reach_is_refused(launch: Launch) -> None:
+    process = launch(server_address="0.0.0.0:0")
     assert await asyncio.to_thread(process.wait) == 2
     assert "can be reached by other machines and is not encrypted" in process.log
     assert "set server.insecure" in process.log

@@ -21,8 +21,7 @@ POLICIES: list[Policy] = ["s3fifo", "lru"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("count", [2000, 5300])
-@pytest.mark.parametrize("tags", [0, 16])
+@pytest.mark.parametrize(("count", "tags"), [(2000, 0), (5300, 0), (2000, 16)])
 def test_an_entry_takes_at_most_what_it_is_charged(policy: Policy, count: int, tags: int) -> None:
     payload = 384
     size = 98 + payload + tags * TAG_BYTES + ENTRY_OVERHEAD_BYTES

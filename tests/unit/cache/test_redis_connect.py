@@ -172,6 +172,8 @@ def test_a_bad_url_is_refused_with_what_is_wrong(url: str, what: str) -> None:
         "redis://cache?password=hunter2&colour=blue",
         "redis+cluster://:hunter2@a:b",
         "hunter2@cache",
+        "redis://:hunter2@[::1",
+        "redis+sentinel://:hunter2@127.0.0.1",
     ],
 )
 def test_the_message_of_a_refusal_has_no_secret(url: str) -> None:

@@ -95,8 +95,12 @@ async def test_pings_are_answered_while_a_call_waits(
     open_raw: Callable[..., Awaitable[Any]],
     name: str,
 ) -> None:
-    """As often as the server allows: one client pings by hand, one leaves it to grpcio."""
-    kept = connect(server.address, **KEPT_ALIVE)
+    """As often as the server allows: one client pings by hand, one leaves it to grpcio.
+
+    Meanwhile a third pings without a call, and can call afterwards.
+    """
+    kept, idle = (connect(server.address, **KEPT_ALIVE) for _ in range(2))
+    assert await idle.unary("Echo", b"a") == b"a"
     held = kept.unary("Hold", name.encode())
     await client.until(name, started=1, running=1)
     connection = await open_raw(server.address)
@@ -109,17 +113,8 @@ async def test_pings_are_answered_while_a_call_waits(
     assert not held.done()
     answer = await connection.answer(connection.call(ECHO, message(b"a")))
     assert answer.grpc_status == 0
+    assert await idle.unary("Echo", b"a") == b"a"
     held.cancel()
-
-
-async def test_a_client_that_pings_without_calls_can_call_afterwards(
-    server: Any, connect: Callable[..., Any]
-) -> None:
-    client = connect(server.address, **KEPT_ALIVE)
-    for _ in range(2):
-        assert await client.unary("Echo", b"a") == b"a"
-        await asyncio.sleep(2 * PING_SECONDS)
-    assert await client.unary("Echo", b"a") == b"a"
 
 
 async def test_a_connection_of_great_age_ends_when_its_calls_have_ended(
@@ -175,23 +170,24 @@ async def test_no_call_is_lost_to_the_age_of_its_connection(
         assert await call_until_it_goes_away(await open_raw(short_lived.address), request) > 8
 
 
-@pytest.mark.parametrize("mode", [common_pb2.CACHE_MODE_DEFAULT, common_pb2.CACHE_MODE_BYPASS])
 async def test_no_call_is_lost_to_the_end_of_the_server(
     launch: Callable[..., Any],
     transport: str,
     open_raw: Callable[..., Awaitable[Any]],
     embed_request: Callable[..., bytes],
-    mode: common_pb2.CacheMode.ValueType,
 ) -> None:
     if transport == "grpcio":
         pytest.skip("gRPC's own server cancels calls that come in the moment in which it ends")
-    request = embed_request("a text", cache=common_pb2.CacheOptions(mode=mode))
+    requests = [
+        embed_request("a text", cache=common_pb2.CacheOptions(mode=mode))
+        for mode in (common_pb2.CACHE_MODE_DEFAULT, common_pb2.CACHE_MODE_BYPASS)
+    ] * 2
     with launch() as ending:
-        connections = [await open_raw(ending.address) for _ in range(4)]
-        for connection in connections:
+        connections = [await open_raw(ending.address) for _ in requests]
+        for connection, request in zip(connections, requests, strict=True):
             answer = await connection.answer(connection.call(EMBED, message(request)))
             assert answer.grpc_status == 0
-        calling = asyncio.gather(*(call_until_it_goes_away(each, request) for each in connections))
+        calling = asyncio.gather(*map(call_until_it_goes_away, connections, requests))
         ending.terminate()
         await calling
 

@@ -79,13 +79,15 @@ async def start(program: Path) -> Callable[..., Awaitable[Run]]:
 
 
 @pytest.mark.parametrize(
-    "scenario",
+    ("scenario", "listener"),
     [
-        "large", "compression", "metadata", "errors", "half-close", "cancel", "deadline", "many",
-        "standard",
+        *((each, "address") for each in (
+            "large", "compression", "metadata", "errors", "half-close", "cancel", "deadline",
+            "many", "standard",
+        )),
+        ("half-close", "unix"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("listener", ["address", "unix"])
 async def test_what_clients_rely_on(
     start: Callable[..., Awaitable[Run]], server: Any, name: str, scenario: str, listener: str
 ) -> None:
@@ -119,27 +121,22 @@ async def test_no_call_fails_over_many_ages_of_connections(
     await (await start(short_lived.address, "max-age", embed_request("a").hex())).end()
 
 
-async def test_no_call_fails_when_a_server_ends_and_another_is_there(
+async def test_a_server_is_waited_for_and_left_when_it_ends_and_another_is_there(
     start: Callable[..., Awaitable[Run]],
     launch: Callable[..., Any],
     server: Any,
     embed_request: Callable[..., bytes],
+    tmp_path: Path,
 ) -> None:
-    with launch(server_drain_delay="500ms") as ending:
+    path = tmp_path / "socket"
+    waiting = await start(f"unix:{path}", "wait")
+    assert await waiting.line() == "waiting"
+    with launch(server_drain_delay="500ms", server_socket=path) as ending:
+        await waiting.end()
         request = embed_request("a text").hex()
         run = await start(ending.address, "drain", server.address, request)
         assert await run.line() == "ready"
         ending.terminate()
-        await run.end()
-
-
-async def test_a_client_that_waits_for_its_server_is_answered_when_that_is_there(
-    start: Callable[..., Awaitable[Run]], launch: Callable[..., Any], tmp_path: Path
-) -> None:
-    path = tmp_path / "socket"
-    run = await start(f"unix:{path}", "wait")
-    assert await run.line() == "waiting"
-    with launch(server_socket=path):
         await run.end()
 
 
