@@ -179,10 +179,8 @@ async def attempt(call: Any) -> None:
         assert error is None or MARKER not in error.message
 
 
-@pytest.mark.parametrize("form", ["json", "text"])
 @pytest.mark.threat("Texts of users reach logs, metrics or traces")
 async def test_no_text_of_a_user_is_in_logs_metrics_traces_or_messages(
-    form: str,
     launch: Launch,
     client_of: Callable[[str], Sidecar],
     tmp_path: Path,
@@ -198,7 +196,7 @@ async def test_no_text_of_a_user_is_in_logs_metrics_traces_or_messages(
             disk_folder=tmp_path / "disk",
             popular_queries=100,
             log_level="debug",
-            log_format=form,
+            log_format="json",
             tracing_endpoint=collector.endpoint,
             tracing_sample=1,
         )
@@ -276,16 +274,7 @@ def test_secrets_are_not_shown_among_the_settings() -> None:
     assert PASSWORD not in shown.stdout + shown.stderr
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        f"http://:{PASSWORD}@127.0.0.1:1",
-        f"redis://:{PASSWORD}@127.0.0.1:port",
-        f"redis://:{PASSWORD}@[::1",
-        f"redis+sentinel://:{PASSWORD}@127.0.0.1",
-        f":{PASSWORD}@",
-    ],
-)
+@pytest.mark.parametrize("url", [f"redis://:{PASSWORD}@[::1", f":{PASSWORD}@"])
 def test_a_bad_redis_url_is_refused_without_being_quoted(url: str, tiny_pack: Path) -> None:
     refused = run(
         "serve",
