@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 # Sidecars, and bytes that Redis may keep of entries; 0 is no bound.
 CASES = ((1, 0), (2, 0), (4, 0), (8, 0), (2, 2_000_000))
 HOT_BYTES = 1_000_000
-_FIRST_PORT = 50830
 _CALLS = 8_000
 _SETTLE_SECONDS = 10.0
 
@@ -134,7 +133,7 @@ async def _real(traffic: Traffic, pods: int, redis_bytes: int) -> Seen:
         client = connect(redis.url, connect_timeout=5)
         exits.push_async_callback(client.aclose)
         callers = [
-            await _start(exits, f"127.0.0.1:{_FIRST_PORT + pod}", redis.url) for pod in range(pods)
+            await _start(exits, redis.folder / f"{pod}.sock", redis.url) for pod in range(pods)
         ]
         if redis_bytes:
             used = (await client.info("memory"))["used_memory"]
@@ -169,12 +168,19 @@ async def _real(traffic: Traffic, pods: int, redis_bytes: int) -> Seen:
     )
 
 
-async def _start(exits: AsyncExitStack, address: str, url: str) -> _Caller:
-    arguments = ["--server-address", address, "--hot-max-bytes", str(HOT_BYTES)]
+async def _start(exits: AsyncExitStack, socket: Path, url: str) -> _Caller:
+    arguments = [
+        "--server-address",
+        "",
+        "--server-socket",
+        str(socket),
+        "--hot-max-bytes",
+        str(HOT_BYTES),
+    ]
     arguments += ["--cache-query-ttl", "never", "--redis-timeout", "5s"]
     environment = {"EMBERCACHE_REDIS_URL": url}
     exits.enter_context(sidecar(*arguments, environment=environment))
-    return _Caller(await exits.enter_async_context(grpc.aio.insecure_channel(address)))
+    return _Caller(await exits.enter_async_context(grpc.aio.insecure_channel(f"unix:{socket}")))
 
 
 class _Caller:
