@@ -7,8 +7,8 @@ GO_INSTALL := GOBIN=$(CURDIR)/$(TOOLS) go install
 # Rust links with the Python of the environment where it runs without one around it.
 IN_NATIVE := cd native && PYO3_PYTHON=$(CURDIR)/$(PY)
 
-.PHONY: setup native wheels run test test-grpcio test-native test-clients test-cluster chaos soak fuzz audit sbom lint \
-	lint-native docs bench bench-peers load-test proto proto-check proto-release clients clients-build tools lock
+.PHONY: setup native wheels run test test-grpcio test-native test-clients test-cluster test-migrating chaos soak fuzz audit sbom \
+	lint lint-native docs bench bench-peers load-test proto proto-check proto-release clients clients-build tools lock
 
 setup: $(VENV)/.ready native
 
@@ -61,6 +61,10 @@ test-clients: clients-build
 test-cluster: setup tools
 	cd tests/cluster/app && go vet ./... && go build -o build/app .
 	$(PY) -m pytest tests/cluster
+
+# The programs of the migration guides, against the other caches themselves; installs these, some 2 GB.
+test-migrating: setup
+	$(PY) -m pytest tests/migrating
 
 # Tools written in Go, each at a fixed version; needs Go.
 tools: $(TOOLS)/helm $(TOOLS)/ghz $(TOOLS)/kube $(TOOLS)/promtool
