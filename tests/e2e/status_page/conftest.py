@@ -101,7 +101,8 @@ def _do_without(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
+# Not of the whole session: while it is open, no other event loop runs in this thread.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, without a window."""
     found = shutil.which("chromium") or shutil.which("google-chrome")
