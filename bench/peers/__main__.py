@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import subprocess
 import traceback
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -94,7 +95,7 @@ def _caches(names: Collection[str], corpus: Sequence[str]) -> dict[str, object]:
             results[cache.name] = measure(cache, default_folder() / "minilm", corpus)
         except (NotInstalledError, PeerError) as error:
             results[cache.name] = str(error)
-        except (OSError, RuntimeError, DevRedisError) as error:
+        except (OSError, RuntimeError, DevRedisError, subprocess.SubprocessError) as error:
             traceback.print_exc()
             results[cache.name] = f"{type(error).__name__}: {error}"
     return results

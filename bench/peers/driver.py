@@ -52,6 +52,11 @@ class Driver:
         """What it answers."""
         return [[float(value) for value in vector] for vector in self._way.embed(texts)]
 
+    def singly(self, texts: list[str]) -> None:
+        """Each text in a call of its own, which is an entry of its own where requests are kept."""
+        for text in texts:
+            self._way.embed([text])
+
     def latencies(self, texts: list[str]) -> list[float]:
         """One text a call, one call at a time; fewer calls if they are very slow."""
         end = time.monotonic() + _LATENCY_SECONDS
