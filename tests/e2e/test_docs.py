@@ -22,8 +22,10 @@ from embercache.v1 import cache_pb2, common_pb2
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar.cache.events import parse_event
+from sidecar.index.memory import MemoryIndex
 from sidecar.injector.metrics import InjectorMetrics
 from sidecar.telemetry.front_counts import FrontCounts
+from sidecar.telemetry.index_metrics import IndexCollector
 from sidecar.telemetry.metrics import CallMetrics, StatsCollector
 from sidecar.telemetry.reload_metrics import ReloadCollector
 from sidecar.telemetry.task_metrics import TaskCollector
@@ -140,6 +142,7 @@ def test_every_metric_is_documented() -> None:
     registry.register(TraceExport("http://127.0.0.1:4317"))
     CertificateMetrics(registry, "embercache")
     registry.register(ReloadCollector())
+    registry.register(IndexCollector(MemoryIndex()))
     front: Any = SimpleNamespace(connections=0, failed_handshakes=0)
     registry.register(FrontCounts(front, {}, CallMetrics(CollectorRegistry()), [], 1.0))
     with contextlib.closing(asyncio.new_event_loop()) as loop:
