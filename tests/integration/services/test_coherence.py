@@ -264,7 +264,7 @@ async def embedded(sidecar: Sidecar) -> dict[str, np.ndarray]:
 
 
 @settings(
-    max_examples=15,
+    max_examples=10,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(operations=OPERATIONS)
