@@ -62,8 +62,13 @@ test-cluster: setup tools
 	cd tests/cluster/app && go vet ./... && go build -o build/app .
 	$(PY) -m pytest tests/cluster
 
-# The programs of the migration guides, against the other caches themselves; installs these, some 2 GB.
+# The programs of the migration guides, against the other caches themselves. Installs these, some 2 GB, the first
+# time; one is compiled, for which a compiler for C++ is needed.
+PEERS := redisvl langchain gptcache litellm triton llama-cpp
+
 test-migrating: setup
+	for peer in $(PEERS); do \
+		$(PY) -c "from bench.peers.environments import python_of; python_of('$$peer')" || exit; done
 	$(PY) -m pytest tests/migrating
 
 # Tools written in Go, each at a fixed version; needs Go.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -138,10 +139,9 @@ class Sidecar:
 
 
 @contextlib.contextmanager
-def _serving(settings: str, folder: Path, redis_port: int, model: str) -> Iterator[Sidecar]:
-    """A sidecar with the settings of the page."""
+def _serving(settings: str, folder: Path, addresses: Addresses) -> Iterator[Sidecar]:
+    """A sidecar with the settings of the page; the program finds it at its address of the page."""
     grpc, openai = (f"127.0.0.1:{servers.free_port()}" for _ in range(2))
-    addresses = Addresses(redis_port, model)
     addresses.set("127.0.0.1:50552", openai)
     file = folder / "embercache.yaml"
     file.write_text(addresses(settings), "utf-8")
@@ -161,29 +161,34 @@ def common_sidecar(
     """The sidecar of all guides that show no settings of their own."""
     (settings,) = guide_of("").settings
     folder = tmp_path_factory.mktemp("sidecar")
-    with _serving(settings, folder, tcp_redis.port, model_server) as serving:
+    with _serving(settings, folder, Addresses(tcp_redis.port, model_server)) as serving:
         yield serving
 
 
 @pytest.fixture
-def start_sidecar(
-    tcp_redis: DevRedis, model_server: str, tmp_path: Path
-) -> Iterator[Callable[[str], Sidecar]]:
+def start_sidecar(addresses: Addresses, tmp_path: Path) -> Iterator[Callable[[str], Sidecar]]:
     """Starts a sidecar with settings of the page."""
+    (tmp_path / "litellm.key").write_text(KEY, "utf-8")
     with contextlib.ExitStack() as stack:
-        yield lambda settings: stack.enter_context(
-            _serving(settings, tmp_path, tcp_redis.port, model_server)
-        )
+
+        def start(settings: str) -> Sidecar:
+            settings = settings.replace("litellm.key", str(tmp_path / "litellm.key"))
+            return stack.enter_context(_serving(settings, tmp_path, addresses))
+
+        yield start
 
 
 @pytest.fixture(scope="session")
-def python_of() -> Callable[..., str]:
-    """The Python of a peer; one that is ``big`` is not installed for a test."""
+def python_of() -> Callable[[str], str]:
+    """The Python of a peer that is installed; that takes too long for a test."""
 
-    def find(peer: str, *, big: bool) -> str:
+    def find(peer: str) -> str:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        if big and not (Path(base) / "embercache" / "peers" / peer / ".ready").exists():
-            pytest.skip(f"{peer} takes 6 GB; make bench-peers installs it")
+        ready = Path(base) / "embercache" / "peers" / peer / ".ready"
+        requirements = (environments.REQUIREMENTS / f"{peer}.txt").read_bytes()
+        if not ready.exists() or ready.read_text() != hashlib.sha256(requirements).hexdigest():
+            how = "bench-peers" if peer == "sentence-transformers" else "test-migrating"
+            pytest.skip(f"{peer} is not installed; make {how} does it")
         return environments.python_of(peer)
 
     return find

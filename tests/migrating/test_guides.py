@@ -18,8 +18,7 @@ class Move:
     """A guide, and what is to be known of its peer.
 
     ``port`` is that of its server in the page. ``before`` and ``after`` say whether the program
-    needs the peer's packages, ``keeps`` what keeps the old entries, ``big`` that it is installed
-    for benchmarks only.
+    needs the peer's packages, ``keeps`` what keeps the old entries.
     """
 
     heading: str
@@ -28,7 +27,6 @@ class Move:
     before: bool = True
     after: bool = False
     keeps: str = ""
-    big: bool = False
 
 
 MOVES = (
@@ -37,7 +35,7 @@ MOVES = (
     Move("GPTCache", "gptcache", keeps="file"),
     Move("LiteLLM proxy", "litellm", port=4000, after=True, keeps="redis"),
     Move("Triton response cache", "triton", port=8001, keeps="server"),
-    Move("sentence-transformers", "sentence-transformers", big=True),
+    Move("sentence-transformers", "sentence-transformers"),
     Move("llama-cpp-python's server", "llama-cpp", port=8000, before=False),
 )
 
@@ -47,7 +45,7 @@ MOVES = (
 def test_both_programs_mean_the_same_and_neither_computes_twice(
     move: Move,
     guide_of: Callable[[str], Any],
-    python_of: Callable[..., str],
+    python_of: Callable[[str], str],
     peer_server: Callable[..., str],
     start_sidecar: Callable[[str], Any],
     common_sidecar: Any,
@@ -57,14 +55,14 @@ def test_both_programs_mean_the_same_and_neither_computes_twice(
     run: Callable[..., dict[str, Any]],
 ) -> None:
     guide = guide_of(move.heading)
-    python = python_of(move.peer, big=move.big)
+    python = python_of(move.peer)
     if move.port:
         settings = addresses("".join(guide.settings[:1]))
         addresses.set(
             f"127.0.0.1:{move.port}", peer_server(move.peer, python, guide.commands, settings)
         )
+    addresses.set("127.0.0.1:50552", common_sidecar.openai)
     sidecar = start_sidecar(guide.settings[1]) if guide.settings else common_sidecar
-    addresses.set("127.0.0.1:50552", sidecar.openai)
     before, after = map(addresses, guide.programs)
     python_before = python if move.before else sys.executable
     python_after = python if move.after else sys.executable
@@ -88,6 +86,27 @@ def test_both_programs_mean_the_same_and_neither_computes_twice(
     _assert_alike(old, new)
     assert new == again
     _assert_alike(old, back)
+
+
+@pytest.mark.timeout(300)
+def test_the_sidecar_stands_before_the_gateway_as_well(
+    guide_of: Callable[[str], Any],
+    python_of: Callable[[str], str],
+    peer_server: Callable[..., str],
+    start_sidecar: Callable[[str], Any],
+    addresses: Any,
+    run: Callable[..., dict[str, Any]],
+) -> None:
+    guide, python = guide_of("LiteLLM proxy"), python_of("litellm")
+    without_cache = addresses(guide.settings[0].partition("litellm_settings")[0])
+    gateway = peer_server("litellm", python, guide.commands, without_cache)
+    addresses.set("127.0.0.1:4000", gateway)
+    sidecar = start_sidecar(guide.settings[2])
+    direct, cached = (run(python, addresses(program)) for program in guide.programs)
+    computed = sidecar.computed()
+    assert run(python, addresses(guide.programs[1])) == cached
+    assert sidecar.computed() == computed
+    _assert_alike(direct, cached)
 
 
 def _assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
