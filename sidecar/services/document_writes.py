@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sidecar.cache.change_log import MAX_CHANGE_BYTES
 from sidecar.cache.generations import InvalidationRefusedError
-from sidecar.index.types import IndexUnavailableError
+from sidecar.index.types import IndexFullError, IndexUnavailableError
 from sidecar.services.changes import (
     Change,
     collection_tag,
@@ -121,7 +121,14 @@ class DocumentWriter:
         else:
             names = [self._name(collection, document.id) for document in documents]
             expectation = await self._generations.expect(collection.namespace, tag, names)
-            await self._write(collection, self._index.upsert(collection, documents), changes, most)
+            work = self._index.upsert(collection, documents)
+            try:
+                await self._write(collection, work, changes, most)
+            except IndexFullError:
+                # Nothing was changed, and what was to be told of before has been.
+                await self._generations.settle(expectation)
+                await self._generations.settle(unannounced)
+                raise
             await self._generations.settle(expectation)
         await self._generations.settle(unannounced)
 
@@ -154,9 +161,15 @@ class DocumentWriter:
         try:
             try:
                 return await work
+            except IndexFullError:
+                # None of it was done.
+                changes = []
+                raise
             finally:
                 # Some of it may be done.
                 await self._announce(collection, changes, most)
+        except IndexFullError:
+            raise
         except (IndexUnavailableError, InvalidationRefusedError):
             # The rest may still come, or nobody was told of it, not even this sidecar.
             self._doubtful.add((collection.namespace, collection.name))

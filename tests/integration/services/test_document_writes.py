@@ -25,7 +25,14 @@ from sidecar.cache.generations import (
 from sidecar.cache.keys import UNSALTED
 from sidecar.cache.local_generations import LocalGenerations
 from sidecar.index.memory import MemoryIndex
-from sidecar.index.types import Chunk, Collection, Document, IndexUnavailableError, Revision
+from sidecar.index.types import (
+    Chunk,
+    Collection,
+    Document,
+    IndexFullError,
+    IndexUnavailableError,
+    Revision,
+)
 from sidecar.models.types import VersionChangedError
 from sidecar.services.changes import Change, collection_tag, pack_changes, unpack_changes
 from sidecar.services.document_store import CachedDocuments
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
     Eventually = Callable[[Callable[[], object]], Awaitable[None]]
 
 HANG_GUARD = 20.0
+TAG = collection_tag(UNSALTED, "c")
 NEAR_A = {"a1": "aaaa", "a2": "aaab", "a3": "aaac"}
 NEAR_B = {"b1": "zzzz", "b2": "zzzy", "b3": "zzzx"}
 
@@ -318,6 +326,27 @@ async def test_what_could_not_be_announced_is_made_up_for_by_whatever_comes_next
     await writer.upsert(place, [], repeated=["b"])
     assert len(store.told) == 2
     assert store.told[1], "the next one is told of as what it is"
+    await index.close()
+
+
+@pytest.mark.parametrize("untold", [[], ["a"]], ids=["all told", "one not told"])
+async def test_documents_that_the_index_has_no_room_for_are_nothing_to_tell_of(
+    untold: list[str],
+) -> None:
+    index, store = MemoryIndex(capacity_bytes=10_000), Store()
+    writer = DocumentWriter(index, Generations(store), UNSALTED)
+    place = Collection("n", "c", "m", "1", 4)
+    await writer.upsert(place, [whole("a", 1)])
+    for name in untold:
+        await store.expect("n", TAG, [writer._name(place, name)], b"token")
+    store.told.clear()
+    with pytest.raises(IndexFullError):
+        await writer.upsert(place, [whole("large", 1000)], repeated=["a"])
+    assert store.told == [b""] * len(untold)
+    names = [writer._name(place, name) for name in ("a", "large")]
+    assert await store.expected("n", TAG, names) == [None, None], "nothing is expected any more"
+    await writer.upsert(place, [whole("b", 1)], repeated=["a"])
+    assert store.told[-1], "the next one is told of as what it is"
     await index.close()
 
 
