@@ -30,6 +30,11 @@ _HANDSHAKE_MS = 10_000
 _NEVER = 2**31 - 1
 # What the front door takes from a caller, and beside it the names in his certificate.
 _MOST_METADATA = 128 * 1024
+_BEHIND_FRONT_DOOR = (
+    ("grpc.max_metadata_size", _MOST_METADATA),
+    # The same: between the two gRPC would refuse calls at random.
+    ("grpc.absolute_max_metadata_size", _MOST_METADATA),
+)
 # On one connection; clients hold back the rest until others have ended.
 _MOST_OPEN_TO_ALL = 64
 
@@ -158,9 +163,6 @@ class GrpcServer:
                 # A request between one and two times the limit gets our own, clearer message.
                 ("grpc.max_receive_message_length", 2 * self._settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.max_metadata_size", _MOST_METADATA),
-                # The same: between the two gRPC would refuse calls at random.
-                ("grpc.absolute_max_metadata_size", _MOST_METADATA),
                 # Two sidecars on one port would share its calls at random.
                 ("grpc.so_reuseport", 0),
                 # Above 1,000 calls that wait to be taken up, gRPC would cancel some at random; each
@@ -174,6 +176,7 @@ class GrpcServer:
                 ("grpc.max_allowed_incoming_connections", self._settings.most_connections),
                 # Then a connection ends on which nobody has said anything.
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+                *(_BEHIND_FRONT_DOOR if self._secret else ()),
             ],
         )
         services = (*self._handlers, self._health.handlers())

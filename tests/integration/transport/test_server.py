@@ -117,6 +117,19 @@ async def test_more_calls_at_once_than_allowed_are_refused_until_some_have_ended
     await grpc_server.drain()
 
 
+async def test_who_calls_himself_can_send_less_metadata_than_a_front_door_hands_over() -> None:
+    settings = ServerSettings(address="127.0.0.1:0", drain_delay=0)
+    grpc_server = GrpcServer(settings, [])
+    await grpc_server.start()
+    async with grpc.aio.insecure_channel(grpc_server.addresses[0]) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError, match="metadata"):
+            await health.Check(
+                health_pb2.HealthCheckRequest(), metadata=[("much", "x" * 64 * 1024)]
+            )
+    await grpc_server.drain()
+
+
 async def test_who_watches_or_reads_the_schema_leaves_the_most_calls_to_others() -> None:
     settings = ServerSettings(address="127.0.0.1:0", max_calls=200, drain_delay=0)
     grpc_server = GrpcServer(settings, [])
