@@ -63,8 +63,8 @@ test-cluster: setup tools
 	$(PY) -m pytest tests/cluster
 
 # The programs of the migration guides, against the other caches themselves. Installs these, some 2 GB, the first
-# time; one is compiled, for which a compiler for C++ is needed.
-PEERS := redisvl langchain gptcache litellm triton llama-cpp
+# time. Of two that are larger, or have to be compiled, the guides are tested where make bench-peers has installed them.
+PEERS := redisvl langchain gptcache litellm triton
 
 test-migrating: setup
 	for peer in $(PEERS); do \
