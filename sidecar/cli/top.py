@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import click
-from embercache import DeadlineExceededError, UnavailableError
+from embercache import DeadlineExceededError, EmbercacheError, UnavailableError
 from rich.console import Console
 from rich.live import Live
 
@@ -90,6 +90,8 @@ def _look(client: Client, looks: Looks) -> None:
         looks.take(client.stats(timeout=_ANSWER_SECONDS))
     except (UnavailableError, DeadlineExceededError):
         looks.miss()
+    except EmbercacheError as error:
+        looks.miss(error.message)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ _WIDE = 76
 _NARROWEST = 24
 _BARS = " ▁▂▃▄▅▆▇█"
 _STYLES = {"critical": "bold red", "warning": "bold yellow", "note": "bold"}
+_GONE = "it has stopped, restarts, or cannot be reached"
 _VERDICTS = {"critical": "■ failing", "warning": "▲ needs attention", "note": "● healthy"}
 
 
@@ -51,6 +52,7 @@ class Looks:
         self._minute: deque[tuple[float, Stats]] = deque()
         self._answered_at = clock()
         self._is_lost = False
+        self.reason = ""
 
     @property
     def lost_for(self) -> float | None:
@@ -77,9 +79,9 @@ class Looks:
         if self.before is not None:
             self.points.append(_point(self.before, stats))
 
-    def miss(self) -> None:
-        """Takes note of a call that got no answer."""
-        self._is_lost = True
+    def miss(self, reason: str = _GONE) -> None:
+        """Takes note of a call that got no answer, and why that may be."""
+        self._is_lost, self.reason = True, reason
 
 
 def view(looks: Looks, address: str, width: int, keys: str = "") -> RenderableType:
@@ -111,8 +113,8 @@ def _view(looks: Looks, address: str, width: int, keys: str) -> Iterator[Rendera
 def _verdict(looks: Looks, now: Stats, minute_ago: Stats, keys: str) -> Iterator[RenderableType]:
     if (lost := looks.lost_for) is not None:
         yield Text(
-            f"■ no answer for {lost:.0f} s: it has stopped, restarts, or cannot be reached;"
-            f" trying again. What is below is old.   {keys}",
+            f"■ no answer for {lost:.0f} s: {looks.reason}; trying again. What is below is old."
+            f"   {keys}",
             style=_STYLES["critical"],
         )
         return

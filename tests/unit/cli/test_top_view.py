@@ -7,9 +7,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from embercache import ModelStats, Stats, Tier, TierStats, UsageStats, WarmState
+from embercache import (
+    InternalError,
+    ModelStats,
+    OverloadedError,
+    Stats,
+    Tier,
+    TierStats,
+    UnauthenticatedError,
+    UnavailableError,
+    UsageStats,
+    WarmState,
+)
 from rich.console import Console
 
+from sidecar.cli.top import _look
 from sidecar.cli.top_view import Looks, view
 
 
@@ -105,6 +117,30 @@ def test_a_sidecar_that_does_not_answer_is_told_and_its_figures_stay(
     assert shown(looks)[1].startswith("■ no answer for 12 s")
     assert line(looks, "hot ").split()[3] == "7"
     looks.take(stats(13, hot=8))
+    assert shown(looks)[1].startswith("● healthy")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UnavailableError("connection refused"), "it has stopped, restarts, or cannot be reached;"),
+        (OverloadedError("too many calls: try again"), "too many calls: try again;"),
+        (UnauthenticatedError("the token is no longer valid"), "the token is no longer valid;"),
+        (InternalError("see the log"), "see the log;"),
+    ],
+)
+def test_whatever_a_call_fails_with_is_told_and_does_not_end_it(
+    error: Exception, told: str, looks: Looks
+) -> None:
+    class Failing:
+        def stats(self, timeout: float) -> Stats:
+            raise error
+
+    client: Any = Failing()
+    looks.take(stats(10))
+    _look(client, looks)
+    assert told in " ".join(shown(looks))
+    looks.take(stats(13))
     assert shown(looks)[1].startswith("● healthy")
 
 
