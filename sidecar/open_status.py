@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embercache._admin import stats as plain_stats
 
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from sidecar.telemetry.metrics import CallMetrics
     from sidecar.transport.certificate import ServerCertificate
 
+T = TypeVar("T")
+
+FRESH_SECONDS = 1.0
+"""So long all who look are shown the same figures: to gather them keeps the event loop busy."""
 _MOST_ROWS = 20
 _USER_OF_URL = re.compile(r"(?<=://)[^/@\s,]*@")
 _CHANGES = ("Invalidate", "PublishEvents", "Flush")
@@ -83,22 +87,42 @@ def fill_page(
     hottest = HottestQueries(services.popular)
     shown = shown_settings(settings)
 
-    async def data(after: int) -> Mapping[str, Any]:
-        steps = history.since(after)
+    def gather() -> tuple[Stats, dict[str, Any]]:
         stats = plain_stats(services.admin.collect())
+        return stats, _overview(history, stats)
+
+    gathered = shared(gather, FRESH_SECONDS)
+
+    async def data(after: int) -> Mapping[str, Any]:
+        stats, overview = gathered()
         answer = {
             "state": "serving" if is_ready() else "draining",
             "at": round(time.time() * 1000),
-            **_overview(history, stats),
+            **overview,
             "hottest": await hottest.read(stats),
             "step_seconds": STEP_SECONDS,
             "fields": Step._fields,
-            "steps": steps,
+            "steps": history.since(after),
         }
         # What does not change is told once.
         return answer | {"settings": shown} if not after else answer
 
     page.data = data
+
+
+def shared(
+    make: Callable[[], T], seconds: float, clock: Callable[[], float] = time.monotonic
+) -> Callable[[], T]:
+    """As ``make``, which is called once in so many seconds at most: all share what it gave."""
+    made: tuple[float, T] | None = None
+
+    def current() -> T:
+        nonlocal made
+        if made is None or clock() - made[0] >= seconds:
+            made = clock(), make()
+        return made[1]
+
+    return current
 
 
 async def _keep(history: History) -> None:

@@ -3,17 +3,20 @@
 It is read with GET alone, and nothing can be changed by it. No other site's page can read it: there
 is no header that would allow that, and one that had its own name resolve to this address (DNS
 rebinding) gives itself away by that name. So the page is called by IP address or as localhost, also
-where other machines reach the listener: `kubectl port-forward` does.
+where other machines reach the listener: `kubectl port-forward` does. Nor can a page elsewhere have
+figures gathered in vain, with an image of their address: browsers say whose page asks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from sidecar.transport.openai.errors import ApiError
 from sidecar.transport.openai.guard import refuse_pages
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
 _LOOPBACK = "127.0.0.1"
+# Who asks, as browsers say it: the page, or the user himself. Another port is another origin.
+_OWN_SITES = ("same-origin", "none")
 _FILES = {
     "": ("index.html", "text/html"),
     "page.css": ("page.css", "text/css"),
@@ -77,11 +82,15 @@ class StatusPage:
         return web.Response(body=body, content_type=kind, charset="utf-8", headers=_HEADERS)
 
     async def _answer(self, request: web.Request) -> web.Response:
+        if request.headers.get("Sec-Fetch-Site", "none") not in _OWN_SITES:
+            raise ApiError(403, "only the status page itself may ask for this", code="origin")
         after = request.query.get("after", "0")
         if not (after.isascii() and after.isdecimal() and len(after) < 16):
             return web.Response(text="after: write the number of a step\n", status=400)
         data = await self.data(int(after))
-        return web.json_response(data, headers=_HEADERS, dumps=_dump)
+        # A quarter of an hour takes long enough that calls would wait for it.
+        text = await asyncio.to_thread(_dump, data)
+        return web.Response(text=text, content_type="application/json", headers=_HEADERS)
 
 
 def _dump(data: Any) -> str:

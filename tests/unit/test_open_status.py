@@ -1,10 +1,12 @@
-"""What the status page shows of the settings in force."""
+"""What the status page shows of the settings in force, and how often it gathers figures."""
 
 from __future__ import annotations
 
+import itertools
+
 from sidecar.config import Settings
 from sidecar.config_sources import all_settings
-from sidecar.open_status import shown_settings
+from sidecar.open_status import shared, shown_settings
 
 SECRET = "secret-of-an-operator"  # noqa: S105
 
@@ -36,3 +38,13 @@ def test_of_secrets_only_whether_they_are_set() -> None:
 def test_who_is_named_in_an_address_is_not_shown() -> None:
     rows = shown(semantic={"verifier": f"dns://me:{SECRET}@host:1"})
     assert rows["semantic.verifier"] == ("dns://...@host:1", False)
+
+
+def test_all_who_look_within_a_while_share_what_was_gathered() -> None:
+    now = [0.0]
+    current = shared(itertools.count(1).__next__, 1.0, lambda: now[0])
+    assert [current(), current()] == [1, 1]
+    now[0] = 0.99
+    assert current() == 1
+    now[0] = 1.0
+    assert [current(), current()] == [2, 2]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 
+from sidecar import open_status
+from sidecar.app import App
+from sidecar.config import Settings
+from sidecar.services.cache_admin import CacheAdmin
 from sidecar.transport.status import StatusListener
 from sidecar.transport.status_page import StatusPage
 
@@ -99,6 +105,17 @@ async def test_pages_of_other_sites_are_refused_whoever_reaches_the_listener(
         assert response.status == 403
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_figures_are_not_gathered_for_an_image_in_a_page_of_another_site(
+    site: str, http: aiohttp.ClientSession
+) -> None:
+    async with http.get("/status/data", headers={"Sec-Fetch-Site": site}) as response:
+        assert response.status == 403
+    for own in ("same-origin", "none"):
+        async with http.get("/status/data", headers={"Sec-Fetch-Site": own}) as response:
+            assert response.status == 200
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 async def test_nothing_can_be_changed(path: str, method: str, http: aiohttp.ClientSession) -> None:
@@ -120,6 +137,48 @@ async def test_it_says_that_the_sidecar_starts_until_there_is_more_to_say(
     page.data = data
     async with http.get("/status/data?after=7") as response:
         assert await response.json() == {"state": "serving", "after": 7}
+
+
+async def test_answers_are_written_beside_the_event_loop(
+    page: StatusPage, http: aiohttp.ClientSession
+) -> None:
+    threads: list[int] = []
+
+    class Noted(dict[str, int]):
+        def items(self) -> Any:
+            threads.append(threading.get_ident())
+            return super().items()
+
+    async def data(_after: int) -> Mapping[str, Any]:
+        return Noted(a=1)
+
+    page.data = data
+    async with http.get("/status/data") as response:
+        assert await response.json() == {"a": 1}
+    assert threading.get_ident() not in threads
+    assert threads
+
+
+async def test_figures_are_gathered_once_for_all_who_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, gathered = CacheAdmin.collect, []
+
+    def collect(self: CacheAdmin, *, by_use: bool = True) -> Any:
+        gathered.append(by_use)
+        return real(self, by_use=by_use)
+
+    monkeypatch.setattr(CacheAdmin, "collect", collect)
+    monkeypatch.setattr(open_status, "FRESH_SECONDS", 3600.0)
+    server = {"address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0", "drain_delay": 0}
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            App(Settings.model_validate({"server": server | {"status_page": True}})),
+            aiohttp.ClientSession() as http,
+        ):
+            (url,) = (log["status_page"] for log in logs if log["event"] == "serving")
+            for after in (0, 7, 0):
+                async with http.get(f"{url}data?after={after}") as response:
+                    assert (await response.json())["stats"]["uptime_seconds"] > 0
+    assert gathered.count(True) == 1
 
 
 @pytest.mark.parametrize("after", ["x", "-1", "1.5", "%C2%B2", "9" * 16])
