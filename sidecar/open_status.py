@@ -14,7 +14,13 @@ from sidecar.cache.breaker import open_breakers
 from sidecar.config_values import all_values, is_secret, plain
 from sidecar.hottest import HottestQueries
 from sidecar.open_tiers import keep_running
-from sidecar.telemetry.findings import failing_calls, findings, left_alone, worst_first
+from sidecar.telemetry.findings import (
+    failing_calls,
+    findings,
+    left_alone,
+    refused_by_quota,
+    worst_first,
+)
 from sidecar.telemetry.history import STEP_SECONDS, History, Look, Step
 from sidecar.transport.status import StatusListener
 from sidecar.transport.status_page import StatusPage
@@ -141,7 +147,11 @@ def _overview(history: History, current: Stats) -> dict[str, Any]:
     found = [
         *findings(current, before.stats),
         *left_alone(now.breakers),
-        *failing_calls(failed, sum(method.calls for method in methods)),
+        *failing_calls(
+            failed,
+            sum(method.calls for method in methods),
+            refused_by_quota(now.stats, before.stats),
+        ),
     ]
     stats = asdict(replace(current, usage=()))
     usage = sorted(current.usage, key=lambda each: -sum(each.answered.values()))

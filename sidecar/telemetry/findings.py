@@ -26,6 +26,8 @@ _LEAST_JUDGED = 100
 # Fewer late lookups in a minute are nothing that anybody would get up for.
 _LEAST_LATE = 5
 _HITS = ("hot", "disk", "warm")
+# One failure among few calls is a large share of them, and says little.
+_LEAST_FAILED = 5
 # What the service itself, not its callers, is to blame for.
 OWN_FAULTS = frozenset(
     {"DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN", "DATA_LOSS"}
@@ -79,19 +81,33 @@ def left_alone(breakers: Mapping[str, bool]) -> Iterator[Finding]:
         )
 
 
-def failing_calls(failed: Mapping[str, int], calls: int) -> Iterator[Finding]:
-    """Of calls in the last minute, too many that ended with a status that is not the caller's."""
+def failing_calls(failed: Mapping[str, int], calls: int, over_quota: int) -> Iterator[Finding]:
+    """Of calls in the last minute, too many that ended with a status that is not the caller's.
+
+    So many of them were ``over_quota``, which is.
+    """
     own = {code: count for code, count in failed.items() if code in OWN_FAULTS}
+    if (others := own.pop("RESOURCE_EXHAUSTED", 0) - over_quota) > 0:
+        own["RESOURCE_EXHAUSTED"] = others
     count = sum(own.values())
-    if count and count > calls * _FAILED_SHARE:
+    if _are_many(count, calls):
         codes = ", ".join(f"{code} {number:,}" for code, number in sorted(own.items()))
         yield Finding(
             "critical",
             f"{count / calls:.0%} of the calls of the last minute failed",
             codes + ".",
-            "RESOURCE_EXHAUSTED: see queues and quotas below. UNAVAILABLE: encoder, index or"
+            "RESOURCE_EXHAUSTED: see queues below. UNAVAILABLE: encoder, index or"
             " service away. INTERNAL: the log has the reason.",
         )
+
+
+def refused_by_quota(now: Stats, before: Stats) -> int:
+    """How many calls between the two a quota of their namespace refused."""
+    return sum(each.refusals for each in now.quotas) - sum(each.refusals for each in before.quotas)
+
+
+def _are_many(failed: int, of: int) -> bool:
+    return failed >= _LEAST_FAILED and failed > _FAILED_SHARE * of
 
 
 def _redis(now: Stats, before: Stats) -> Iterator[Finding]:
@@ -214,7 +230,7 @@ def _items(now: Stats, before: Stats) -> Iterator[Finding]:
     answered = sum(tier.answered for tier in now.tiers.values())
     answered -= sum(tier.answered for tier in before.tiers.values())
     failed = now.items_failed - before.items_failed
-    if failed > 0 and failed > _FAILED_SHARE * (answered + failed):
+    if _are_many(failed, answered + failed):
         yield Finding(
             "warning",
             "Inputs fail",
@@ -224,8 +240,7 @@ def _items(now: Stats, before: Stats) -> Iterator[Finding]:
 
 
 def _quotas(now: Stats, before: Stats) -> Iterator[Finding]:
-    refused = sum(each.refusals for each in now.quotas)
-    refused -= sum(each.refusals for each in before.quotas)
+    refused = refused_by_quota(now, before)
     if refused > 0:
         yield Finding(
             "warning",

@@ -101,10 +101,10 @@ def test_what_is_wrong_comes_first_with_what_to_do(looks: Looks) -> None:
 def test_a_failure_is_forgotten_after_a_minute(looks: Looks, clock: Clock) -> None:
     looks.take(stats(0))
     clock.now = 30
-    looks.take(replace(stats(30, computed=1), items_failed=1))
+    looks.take(replace(stats(30, computed=1), items_failed=5))
     assert "Inputs fail" in shown(looks)[2]
     clock.now = 95
-    looks.take(replace(stats(95, computed=1), items_failed=1))
+    looks.take(replace(stats(95, computed=1), items_failed=5))
     assert shown(looks)[1].startswith("● healthy")
 
 

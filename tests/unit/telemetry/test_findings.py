@@ -87,7 +87,7 @@ WRONG: dict[str, tuple[str, Callable[[Stats], Stats]]] = {
         "warning",
         lambda s: replace(s, models=[replace(MODEL, queue_seconds=5.1)]),
     ),
-    "Inputs fail": ("warning", lambda s: replace(s, items_failed=1)),
+    "Inputs fail": ("warning", lambda s: replace(s, items_failed=60)),
     "A namespace has used up its quota": (
         "warning",
         lambda s: replace(s, quotas=[QuotaStats("shop", "computations", 1)]),
@@ -110,7 +110,10 @@ def test_what_is_wrong_is_told_with_its_level_and_what_to_do(title: str) -> None
     assert found.action
 
 
-@pytest.mark.parametrize("state", [WELL, replace(WELL, warm=replace(WARM, errors=4))])
+@pytest.mark.parametrize(
+    "state",
+    [WELL, replace(WELL, warm=replace(WARM, errors=4)), replace(WELL, items_failed=4)],
+)
 def test_nothing_is_told_of_a_sidecar_that_is_well(state: Stats) -> None:
     assert findings(state, WELL) == []
 
@@ -147,15 +150,25 @@ def test_what_is_left_alone_is_named_but_not_redis_of_which_stats_tell() -> None
 
 
 @pytest.mark.parametrize(
-    ("failed", "told"),
+    ("failed", "calls", "told"),
     [
-        ({"UNAVAILABLE": 2}, ["2% of the calls of the last minute failed"]),
-        ({"UNAVAILABLE": 1}, []),
-        ({"INVALID_ARGUMENT": 100}, []),
-        ({}, []),
+        ({"UNAVAILABLE": 5}, 100, ["5% of the calls of the last minute failed"]),
+        ({"UNAVAILABLE": 5}, 500, []),
+        ({"UNAVAILABLE": 4}, 4, []),
+        ({"INVALID_ARGUMENT": 100}, 100, []),
+        ({}, 0, []),
     ],
 )
 def test_calls_that_fail_are_told_if_they_are_many_and_not_their_callers_fault(
-    failed: dict[str, int], told: list[str]
+    failed: dict[str, int], calls: int, told: list[str]
 ) -> None:
-    assert [each.title for each in failing_calls(failed, 100)] == told
+    assert [each.title for each in failing_calls(failed, calls, 0)] == told
+
+
+@pytest.mark.parametrize(
+    ("over_quota", "told"), [(7, ["RESOURCE_EXHAUSTED 5."]), (8, []), (12, []), (20, [])]
+)
+def test_calls_over_a_quota_are_no_fault_of_the_service(over_quota: int, told: list[str]) -> None:
+    failed = {"RESOURCE_EXHAUSTED": 12}
+    found = failing_calls(failed, 20, over_quota)
+    assert [each.meaning for each in found] == told
