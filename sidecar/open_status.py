@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,6 +93,8 @@ def fill_page(
     keep_running(_keep(history), exits)
     hottest = HottestQueries(services.popular)
     shown = shown_settings(settings)
+    # Counters of another process are not to be taken for a later state of these.
+    process = secrets.token_hex(8)
 
     def gather() -> tuple[Stats, dict[str, Any]]:
         stats = plain_stats(services.admin.collect())
@@ -103,6 +106,7 @@ def fill_page(
         stats, overview = gathered()
         answer = {
             "state": "serving" if is_ready() else "draining",
+            "process": process,
             "at": round(time.time() * 1000),
             **overview,
             "hottest": await hottest.read(stats),

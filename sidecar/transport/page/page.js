@@ -6,7 +6,7 @@ const TIERS = ["hot", "disk", "warm", "coalesced", "computed"];
 const HITS = ["hot", "disk", "warm"];
 const $ = (id) => document.getElementById(id);
 
-let steps = [], settings = [], fields = [], lastContact = null, shown = null, paused = false, timer = null;
+let steps = [], settings = [], fields = [], lastContact = null, shown = null, paused = false, asking = false, timer = null;
 
 // Numbers
 
@@ -387,8 +387,8 @@ async function ask() {
     return answer.json();
   };
   let data = await get(last);
-  const again = shown && data.stats && shown.stats && data.stats.uptime_seconds < shown.stats.uptime_seconds;
-  if (again || (data.stats && last && !settings.length)) { steps = []; data = await get(0); }
+  // It was started anew: what it counted before is gone.
+  if (last && data.process && data.process !== shown.process) { steps = []; data = await get(0); }
   take(data);
   shown = data;
   show(data);
@@ -396,7 +396,8 @@ async function ask() {
 
 async function turn() {
   clearTimeout(timer);
-  if (paused || document.hidden) return;
+  if (paused || document.hidden || asking) return;
+  asking = true;
   try {
     await ask();
     lastContact = Date.now();
@@ -411,6 +412,7 @@ async function turn() {
     put($("verdict-more"), (lastContact ? `What is below is of ${clock(lastContact)}. ` : "") + "It has stopped, restarts, or cannot be reached. Trying again every two seconds.");
     put($("updated"), "no contact");
   }
+  asking = false;
   timer = setTimeout(turn, EVERY);
 }
 

@@ -158,6 +158,13 @@ class Opened:
             before = self.text("#updated")
             self.wait_for(f"document.querySelector('#updated').textContent !== '{before}'")
 
+    def wait_for_requests(self, seen: list[Any], count: int) -> None:
+        """Waits until a route has seen so many."""
+        give_up = time.monotonic() + HANG_GUARD
+        while len(seen) < count:
+            assert time.monotonic() < give_up
+            self.page.wait_for_timeout(50)
+
     def picture(self, name: str) -> None:
         """Takes a picture of all of it."""
         PICTURES.mkdir(parents=True, exist_ok=True)

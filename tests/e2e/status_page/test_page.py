@@ -64,6 +64,39 @@ def test_nothing_moves_while_it_is_brought_up_to_date(open_page: Open, watched: 
     opened.wait_for(f"shifted > {MOST_SHIFTED}")
 
 
+def test_it_asks_once_at_a_time_however_often_it_is_paused(open_page: Open) -> None:
+    opened = open_page()
+    held: list[Any] = []
+    opened.page.route("**/status/data*", lambda route: held.append(route))
+    opened.wait_for_requests(held, 1)
+    for _ in range(4):
+        opened.page.locator("#pause").click()
+    # Requests come in their order.
+    assert opened.page.evaluate("fetch('page.css').then(answer => answer.status)") == 200
+    assert len(held) == 1
+    held[0].continue_()
+    opened.wait_for_requests(held, 2)
+
+
+def test_a_sidecar_that_was_started_anew_is_shown_from_its_beginning(open_page: Open) -> None:
+    opened = open_page()
+    opened.wait_for_updates(2)
+    since: list[int] = []
+
+    def from_another(route: Any) -> None:
+        since.append(int(route.request.url.rpartition("=")[2]))
+        answer = route.fetch()
+        # It may have run longer than the one that was looked at last.
+        route.fulfill(response=answer, json=answer.json() | {"process": "another"})
+
+    opened.page.route("**/status/data*", from_another)
+    opened.wait_for_requests(since, 3)
+    opened.page.unroute("**/status/data*")
+    assert since[0] > 0
+    assert since[1] == 0
+    assert since[2] >= since[0]
+
+
 def test_all_of_it_can_be_used_with_the_keyboard(open_page: Open) -> None:
     opened = open_page()
     opened.wait_for_updates(1)
