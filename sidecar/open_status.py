@@ -44,7 +44,8 @@ T = TypeVar("T")
 FRESH_SECONDS = 1.0
 """So long all who look are shown the same figures: to gather them keeps the event loop busy."""
 _MOST_ROWS = 20
-_USER_OF_URL = re.compile(r"(?<=://)[^/@\s,]*@")
+# Up to the last @, since passwords may have any signs; and a query, which may have keys.
+_SECRETS_OF_URL = re.compile(r"(?<=://).*@|(?<=\?).*", re.DOTALL)
 _CHANGES = ("Invalidate", "PublishEvents", "Flush")
 
 
@@ -189,10 +190,17 @@ def shown_settings(settings: Settings) -> list[dict[str, Any]]:
             text = "set" if value.get_secret_value() else "not set"
             is_default = text == "not set"
         else:
-            text = _USER_OF_URL.sub("...@", plain(setting, value))
+            text = _without_secrets(plain(setting, value))
             is_default = value == setting.field.get_default(call_default_factory=True)
         meaning = setting.field.description
         rows.append(
             {"name": setting.path, "value": text, "meaning": meaning, "default": is_default}
         )
     return rows
+
+
+def _without_secrets(text: str) -> str:
+    """A value without the user, the password and the query of its URL."""
+    if "://" not in text:
+        return text
+    return _SECRETS_OF_URL.sub(lambda found: "...@" if found[0].endswith("@") else "...", text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from sidecar.config import Settings
 from sidecar.config_sources import all_settings
 from sidecar.open_status import shared, shown_settings
@@ -35,9 +37,24 @@ def test_of_secrets_only_whether_they_are_set() -> None:
     assert SECRET not in str(rows)
 
 
-def test_who_is_named_in_an_address_is_not_shown() -> None:
-    rows = shown(semantic={"verifier": f"dns://me:{SECRET}@host:1"})
-    assert rows["semantic.verifier"] == ("dns://...@host:1", False)
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (f"dns://me:{SECRET}@host:1", "dns://...@host:1"),
+        (f"dns://me:{SECRET}@{SECRET}@host:1", "dns://...@host:1"),
+        (f"dns://me:{SECRET},{SECRET}@host:1", "dns://...@host:1"),
+        (f"dns://me:a/{SECRET}?{SECRET}@host:1", "dns://...@host:1"),
+        (f"dns://host:1/?key={SECRET}", "dns://host:1/?..."),
+        (f"dns://me:{SECRET}@host:1?key={SECRET}", "dns://...@host:1?..."),
+        (f"dns://host:1?key={SECRET}@", "dns://...@"),
+        ("host:1", "host:1"),
+    ],
+)
+def test_who_is_named_in_an_address_and_what_is_asked_there_is_not_shown(
+    address: str, text: str
+) -> None:
+    rows = shown(semantic={"verifier": address})
+    assert rows["semantic.verifier"] == (text, False)
 
 
 def test_all_who_look_within_a_while_share_what_was_gathered() -> None:
