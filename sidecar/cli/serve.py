@@ -45,8 +45,8 @@ CANNOT_START = (
     "--dev",
     is_flag=True,
     help="also start a private Redis, gone with the sidecar, generate with"
-    f" {GENERATOR} if that was pulled and nothing else is set, and show the status page, on"
-    " some port unless server.metrics_address is set",
+    f" {GENERATOR} if that was pulled and nothing else is set, and show the status page unless"
+    " that is set to false, on some port unless server.metrics_address is set",
 )
 @settings_options
 def serve(settings: Settings, dev: bool) -> None:
@@ -74,13 +74,15 @@ def serve(settings: Settings, dev: bool) -> None:
 def for_trying_out(settings: Settings, redis: DevRedis) -> Settings:
     """The settings, with that Redis, the status page, and a generator if there is one.
 
-    Popular queries are tracked for the page: it all goes with the sidecar.
+    Popular queries are tracked for the page: it all goes with the sidecar. What is set is left so.
     """
     values = settings.model_dump()
     values["redis"]["url"] = redis.url
-    values["server"]["status_page"] = True
     values["server"]["metrics_address"] = settings.server.metrics_address or _SOME_PORT
-    values["popular"]["queries"] = settings.popular.queries or _POPULAR_QUERIES
+    if "status_page" not in settings.server.model_fields_set:
+        values["server"]["status_page"] = True
+    if "queries" not in settings.popular.model_fields_set:
+        values["popular"]["queries"] = _POPULAR_QUERIES
     pulled = [each.pack.name for each in list_packs(settings.model.folder) if each.path]
     if not settings.generator.packs and GENERATOR in pulled:
         values["generator"]["packs"] = (GENERATOR,)
