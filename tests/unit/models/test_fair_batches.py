@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.demand import Priority
@@ -74,14 +74,17 @@ def test_every_input_leaves_exactly_once(
     st.lists(lengths_strategy, min_size=1, max_size=20),
     st.integers(0, 100),
 )
+@example(BatchLimits(17, 17, 1), {"a": 1.0, "b": 1.0, "c": 1.0, "d": 2.75}, [0], 28)
 def test_namespaces_that_go_on_waiting_have_work_done_by_their_shares(
     limits: BatchLimits, shares: dict[str, float], sizes: list[int], batches: int
 ) -> None:
     """Up to what a run holds, which none can have in parts: the bound of the paper."""
     batcher: Batcher[Input] = Batcher(limits, shares.__getitem__)
     for place, name in enumerate(shares):
-        # Each has lengths of its own, so that some fill up runs more easily than others.
-        add(batcher, *inputs(name, *(sizes[place % len(sizes) :: 2] or sizes) * limits.rows))
+        # Each has lengths of its own, so that some fill up runs more easily than others, and more
+        # than a run takes: else none would wait for a moment.
+        lengths = sizes[place % len(sizes) :: 2] or sizes
+        add(batcher, *inputs(name, *lengths * limits.rows * 2))
     done: defaultdict[str, float] = defaultdict(float)
     for _ in range(batches):
         for item in batcher.take():
