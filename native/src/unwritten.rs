@@ -3,11 +3,12 @@
 //! Readers may be slow, or read nothing at all; what they asked for is kept for them meanwhile. All
 //! of it together has one bound. When that is reached, nothing more is queued for connections that
 //! hold more than their fair share, the bound divided by all connections: their new calls wait until
-//! they read, and calls in progress that get more to say are ended. The others, who read what they
-//! are sent, go on being served. With them it may become more, as shares were larger while there were
-//! fewer connections. When it is twice the bound, the connection that holds most is closed.
+//! they read, and calls in progress that get more to say are ended. No share is smaller than a part
+//! of the bound that many calls fit into: who reads what it is sent holds a window for each, however
+//! many connections there are. The others go on being served. With them it may become more. When it
+//! is twice the bound, the connection that holds most is closed.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -16,6 +17,10 @@ use tokio::sync::Notify;
 
 /// For all connections.
 pub const MOST_BYTES: usize = 128 * 1024 * 1024;
+/// No more than so many shares are made of it: those of idle connections are for who needs them.
+const MOST_SHARES: usize = 32;
+/// Says that a queue is ended, beside its bytes: both change at once.
+const ENDED: usize = 1 << (usize::BITS - 1);
 /// What a piece costs beside its bytes: the frame that h2 queues, and the stream that it is on.
 const PIECE_BYTES: usize = 512;
 
@@ -49,18 +54,17 @@ impl Unwritten {
         let mut held: Vec<_> = queues
             .iter()
             .filter_map(|(_, queue)| queue.upgrade())
-            .filter(|queue| !queue.is_ended.load(Ordering::Relaxed))
             .map(|queue| (queue.bytes.load(Ordering::Relaxed), queue))
             .collect();
-        // What is dropped here may be the last of a queue, which needs the lock.
+        // None of them is dropped before: it may be the last of a queue, which needs the lock.
         drop(queues);
+        held.retain(|(bytes, _)| bytes & ENDED == 0);
         held.sort_unstable_by_key(|(bytes, _)| *bytes);
         let mut sum: usize = held.iter().map(|(bytes, _)| bytes).sum();
         while sum > self.limit()
             && let Some((bytes, queue)) = held.pop()
         {
-            queue.is_ended.store(true, Ordering::Relaxed);
-            queue.ended.notify_one();
+            queue.end();
             sum -= bytes;
         }
     }
@@ -74,8 +78,8 @@ impl Unwritten {
 pub struct Queue {
     all: Arc<Unwritten>,
     number: usize,
+    /// And whether it is ended. What is among them is among all bytes as long as it is not.
     bytes: AtomicUsize,
-    is_ended: AtomicBool,
     ended: Notify,
 }
 
@@ -89,32 +93,43 @@ impl Queue {
                 all,
                 number,
                 bytes: AtomicUsize::new(0),
-                is_ended: AtomicBool::new(false),
                 ended: Notify::new(),
             }
         })
     }
 
-    /// Returns when the connection is to be closed, because it holds more than all others.
+    /// Has the connection closed. What it holds counts no more: it is about to go.
+    pub fn end(&self) {
+        let before = self.bytes.fetch_or(ENDED, Ordering::AcqRel);
+        if before & ENDED == 0 {
+            self.all.bytes.fetch_sub(before, Ordering::Relaxed);
+            self.ended.notify_one();
+        }
+    }
+
+    /// Returns when the connection is to be closed, because it holds too much.
     pub async fn ended(&self) {
         self.ended.notified().await;
     }
 
     /// Whether nothing more is to be queued: there is too much, and of that too much here.
     pub fn is_full(&self) -> bool {
-        self.all.bytes() > self.all.most && {
-            // This is one of them.
-            let connections = self.all.connections.load(Ordering::Relaxed).max(1);
-            self.bytes.load(Ordering::Relaxed) > self.all.most / connections
-        }
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        bytes & ENDED != 0
+            || self.all.bytes() > self.all.most && {
+                let connections = self.all.connections.load(Ordering::Relaxed);
+                bytes > self.all.most / connections.clamp(1, MOST_SHARES)
+            }
     }
 
     /// Counts a piece of so many bytes.
     pub fn hold(self: &Arc<Self>, bytes: usize) -> Held {
         let bytes = bytes + PIECE_BYTES;
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // Among all first: whoever ends the queue takes away what he finds in it.
         let before = self.all.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.all.limit() {
+        if self.bytes.fetch_add(bytes, Ordering::AcqRel) & ENDED != 0 {
+            self.all.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        } else if before.saturating_add(bytes) > self.all.limit() {
             self.all.make_room();
         }
         Held {
@@ -124,8 +139,9 @@ impl Queue {
     }
 
     fn release(&self, bytes: usize) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.all.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if self.bytes.fetch_sub(bytes, Ordering::AcqRel) & ENDED == 0 {
+            self.all.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -200,12 +216,55 @@ mod tests {
         let all = Arc::new(Unwritten::new(MOST));
         let queues: Vec<_> = (0..4).map(|_| Queue::new(all.clone())).collect();
         let sizes = [1, 5, 4, 9];
-        let _held: Vec<_> = (queues.iter().zip(sizes))
+        let held: Vec<_> = (queues.iter().zip(sizes))
             .map(|(queue, tenths)| queue.hold(tenths * MOST / 10))
             .collect();
-        let is_ended = || queues.iter().map(|q| q.is_ended.load(Ordering::Relaxed));
-        assert!(is_ended().all(|is_ended| !is_ended));
-        let _more = queues[0].hold(MOST / 5);
-        assert_eq!(is_ended().collect::<Vec<_>>(), [false, false, false, true]);
+        let is_ended = |queue: &Arc<Queue>| queue.bytes.load(Ordering::Relaxed) & ENDED != 0;
+        assert!(!queues.iter().any(is_ended));
+        let more = queues[0].hold(MOST / 5);
+        let ended: Vec<_> = queues.iter().map(is_ended).collect();
+        assert_eq!(ended, [false, false, false, true]);
+        // What the ended one holds, and gets, counts neither before nor after it is gone.
+        let left = (1 + 5 + 4 + 2) * (MOST / 10) + 4 * PIECE_BYTES;
+        assert!(all.bytes().abs_diff(left) < 10, "{}", all.bytes());
+        let last = queues[3].hold(MOST);
+        assert!(queues[3].is_full() && all.bytes() < all.limit());
+        drop((held, more, last));
+        assert_eq!(all.bytes(), 0);
+    }
+
+    #[test]
+    fn who_reads_has_its_share_however_many_others_have_none_of_theirs() {
+        const MOST: usize = 1 << 20;
+        let all = Arc::new(Unwritten::new(MOST));
+        let [slow, fair] = [(); 2].map(|()| Queue::new(all.clone()));
+        let _idle: Vec<_> = (0..1000).map(|_| Queue::new(all.clone())).collect();
+        let _unread = slow.hold(MOST);
+        let _read = fair.hold(MOST / MOST_SHARES - PIECE_BYTES);
+        assert!(slow.is_full() && !fair.is_full());
+        let _more = fair.hold(0);
+        assert!(fair.is_full());
+    }
+
+    #[test]
+    fn many_that_are_ended_at_once_do_not_hold_each_other_up() {
+        const MOST: usize = 1 << 20;
+        let all = Arc::new(Unwritten::new(MOST));
+        let (done, finished) = std::sync::mpsc::channel();
+        for _ in 0..2 {
+            let (all, done) = (all.clone(), done.clone());
+            std::thread::spawn(move || {
+                for _ in 0..50_000 {
+                    let queue = Queue::new(all.clone());
+                    let _held = queue.hold(2 * MOST);
+                }
+                let _ = done.send(());
+            });
+        }
+        for _ in 0..2 {
+            let waited = finished.recv_timeout(std::time::Duration::from_secs(120));
+            waited.expect("they wait for each other");
+        }
+        assert_eq!(all.bytes(), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! One connection, from its handshake to its end.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 
-use super::alive::Alive;
+use super::alive::{ANSWER, Alive};
 use super::shared::Shared;
 use super::unary::{Asked, Message, Read};
 use super::wire::Wire;
@@ -30,6 +30,10 @@ pub const HANDSHAKE: Duration = Duration::from_secs(10);
 const MESSAGE: Duration = Duration::from_secs(5);
 /// How often it is looked whether a client who reads too slowly has read.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often it is looked whether the last calls of a connection are done.
+const LOOK: Duration = Duration::from_secs(1);
+/// So long a client may hold more than its share while there is too much.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// For telling a client that its connection is closed.
 pub const LAST_WORD: Duration = Duration::from_millis(500);
 /// Not for holding clients back: their calls may come in bursts. It bounds what a hostile one costs.
@@ -114,16 +118,12 @@ pub async fn serve_connection<S>(
         connection,
         wire,
         calls,
-        pause: None,
+        full: None,
+        is_over: false,
     };
     let age = line.calls.shared.max_connection_age.map(spread);
-    let retire = async {
-        match age {
-            Some(age) => tokio::time::sleep(age).await,
-            None => pending().await,
-        }
-    };
-    tokio::pin!(retire);
+    let grown = sleep(age.unwrap_or_default());
+    tokio::pin!(grown);
     let (mut has_begun, mut is_retired) = (false, false);
     let mut seen = Phase::Open;
     loop {
@@ -144,10 +144,21 @@ pub async fn serve_connection<S>(
                 line.end(Reason::ENHANCE_YOUR_CALM).await;
                 return;
             }
-            () = &mut retire, if !is_retired => {
-                is_retired = true;
-                line.connection.graceful_shutdown();
-                alive.ask();
+            () = &mut grown, if age.is_some() => {
+                if !is_retired {
+                    is_retired = true;
+                    line.connection.graceful_shutdown();
+                    alive.ask();
+                    grown.as_mut().reset(Instant::now() + ANSWER);
+                    continue;
+                }
+                // Who has not answered by now may never do.
+                line.is_over = true;
+                if !line.connection.has_streams() {
+                    line.end(Reason::NO_ERROR).await;
+                    return;
+                }
+                grown.as_mut().reset(Instant::now() + LOOK);
             }
             () = sleep_until(deadline), if !has_begun => {
                 has_begun = line.wire.has_begun();
@@ -177,8 +188,16 @@ struct Line<S> {
     connection: Connection<Wire<S>, Body>,
     wire: Wire<S>,
     calls: Calls,
-    /// Until it is looked again whether there is room for what calls get.
-    pause: Option<Pin<Box<Sleep>>>,
+    /// While there is no room for what calls get.
+    full: Option<Full>,
+    /// Whether calls are refused.
+    is_over: bool,
+}
+
+struct Full {
+    since: Instant,
+    /// Until it is looked again.
+    pause: Pin<Box<Sleep>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
@@ -192,12 +211,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.poll_room(cx).is_ready() {
             match self.connection.poll_accept(cx) {
+                // A client can make it elsewhere, as with one that came after the GOAWAY.
+                Poll::Ready(Some(Ok((_, mut respond)))) if self.is_over => {
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                }
                 Poll::Ready(Some(Ok((request, respond)))) => self.calls.take(request, respond),
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Ok(())),
                 Poll::Pending => break,
             }
         }
-        if self.pause.is_some() && self.connection.poll_closed(cx).is_ready() {
+        if self.full.is_some() && self.connection.poll_closed(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
         match self.wire.poll_send(cx) {
@@ -206,14 +229,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         }
     }
 
-    /// Ready when there is room for what calls get. What frees it may be written elsewhere.
+    /// Ready when there is room for what calls get. What frees it may be written elsewhere. Who has
+    /// none for too long keeps others from theirs, and is closed.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.calls.queue.is_full() {
-            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(PAUSE)));
-            ready!(pause.as_mut().poll(cx));
-            self.pause = None;
+            let full = self.full.get_or_insert_with(|| Full {
+                since: Instant::now(),
+                pause: Box::pin(sleep(PAUSE)),
+            });
+            ready!(full.pause.as_mut().poll(cx));
+            let now = Instant::now();
+            full.pause.as_mut().reset(now + PAUSE);
+            if now >= full.since + PATIENCE {
+                self.calls.queue.end();
+            }
         }
-        self.pause = None;
+        self.full = None;
         Poll::Ready(())
     }
 }

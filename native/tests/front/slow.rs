@@ -1,13 +1,15 @@
 //! Clients that do not read what they asked for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use embercache_native::callers::Peer;
-use embercache_native::front::connection::serve_connection;
+use embercache_native::front::connection::{PATIENCE, serve_connection};
 use embercache_native::unwritten::Unwritten;
 use h2::Reason;
 use h2::client::ResponseFuture;
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 
 use crate::stage::{Client, Door, OK, answer, framed, play, request, settle};
 
@@ -82,5 +84,20 @@ fn many_hold_a_bounded_amount_together_and_others_are_answered() {
             }
         }
         assert!((1..25).contains(&closed), "{closed} of them were closed");
+    });
+}
+
+#[test]
+fn who_reads_nothing_for_too_long_is_closed_while_there_is_too_much() {
+    play(async {
+        let door = door();
+        let (slow, _unread) = slow(&door, 1).await;
+        assert!(door.shared.unwritten.bytes() > MOST);
+        sleep(PATIENCE - Duration::from_secs(1)).await;
+        assert!(!slow[0].connection.is_finished(), "it is given time");
+        sleep(Duration::from_secs(2)).await;
+        settle().await;
+        assert!(slow[0].connection.is_finished());
+        assert_eq!(door.shared.unwritten.bytes(), 0);
     });
 }
