@@ -96,7 +96,9 @@ class App:
             services = await open_services(
                 settings, models, rerankers, generators, tiers, quotas, upstream, exits
             )
-            settle = count_front(native, watch.grpc.metrics, services.responses, registry, exits)
+            settle = count_front(
+                native, watch.grpc.metrics, services.responses, tiers.follower, registry, exits
+            )
             stats = StatsCollector(services.admin.collect)
             registry.register(stats)
             registry.register(IndexCollector(services.index))

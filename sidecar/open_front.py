@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from sidecar.access.caller import Caller
     from sidecar.access.live import Access
     from sidecar.access.table import CallerTable
+    from sidecar.cache.follower import InvalidationFollower
     from sidecar.cache.hot import HotTier
     from sidecar.config import ServerSettings, Settings
     from sidecar.services.stored import StoredResponses
@@ -123,13 +126,15 @@ def count_front(
     native: Native | None,
     metrics: CallMetrics,
     responses: Sequence[StoredResponses],
+    follower: InvalidationFollower | None,
     registry: CollectorRegistry,
     exits: contextlib.AsyncExitStack,
 ) -> Callable[[], None]:
     """Counts what a front door answers, once in a while and whenever what is returned is called."""
     if native is None:
         return _nothing
-    counts = FrontCounts(native.front, METHODS, metrics, responses, native.trusted)
+    believed_for = _for_ever if follower is None else follower.believed_for
+    counts = FrontCounts(native.front, METHODS, metrics, responses, native.trusted, believed_for)
     registry.register(counts)
     keep_running(counts.run(), exits)
     return counts.settle
@@ -170,7 +175,7 @@ def _open(
             " to grpcio"
         ) from None
     found = getattr(embercache_native, "__version__", "an older one")
-    if found != __version__:
+    if not _is_same_version(found, __version__):
         raise _NotNativeError(
             f"embercache-native is {found}, and this sidecar is {__version__}: install"
             f" embercache-native=={__version__}, or set server.transport to grpcio",
@@ -199,6 +204,12 @@ def _open(
             max_connection_age=server.max_connection_age,
             traced=is_traced,
         )
+    except TypeError as error:
+        raise _NotNativeError(
+            f"embercache-native is another build of {found} ({error}): install it anew, or set"
+            " server.transport to grpcio",
+            is_odd=True,
+        ) from None
     except OSError as error:
         raise _NotNativeError(
             f"its threads cannot be started ({error.strerror or error}): allow this user more"
@@ -217,8 +228,18 @@ def _open(
     return Native(cast("HotTier[Any]", hot), front, private, trusted)
 
 
+def _is_same_version(native: str, ours: str) -> bool:
+    """Cargo writes 0.2.0-rc.1 for what is 0.2.0rc1 in Python."""
+    return re.sub(r"-(a|b|rc)(?:lpha|eta)?\.(\d+)$", r"\1\2", native) == ours
+
+
 def _nothing() -> None:
     """What there is to count where all calls are answered in Python."""
+
+
+def _for_ever() -> float:
+    """For how many seconds is believed what nobody else can change."""
+    return math.inf
 
 
 def _reads(who: Caller) -> bool:

@@ -19,6 +19,7 @@ class Contact:
     """
 
     def __init__(self, staleness: float, clock: Callable[[], float]) -> None:
+        self._staleness = staleness
         self._limit = staleness * _SHARE
         self._clock = clock
         self._asked_at = self._forgot_at = clock()
@@ -35,6 +36,11 @@ class Contact:
         """Seconds until all that may have changed is to be forgotten; 0 if it is time."""
         believed_since = max(self._asked_at, self._forgot_at)
         return max(0.0, believed_since + self._limit - self._clock())
+
+    def left(self) -> float:
+        """Seconds for which what is believed now may be believed, also if nobody forgets it."""
+        believed_since = max(self._asked_at, self._forgot_at)
+        return max(0.0, believed_since + self._staleness - self._clock())
 
     def forgot(self) -> None:
         """Takes note that it was forgotten: what is learnt from now on is believed anew."""

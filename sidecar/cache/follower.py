@@ -113,6 +113,10 @@ class InvalidationFollower:
         """
         return self._contact.ago()
 
+    def believed_for(self) -> float:
+        """Seconds for which what this sidecar knows may be believed if nothing more is heard."""
+        return self._contact.left()
+
     async def _follow(self) -> None:
         while True:
             try:

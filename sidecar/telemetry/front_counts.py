@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from embercache_native import Front
     from prometheus_client.metrics_core import Metric
@@ -21,13 +22,15 @@ _SETTLE_SECONDS = 1.0
 # An event loop that is as late as that is one that hangs.
 _BEATS = 4
 
+_log = structlog.get_logger()
+
 
 class FrontCounts(Collector):
     """The calls that a front door answered, and metrics of its connections.
 
     ``methods`` are the paths of the calls, and their names in metrics. The front door answers for
     at most ``trusted`` seconds after the event loop was last seen to run: while it hangs, nothing
-    is heard of what is invalidated.
+    is heard of what is invalidated. Nor does it for longer than ``believed_for()`` seconds more.
     """
 
     def __init__(
@@ -37,11 +40,13 @@ class FrontCounts(Collector):
         metrics: CallMetrics,
         responses: Sequence[StoredResponses],
         trusted: float,
+        believed_for: Callable[[], float],
     ) -> None:
         self._front = front
         self._durations = {path: metrics.duration(name) for path, name in methods.items()}
         self._responses = responses
         self._trusted = trusted
+        self._believed_for = believed_for
 
     def settle(self) -> None:
         """Counts those since this was called last."""
@@ -59,11 +64,15 @@ class FrontCounts(Collector):
     async def _settle(self) -> None:
         while True:
             await asyncio.sleep(_SETTLE_SECONDS)
-            self.settle()
+            try:
+                self.settle()
+            except Exception:
+                # The heartbeat is not to end with it: all hits would go to Python for ever.
+                _log.exception("what the front door answered is not counted")
 
     async def _beat(self) -> None:
         while True:
-            self._front.trust(self._trusted)
+            self._front.trust(min(self._trusted, self._believed_for()))
             await asyncio.sleep(self._trusted / _BEATS)
 
     def collect(self) -> Iterator[Metric]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from sidecar import __version__
+from sidecar import __version__, open_front
 from sidecar.access.live import Access
 from sidecar.config import Settings
 from sidecar.models.errors import SetupError
@@ -101,6 +101,31 @@ def test_one_of_another_version_is_not_used_and_the_log_warns(choose: Open) -> N
     assert f"install embercache-native=={__version__}" in reason
     with pytest.raises(SetupError, match=r"server\.transport is native.* is 0\.0\.1"):
         choose("native")
+
+
+@pytest.mark.parametrize(
+    ("ours", "native"), [("1.2.0rc1", "1.2.0-rc.1"), ("1.2.0b2", "1.2.0-beta.2")]
+)
+def test_a_prerelease_is_the_same_in_both_spellings(
+    choose: Open, monkeypatch: pytest.MonkeyPatch, ours: str, native: str
+) -> None:
+    installed = pytest.importorskip("embercache_native")
+    monkeypatch.setattr(open_front, "__version__", ours)
+    monkeypatch.setattr(installed, "__version__", native)
+    assert told(choose, "auto")[0] == "native"
+    monkeypatch.setattr(installed, "__version__", "1.2.0-rc.3")
+    assert told(choose, "auto")[0] == "grpcio"
+
+
+def test_a_stale_build_of_the_same_version_is_not_used_and_the_log_warns(
+    choose: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = pytest.importorskip("embercache_native")
+    monkeypatch.setattr(native, "Front", lambda hot, backend: None)
+    transport, reason, level = told(choose, "auto")
+    assert (transport, level) == ("grpcio", "warning")
+    assert "another build" in reason
+    assert "install it anew" in reason
 
 
 @pytest.mark.usefixtures("_has_no_place")

@@ -142,3 +142,14 @@ def test_nothing_is_believed_for_longer_than_the_bound_whatever_the_network_does
         else:
             simulation.pass_time(step)
         simulation.check()
+
+
+def test_nothing_is_left_of_the_bound_once_it_has_passed_since_the_question(clock: Clock) -> None:
+    contact = Contact(STALENESS, clock)
+    contact.heard(clock.now)
+    clock.now += 0.9 * STALENESS
+    assert contact.left() == pytest.approx(0.1 * STALENESS)
+    clock.now += STALENESS
+    assert contact.left() == 0
+    contact.forgot()
+    assert contact.left() == STALENESS
