@@ -97,6 +97,14 @@ impl Accounts {
         self.records.iter().map(|(_, record)| &*record.namespace)
     }
 
+    /// The rooms of those whose records are about to go.
+    pub(super) fn rooms_left(&self) -> impl Iterator<Item = usize> {
+        let records = self.due.iter().map(|&id| &self.records[id]);
+        records
+            .filter(|record| record.entries == 0)
+            .filter_map(|record| record.room)
+    }
+
     pub(super) fn add(&mut self, id: usize, size: usize, since: f64) {
         let record = self.change(id);
         record.entries += 1;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
-use indexmap::IndexMap;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -14,7 +13,7 @@ use super::entry::{HotCounters, HotEntry};
 use super::ghosts::Ghosts;
 use super::queue::{ALL, LOOSE, Link, QUEUES, Queue, SMALL, Slots};
 use crate::answers::{Answers, Response};
-use rooms::Room;
+use rooms::Rooms;
 
 mod rooms;
 
@@ -61,8 +60,7 @@ pub(super) struct State {
     small_bytes: usize,
     ghosts: Ghosts,
     accounts: Accounts,
-    /// Those of namespaces with limits, by namespace, in the order in which they came to be.
-    rooms: IndexMap<Box<str>, Room>,
+    rooms: Rooms,
     gone: Vec<Py<HotEntry>>,
 }
 
@@ -87,7 +85,7 @@ impl State {
             small_bytes: 0,
             ghosts: Ghosts::default(),
             accounts: Accounts::default(),
-            rooms: IndexMap::new(),
+            rooms: Rooms::default(),
             gone: Vec::new(),
         }
     }
@@ -129,10 +127,9 @@ impl State {
         if let Some(number) = self.account(account) {
             return number;
         }
-        let mut room = self.rooms.get_index_of(&namespace);
+        let mut room = self.rooms.find(&namespace);
         if room.is_none() && limit > 0 {
-            let entry = self.rooms.insert_full(namespace.clone(), Room::new(limit));
-            room = Some(entry.0);
+            room = Some(self.rooms.open(&namespace, limit));
         }
         self.accounts.open(account, namespace, room)
     }
@@ -220,6 +217,9 @@ impl State {
 
     /// What came of the operations since this was called last.
     pub(super) fn outcome(&mut self, py: Python<'_>) -> Outcome {
+        for room in self.accounts.rooms_left() {
+            self.rooms.give_up(room);
+        }
         Outcome {
             _gone: std::mem::take(&mut self.gone),
             changes: self.accounts.changes(py),

@@ -151,6 +151,20 @@ def test_without_its_limit_a_namespace_takes_what_there_is(
     assert hot.bytes == shop.hot_bytes
 
 
+def test_a_namespace_is_forgotten_with_its_last_entry(
+    checked_tier: CheckedTier, policy: Policy, shop: Account
+) -> None:
+    hot, blog = checked_tier(100, policy), Account("embed", "blog", "model")
+    hot.limit(lambda name: 2 * hot.taken)
+    fill(hot, shop, letters("abc"))
+    fill(hot, blog, letters("xyz"))
+    for key in letters("abc"):
+        hot.remove(key)
+    asked: set[str] = set()
+    hot.limit(lambda name: asked.add(name) or 0)
+    assert asked == {"blog"}
+
+
 def test_places_in_the_queue_of_a_new_limit_make_room_in_the_tier(
     checked_tier: CheckedTier, policy: Policy, shop: Account
 ) -> None:
