@@ -6,7 +6,7 @@ const TIERS = ["hot", "disk", "warm", "coalesced", "computed"];
 const HITS = ["hot", "disk", "warm"];
 const $ = (id) => document.getElementById(id);
 
-let steps = [], settings = [], fields = [], lastContact = null, shown = null, paused = false, asking = false, timer = null;
+let steps = [], settings = [], lastContact = null, shown = null, paused = false, asking = false, timer = null;
 
 // Numbers
 
