@@ -144,7 +144,9 @@ def test_every_metric_is_documented() -> None:
     registry.register(ReloadCollector())
     registry.register(IndexCollector(MemoryIndex()))
     front: Any = SimpleNamespace(connections=0, failed_handshakes=0)
-    registry.register(FrontCounts(front, {}, CallMetrics(CollectorRegistry()), [], 1.0))
+    registry.register(
+        FrontCounts(front, {}, CallMetrics(CollectorRegistry()), [], 1.0, lambda: 1.0)
+    )
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         registry.register(TaskCollector(loop))
     names = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))
