@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,6 +25,7 @@ new PerformanceObserver(list => list.getEntries().forEach(e => { shifted += e.va
 MOST_SHIFTED = 0.001
 
 
+@pytest.mark.threat("The status page shows texts or secrets")
 def test_it_shows_what_was_called_and_no_text_nor_secret(open_page: Open, watched: Any) -> None:
     opened = open_page()
     assert opened.text("#verdict") == "Healthy"

@@ -89,6 +89,7 @@ async def test_the_page_names_nothing_outside_itself(http: aiohttp.ClientSession
         assert not re.findall(r"https?://|//\w+\.\w+|@import|url\(", text)
 
 
+@pytest.mark.threat("A page in a browser reads the status page")
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     "headers",
@@ -105,6 +106,7 @@ async def test_pages_of_other_sites_are_refused_whoever_reaches_the_listener(
         assert response.status == 403
 
 
+@pytest.mark.threat("A page in a browser reads the status page")
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 async def test_figures_are_not_gathered_for_an_image_in_a_page_of_another_site(
     site: str, http: aiohttp.ClientSession
