@@ -64,7 +64,7 @@ test-cluster: setup tools
 
 # The programs of the migration guides, against the other caches themselves. Installs these, some 2 GB, the first
 # time. Of two that are larger, or have to be compiled, the guides are tested where make bench-peers has installed them.
-PEERS := redisvl langchain gptcache litellm triton
+PEERS := redisvl langchain gptcache litellm triton openai-frameworks
 
 test-migrating: setup
 	for peer in $(PEERS); do \

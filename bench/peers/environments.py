@@ -17,30 +17,46 @@ class NotInstalledError(Exception):
     """A peer could not be installed here; the message is the last that pip said."""
 
 
+def is_installed(peer: str) -> bool:
+    """Whether a peer's environment is there, with the requirements as they are now."""
+    ready = _ready(peer)
+    return ready.exists() and ready.read_text("utf-8") == _digest(peer)
+
+
 def python_of(peer: str) -> str:
     """The Python of a peer's environment, which is made if it is not there.
 
     Takes minutes the first time. Packages are not resolved again: the requirements name all that
     is needed. Raises `NotInstalledError`.
     """
-    requirements = REQUIREMENTS / f"{peer}.txt"
-    folder = _cache() / peer
-    python, ready = folder / "bin" / "python", folder / ".ready"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
-    if ready.exists() and ready.read_text("utf-8") == digest:
+    folder = _folder(peer)
+    python = folder / "bin" / "python"
+    if is_installed(peer):
         return str(python)
     shutil.rmtree(folder, ignore_errors=True)
     print(f"Installing {peer} into {folder}", file=sys.stderr, flush=True)
     _run([sys.executable, "-m", "venv", str(folder)])
     install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps"]
-    _run([*install, "--disable-pip-version-check", "-r", str(requirements)])
-    ready.write_text(digest, "utf-8")
+    _run([*install, "--disable-pip-version-check", "-r", str(_requirements(peer))])
+    _ready(peer).write_text(_digest(peer), "utf-8")
     return str(python)
 
 
-def _cache() -> Path:
+def _requirements(peer: str) -> Path:
+    return REQUIREMENTS / f"{peer}.txt"
+
+
+def _digest(peer: str) -> str:
+    return hashlib.sha256(_requirements(peer).read_bytes()).hexdigest()
+
+
+def _folder(peer: str) -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "embercache" / "peers"
+    return Path(base) / "embercache" / "peers" / peer
+
+
+def _ready(peer: str) -> Path:
+    return _folder(peer) / ".ready"
 
 
 def _run(command: list[str]) -> None:

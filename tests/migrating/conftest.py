@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -185,10 +184,7 @@ def python_of() -> Callable[[str], str]:
     """The Python of a peer that is installed; that takes too long for a test."""
 
     def find(peer: str) -> str:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        ready = Path(base) / "embercache" / "peers" / peer / ".ready"
-        requirements = (environments.REQUIREMENTS / f"{peer}.txt").read_bytes()
-        if not ready.exists() or ready.read_text() != hashlib.sha256(requirements).hexdigest():
+        if not environments.is_installed(peer):
             how = "bench-peers" if peer in TOO_MUCH_FOR_A_TEST else "test-migrating"
             pytest.skip(f"{peer} is not installed; make {how} does it")
         return environments.python_of(peer)
