@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-GUIDE = Path(__file__).parents[3] / "docs" / "python-client.md"
+ROOT = Path(__file__).parents[3]
+GUIDE = ROOT / "docs" / "python-client.md"
+README = ROOT / "clients" / "python" / "README.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -30,3 +32,22 @@ def test_the_code_of_the_guide_runs_from_top_to_bottom(
     assert "manual created 1 0" in said
     assert any(line.endswith(" manual  An ember is glowing coal.") for line in said)
     assert any(line.startswith("switched ") for line in said)
+
+
+def test_so_does_the_code_of_the_readme(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EMBERCACHE_ADDRESS", address)
+    names: dict[str, Any] = {}
+    try:
+        for block in BLOCK.findall(README.read_text()):
+            exec(block, names)  # noqa: S102 - our own page
+    finally:
+        names["client"].close()
+    assert names["vectors"].shape == (2, 384)
+    generated = names["stream"].result
+    assert generated.text.strip()
+    lines = capsys.readouterr().out.removesuffix(f"{generated.text}{generated.tier} {{}}\n")
+    known, found = lines.splitlines()
+    assert known.startswith("['hot', 'hot'] ")
+    assert found.endswith(" manual An ember is glowing coal.")

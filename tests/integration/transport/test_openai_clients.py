@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,10 +21,11 @@ from openai import AsyncOpenAI, OpenAI
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 HANG_GUARD = 60.0
 MINILM, SMOLLM = "minilm", "smollm2-135m"
+PAGE = (Path(__file__).parents[3] / "docs" / "openai.md").read_text("utf-8")
+PROGRAM = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ASK = [{"role": "user", "content": "Why do embers glow?"}]
 
 
@@ -144,6 +147,27 @@ async def test_the_beginning_of_a_prompt_that_was_read_before_is_told_in_usage(
     first, second = (usage.prompt_tokens_details.cached_tokens for usage in usages)
     assert first == 0
     assert 100 < second < usages[1].prompt_tokens
+
+
+def test_the_programs_of_the_page_run(
+    addresses: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Those of LangChain and LlamaIndex, which are not installed here, are run by tests/migrating.
+    ask, with_options = PROGRAM.findall(PAGE)[:2]
+    assert "http://127.0.0.1:50552/v1" in ask
+    names: dict[str, Any] = {}
+    exec(ask.replace("http://127.0.0.1:50552/v1", addresses[1]), names)  # noqa: S102 - our page
+    with names["client"] as client:
+        exec(with_options, names)  # noqa: S102 - our page
+        extra = {"namespace": "shop", "tags": ["release-7"], "mode": "only_if_cached"}
+        again = client.chat.completions.with_raw_response.create(
+            model=SMOLLM, messages=ASK, extra_body={"embercache": extra}
+        )
+    assert again.headers["x-embercache-tier"] == "hot"
+    text = names["answer"].parse().choices[0].message.content
+    tier = names["answer"].headers["x-embercache-tier"]
+    assert capsys.readouterr().out == f"{tier} {text}\n{text}['{MINILM}', '{SMOLLM}']\n"
+    assert [len(vector.embedding) for vector in names["vectors"].data] == [384, 384]
 
 
 async def test_the_client_without_asyncio_is_served_too(addresses: tuple[str, str]) -> None:
