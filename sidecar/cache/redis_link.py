@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_OPERATIONS = 32
+# After a connection could not be opened: Redis may have as many clients as it takes.
+_RETRY_SECONDS = 1.0
 
 
 class WarmUnavailableError(Exception):
@@ -35,7 +37,10 @@ class WarmUnavailableError(Exception):
 class RedisLink:
     """Runs operations on Redis, each within a time limit, and none while Redis is down.
 
-    Used from one event loop. ``when_down`` is called each time that Redis goes down.
+    Connecting takes several round trips, too many for the time limit of a lookup, so it is done
+    where nobody waits: ``connections`` are opened at start, and another one whenever all that are
+    open are in use. Used from one event loop. ``when_down`` is called each time that Redis goes
+    down.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class RedisLink:
         self._when_down = when_down
         # More would come to redis-py's own limit, where it fails instead of waiting.
         self._turns = asyncio.Semaphore(_MAX_OPERATIONS)
+        self._running = self._opened = 0
+        self._opening: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
         self._probe_failure = ""
 
@@ -63,6 +70,11 @@ class RedisLink:
     def up(self) -> bool:
         """Whether operations are sent."""
         return self._breaker.closed
+
+    @property
+    def has_free_connection(self) -> bool:
+        """Whether one more operation would find a connection that is open already."""
+        return self._running < self._opened
 
     async def start(self) -> None:
         """Connects. If Redis does not answer, goes on trying in the background."""
@@ -72,9 +84,10 @@ class RedisLink:
 
     async def close(self) -> None:
         """Stops probing and closes the connections."""
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.wait({self._probing})
+        for task in (self._probing, self._opening):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
         # They may be broken in any way, and are given up whatever comes.
         with contextlib.suppress(RedisError, OSError):
             await self._forget_connections()
@@ -98,7 +111,12 @@ class RedisLink:
                 asyncio.timeout(self._timeout if seconds is None else seconds),
                 self._turns,
             ):
-                result = await operation(self.client)
+                self._running += 1
+                self._open_ahead()
+                try:
+                    result = await operation(self.client)
+                finally:
+                    self._running -= 1
         except (RedisError, RedisClusterException, OSError) as error:
             self.report(error)
             # The server's own words may quote a key, hence the kind of error only.
@@ -125,14 +143,12 @@ class RedisLink:
     def _went_down(self) -> None:
         if self._probing is None or self._probing.done():
             self._when_down()
+            if self._opening is not None:
+                self._opening.cancel()
             self._probing = create_shared_task(self._breaker.recover(self._probe))
 
     async def _probe(self) -> bool:
-        """Whether Redis answers over a new connection; if so, opens the others as well.
-
-        Connecting takes several round trips, too many for the time limit of a lookup, so it is done
-        here, where nobody waits.
-        """
+        """Whether Redis answers over a new connection; if so, opens the others as well."""
         try:
             async with asyncio.timeout(self._probe_timeout):
                 await self._forget_connections()
@@ -142,7 +158,24 @@ class RedisLink:
         except (RedisError, RedisClusterException, OSError) as error:
             self._probe_failure = _reason(error)
             return False
+        self._opened = self._connections
         return True
+
+    def _open_ahead(self) -> None:
+        """Sees to it that the next operation finds a connection that is open."""
+        if not self.has_free_connection and (self._opening is None or self._opening.done()):
+            self._opening = create_shared_task(self._open_more())
+
+    async def _open_more(self) -> None:
+        while not self.has_free_connection and self._opened < _MAX_OPERATIONS:
+            try:
+                async with asyncio.timeout(self._probe_timeout), self._turns:
+                    # All are in use, so this is a new one.
+                    await self._ping()
+                    self._opened += 1
+            except (RedisError, RedisClusterException, OSError):
+                # Whether Redis is there, those find out that ask it for something.
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _forget_connections(self) -> None:
         if isinstance(self.client, RedisCluster):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from sidecar.cache.breaker import Breaker
 from sidecar.cache.redis_link import RedisLink, WarmUnavailableError
-from sidecar.cache.warm_lookups import MAX_FLIGHTS, WarmLookups
+from sidecar.cache.warm_lookups import WarmLookups
 from sidecar.cache.warm_writes import WarmWrites
 from sidecar.cache.write_queue import Delete, Put
 
@@ -21,8 +21,8 @@ __all__ = ["WarmCounters", "WarmTier", "WarmUnavailableError"]
 
 T = TypeVar("T")
 
-# The queue of writes, the three streams that are followed, and two for whoever else calls `run`.
-_OTHER_CONNECTIONS = 6
+# The three streams that are followed, and three for lookups, writes and whoever else calls `run`.
+_CONNECTIONS = 6
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class WarmTier:
             breaker or Breaker("redis"),
             timeout=timeout,
             probe_timeout=probe_timeout,
-            connections=MAX_FLIGHTS + _OTHER_CONNECTIONS,
+            connections=_CONNECTIONS,
             when_down=self._drop_writes,
         )
         self._lookups = WarmLookups(self._link, self.counters, timeout=timeout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import InvalidResponse
@@ -43,7 +43,7 @@ class _Lookup:
 
 
 class WarmLookups:
-    """Looks keys up over at most `MAX_FLIGHTS` connections.
+    """Looks keys up over at most `MAX_FLIGHTS` connections, and no more than are open already.
 
     A flight carries all that waits when it starts, and then what has gathered meanwhile. It runs in
     a task of its own, so a caller that is cancelled costs no connection. A large call is cut into
@@ -86,28 +86,39 @@ class WarmLookups:
 
     async def _get(self, lookup: _Lookup) -> list[bytes | None]:
         self._waiting.append(lookup)
-        if not self._boarding and len(self._flights) < MAX_FLIGHTS:
+        if not self._boarding and self._may_start():
             self._boarding = True
-            flight = create_shared_task(self._fly())
-            self._flights.add(flight)
-            flight.add_done_callback(self._flights.discard)
+            self._flights.add(create_shared_task(self._fly()))
         timer = lookup.values.get_loop().call_later(self._timeout, self._fail, lookup, "timeout")
         try:
             return await lookup.values
         finally:
             timer.cancel()
 
+    def _may_start(self) -> bool:
+        """Whether another flight would be faster than to wait for one that is under way."""
+        if not self._flights:
+            return True
+        return self._link.has_free_connection and len(self._flights) < MAX_FLIGHTS
+
     async def _fly(self) -> None:
         self._boarding = False
-        while batch := self._take():
-            keys = [key for lookup in batch for key in lookup.keys]
-            try:
-                values = await self._link.run(partial(fetch, keys=keys))
-            except WarmUnavailableError:
-                for lookup in batch:
-                    self._fail(lookup, "redis_failed")
-            else:
-                self._answer(batch, values)
+        try:
+            while batch := self._take():
+                await self._carry(batch)
+        finally:
+            # Not once the task is done, a turn later: what is asked in between would be left.
+            self._flights.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _carry(self, batch: list[_Lookup]) -> None:
+        keys = [key for lookup in batch for key in lookup.keys]
+        try:
+            values = await self._link.run(partial(fetch, keys=keys))
+        except WarmUnavailableError:
+            for lookup in batch:
+                self._fail(lookup, "redis_failed")
+        else:
+            self._answer(batch, values)
 
     def _take(self) -> list[_Lookup]:
         batch: list[_Lookup] = []
