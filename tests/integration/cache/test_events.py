@@ -57,7 +57,7 @@ class Running:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at what others left at once, and takes it over soon."""
-    for name in ("_BLOCK_SECONDS", "_RETRY_SECONDS", "_CLAIM_SECONDS", "_CLEAN_SECONDS"):
+    for name in ("_RETRY_SECONDS", "_CLAIM_SECONDS", "_CLEAN_SECONDS"):
         monkeypatch.setattr(events, name, 0.02)
     monkeypatch.setattr(events, "_ABANDONED_SECONDS", 0.2)
 

@@ -37,12 +37,14 @@ class Terminal:
         self.modes = termios.tcgetattr(self.slave)
         self.text = ""
         command = [sys.executable, "-m", "sidecar", "top", "--address", address, *arguments]
+        # A size that stands in the environment goes before that of the terminal.
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             command,
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
-            env=os.environ | {"TERM": "xterm-256color"},
+            env=environment | {"TERM": "xterm-256color"},
             preexec_fn=self._take,
         )
 

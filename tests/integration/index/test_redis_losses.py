@@ -152,8 +152,9 @@ async def fail(*_: object) -> None:
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random"])
 async def test_a_redis_that_would_remove_documents_is_warned_of_once(
-    own_redis: DevRedis, policy: str
+    own_redis: DevRedis, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sidecar.index.redis._LOOK_FOR_EVICTION_SECONDS", 0)
     with Redis.from_url(own_redis.url) as client, capture_logs() as logs:
         client.config_set("maxmemory-policy", policy)
         async with opened(own_redis.url) as index:
