@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -43,6 +44,8 @@ _NO_VECTOR_SETS = (
 )
 # Documents that Redis reads as a whole.
 _READ_TOGETHER = 64
+# The answer is long, and nothing but a warning comes of it.
+_LOOK_FOR_EVICTION_SECONDS = 60.0
 # In Redis' words, a command or an option of a command.
 _UNKNOWN = re.compile("unknown|syntax", re.IGNORECASE)
 
@@ -69,6 +72,7 @@ class RedisIndex:
         self._identity = ""
         self._is_unfit = False
         self._is_evicting = False
+        self._look_for_eviction_at = 0.0
         # Whether it is still this one: a Redis that was away may have lost its data.
         self._sure = False
         self._connected = False
@@ -91,7 +95,9 @@ class RedisIndex:
             self._connected = True
             await self._commands.link.start()
         await self._identify()
-        await self._look_for_eviction()
+        if time.monotonic() >= self._look_for_eviction_at:
+            await self._look_for_eviction()
+            self._look_for_eviction_at = time.monotonic() + _LOOK_FOR_EVICTION_SECONDS
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -182,6 +188,11 @@ class RedisIndex:
 
     async def _identify(self) -> None:
         """Sees what Redis this is. Raises `IndexSetupError` if it cannot hold an index."""
+        if self._identity:
+            there = await self._commands.one(("GET", self._layout.identity), WRITE_SECONDS)
+            if there == self._identity.encode():
+                self._sure = True
+                return
         keys = (self._layout.identity, self._layout.trial)
         identify = ("EVAL", IDENTIFY, len(keys), *keys, secrets.token_hex(16))
         try:
