@@ -14,6 +14,7 @@ Every event is applied at least once, by one of the sidecars.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
 import socket
@@ -46,7 +47,6 @@ _MAX_TAGS = 1000
 
 _GROUP = "sidecars"
 _BATCH = 100
-_BLOCK_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
 _RETRY_SECONDS = 0.2
 _CLAIM_SECONDS = 5.0
@@ -180,29 +180,32 @@ class EventConsumer:
         await self._run(create)
 
     async def _consume(self) -> None:
+        has_own = True
         while True:
             # First what this sidecar has taken, or taken over, and not finished.
-            while await self._take("0"):
-                pass
+            while has_own:
+                has_own = await self._take("0")
             # Then new ones, until it is time to look for those of sidecars that are gone.
-            while self._claim_at > time.monotonic():
-                await self._take(">")
-            await self._claim()
+            while (seconds := self._claim_at - time.monotonic()) > 0:
+                await self._take(">", seconds)
+            has_own = await self._claim()
             self._claim_at = time.monotonic() + _CLAIM_SECONDS
             if time.monotonic() > self._clean_at:
                 await self._clean()
                 self._clean_at = time.monotonic() + _CLEAN_SECONDS
 
-    async def _take(self, start: str) -> bool:
-        """Applies a batch of events, and returns whether there were any."""
+    async def _take(self, start: str, seconds: float = 0) -> bool:
+        """Applies a batch of events, for which it may wait; returns whether there were any."""
         reply = await self._run(
             lambda redis: redis.xreadgroup(
                 _GROUP,
                 self._me,
                 {self.stream: start},
                 count=_BATCH,
-                block=round(_BLOCK_SECONDS * 1000),
-            )
+                # Redis takes 0 for ever.
+                block=math.ceil(seconds * 1000) or None,
+            ),
+            seconds,
         )
         messages = [message for _, batch in reply for message in batch]
         finished = []
@@ -245,8 +248,16 @@ class EventConsumer:
         else:
             self.counters.applied += 1
 
-    async def _claim(self) -> None:
-        """Takes over what other sidecars have left, to be given by the next `_take`."""
+    async def _claim(self) -> bool:
+        """Takes over what other sidecars have left; returns whether some sidecar has any events."""
+        oldest = await self._run(
+            lambda redis: redis.xpending_range(self.stream, _GROUP, min="-", max="+", count=1)
+        )
+        self.counters.pending_age = 0.0
+        if not oldest:
+            return False
+        written = int(oldest[0]["message_id"].partition(b"-")[0]) / 1000
+        self.counters.pending_age = max(0.0, self._clock() - written)
         idle = round(_ABANDONED_SECONDS * 1000)
         reply = await self._run(
             lambda redis: redis.xautoclaim(self.stream, _GROUP, self._me, idle, count=_BATCH)
@@ -255,13 +266,7 @@ class EventConsumer:
         if trimmed := len(reply[2]) if len(reply) > 2 else 0:
             self.counters.lost += trimmed
             _log.warning("events were trimmed before they were applied", stream=self.stream)
-        oldest = await self._run(
-            lambda redis: redis.xpending_range(self.stream, _GROUP, min="-", max="+", count=1)
-        )
-        self.counters.pending_age = 0.0
-        for pending in oldest:
-            written = int(pending["message_id"].partition(b"-")[0]) / 1000
-            self.counters.pending_age = max(0.0, self._clock() - written)
+        return True
 
     async def _clean(self) -> None:
         """Removes what is finished, and forgets sidecars that are gone."""
@@ -280,8 +285,8 @@ class EventConsumer:
 
         await self._run(clean)
 
-    async def _run(self, command: Callable[[Any], Awaitable[Any]]) -> Any:
-        return await self._warm.run(command, seconds=_BLOCK_SECONDS + _ANSWER_SECONDS)
+    async def _run(self, command: Callable[[Any], Awaitable[Any]], blocks: float = 0) -> Any:
+        return await self._warm.run(command, seconds=blocks + _ANSWER_SECONDS)
 
 
 def _name(text: Mapping[str, str], field: str) -> str:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from sidecar.models.types import Vector
 
 MAX_QUEUED = 1000
-_BLOCK_SECONDS = 1.0
+# Long, because each read costs Redis something in every sidecar. It answers at once if it can.
+_BLOCK_SECONDS = 5.0
 _ANSWER_SECONDS = 2.0
 _RETRY_SECONDS = 0.1
 # Small, because reading a batch keeps the event loop from others.
