@@ -118,6 +118,13 @@ end
 """
 )
 
+# KEYS: the hash, the scopes. What a namespace has, as it is for as long as nothing is lost: one
+# short script, since every sidecar asks for it all the time.
+_READ = """
+local numbers = redis.call('HMGET', KEYS[1], 'epoch', 'base', 'scoped')
+return {numbers[1], numbers[2], numbers[3], unpack(redis.call('HGETALL', KEYS[2]))}
+"""
+
 # ARGV: the caller's epoch, then its scopes, each with its number.
 _LOAD = (
     _COMMON
@@ -205,10 +212,26 @@ class RedisGenerations:
 
     async def load(self, namespace: str, epoch: int, scopes: Mapping[bytes, int]) -> Stored:
         """See `GenerationStore.load`."""
+        stored = await self._read(namespace)
+        if stored is not None and _has_all(stored, epoch, scopes):
+            return stored
         known = max(epoch, *scopes.values(), 0)
         reply = await self._eval(_LOAD, namespace, known, epoch, *chain(*scopes.items()))
-        epoch, base, *numbers = map(_number, [*reply[:2], *reply[3::2]])
-        return Stored(epoch, base, dict(zip(reply[2::2], numbers, strict=True)))
+        return _stored(*reply)
+
+    async def _read(self, namespace: str) -> Stored | None:
+        """What Redis has; None if a part is lost, or is what no script makes."""
+        keys = (self._hash(namespace), self._scopes(namespace))
+        epoch, base, scoped, *scopes = await self._run(
+            lambda redis: redis.eval(_READ, len(keys), *keys)
+        )
+        if epoch is None or base is None or (scoped is not None and not scopes):
+            return None
+        try:
+            parse_number(scoped or b"0")
+            return _stored(epoch, base, *scopes)
+        except (ValueError, StoreUnavailableError):
+            return None
 
     async def generations(
         self, namespace: str, tags: Sequence[bytes]
@@ -316,6 +339,19 @@ def _number(data: bytes) -> int:
         return parse_number(data)
     except ValueError as error:
         raise StoreUnavailableError("Redis has something else under a namespace") from error
+
+
+def _stored(epoch: bytes, base: bytes, *scopes: bytes) -> Stored:
+    """From what a script returns. Raises `StoreUnavailableError`."""
+    numbers = map(_number, scopes[1::2])
+    return Stored(_number(epoch), _number(base), dict(zip(scopes[::2], numbers, strict=True)))
+
+
+def _has_all(stored: Stored, epoch: int, scopes: Mapping[bytes, int]) -> bool:
+    """Whether a store knows of all that a caller does."""
+    return stored.epoch >= epoch and all(
+        stored.scopes.get(scope, stored.epoch) >= number for scope, number in scopes.items()
+    )
 
 
 def change_name(stream: bytes, namespace: str, *tags: bytes) -> bytes:
