@@ -153,7 +153,7 @@ def test_the_programs_of_the_page_run(
     addresses: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Those of LangChain and LlamaIndex, which are not installed here, are run by tests/migrating.
-    ask, with_options = PROGRAM.findall(PAGE)[:2]
+    ask, with_options, _langchain, _llama_index = PROGRAM.findall(PAGE)
     assert "http://127.0.0.1:50552/v1" in ask
     names: dict[str, Any] = {}
     exec(ask.replace("http://127.0.0.1:50552/v1", addresses[1]), names)  # noqa: S102 - our page
