@@ -194,6 +194,26 @@ async def test_what_a_sidecar_left_when_it_died_is_taken_over(
     await eventually(lambda: pending(client) == 0)
 
 
+async def test_nothing_is_taken_over_while_nothing_is_left(
+    start: Start, own_redis: DevRedis, eventually: Eventually
+) -> None:
+    """Every sidecar of a fleet looks all the time, so looking must be cheap."""
+    with redis.Redis.from_url(own_redis.url) as client:
+
+        def calls() -> dict[str, int]:
+            stats = client.info("commandstats")
+            return {name: each["calls"] for name, each in stats.items()}
+
+        one = await start(own_redis)
+        publish(client, "a")
+        await eventually(lambda: one.ids == ["a"] and not pending(client))
+        client.config_resetstat()
+        await eventually(lambda: calls().get("cmdstat_xpending", 0) >= 5)
+        assert "cmdstat_xautoclaim" not in calls()
+        # One read for each look, which waits until the next is due.
+        assert calls()["cmdstat_xreadgroup"] <= calls()["cmdstat_xpending"] + 2
+
+
 async def test_the_age_of_what_is_not_finished_is_known(
     start: Start,
     redis_server: DevRedis,

@@ -134,6 +134,22 @@ async def test_a_sidecar_that_uses_a_lost_namespace_sets_it_up_anew_without_wait
     assert state.generation(TAG) == state.base
 
 
+async def test_a_state_that_is_not_lost_is_read_and_no_more(
+    own_redis: DevRedis, open_warm: Callable[..., Awaitable[WarmTier]]
+) -> None:
+    """Every sidecar of a fleet compares all the time, so comparing must be cheap."""
+    warm = await open_warm(own_redis.url)
+    generations = Generations(RedisGenerations(warm, "test"))
+    await generations.invalidate_scope("n", b"kind:search")
+    await warm.run(lambda redis: redis.config_resetstat())
+    for _ in range(3):
+        await generations.synchronise()
+    stats = await warm.run(lambda redis: redis.info("commandstats"))
+    asked = {name: each["calls"] for name, each in stats.items() if name != "cmdstat_info"}
+    del asked["cmdstat_config|resetstat"]
+    assert asked == {"cmdstat_eval": 3, "cmdstat_hmget": 3, "cmdstat_hgetall": 3}
+
+
 async def test_a_bump_makes_no_second_round_trip(
     redis_server: DevRedis, open_warm: Callable[..., Awaitable[WarmTier]]
 ) -> None:

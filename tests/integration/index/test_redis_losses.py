@@ -195,6 +195,23 @@ async def test_an_index_starts_where_nobody_may_ask_about_memory(own_redis: DevR
             assert index.identity
 
 
+async def test_an_index_that_is_there_is_not_tried_out_again(own_redis: DevRedis) -> None:
+    """Every sidecar of a fleet looks for its index all the time, so looking must be cheap."""
+    with Redis.from_url(own_redis.url) as client:
+        async with opened(own_redis.url) as index:
+            identity = index.identity
+            client.config_resetstat()
+            for _ in range(5):
+                await index.start()
+            stats = client.info("commandstats")
+            assert stats["cmdstat_get"]["calls"] == 5
+            assert not stats.keys() & {"cmdstat_eval", "cmdstat_vadd"}
+            # Until it is lost, without a connection being lost.
+            client.flushall()
+            await index.start()
+            assert index.identity != identity
+
+
 async def test_every_prefix_has_documents_of_its_own(
     redis_server: DevRedis, collection: Collection, document: MakeDocument
 ) -> None:

@@ -62,6 +62,18 @@ async def looks(sidecar: Sidecar) -> None:
     await embeds(sidecar)
 
 
+async def test_an_idle_sidecar_keeps_few_connections(
+    start: Start, own_redis: DevRedis, view: View
+) -> None:
+    """Redis takes 10,000 by default, and a fleet has one sidecar in each pod."""
+    sidecar = await start(redis=own_redis, index={"url": ""})
+    for text in ("one", "two", "one"):
+        await sidecar.embed(text)
+    await sidecar.upsert({"a": "apples"})
+    await sidecar.search("apples", top_k=1)
+    assert len(view(own_redis).client.client_list()) - 1 <= 8
+
+
 WORK = {"embed": embeds, "search": searches, "invalidate": invalidates, "administer": looks}
 
 
