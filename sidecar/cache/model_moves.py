@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Mapping  # noqa: TC003 - read when records are validated
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from sidecar.cache.generations import StoreUnavailableError
 from sidecar.cache.redis_link import WarmUnavailableError
 from sidecar.cache.seals import PLAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from sidecar.cache.seals import Seal
@@ -49,9 +51,13 @@ _GENERATION = b"(generation)"
 # What the file is sealed for.
 _NAME = b"models.json"
 
+# What another has written is taken as it is, or not at all.
+_STRICT = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
 ModelVersion: TypeAlias = tuple[str, str]
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
 class Copy:
     """What was copied in one index for a move: from ``source`` to ``target``, model and version.
@@ -71,6 +77,7 @@ class Copy:
     left: int = 0
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
 class Move:
     """A name that means another model, ``to``, or again its own, if that is empty.
@@ -83,12 +90,16 @@ class Move:
     copies: Mapping[str, Copy]
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
 class Moves:
     """All moves, by name. Each change makes the next generation."""
 
     generation: int
     moves: Mapping[str, Move]
+
+
+_MOVE, _MOVES = TypeAdapter(Move), TypeAdapter(Moves)
 
 
 class MoveStore(Protocol):
@@ -127,9 +138,9 @@ class RedisMoves:
         if generation is None:
             return None
         try:
-            moves = {name.decode(): _read_move(json.loads(data)) for name, data in fields.items()}
+            moves = {name.decode(): _MOVE.validate_json(data) for name, data in fields.items()}
             return Moves(int(generation), moves)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except ValueError as error:
             raise StoreUnavailableError("Redis has something else under models") from error
 
     async def replace(
@@ -247,37 +258,9 @@ def dump_moves(moves: Moves) -> bytes:
 def parse_moves(data: bytes) -> Moves:
     """What `dump_moves` was given. Raises `ValueError` for anything else."""
     try:
-        held = json.loads(data, parse_constant=_refuse_constant)
-        moves = {name: _read_move(values) for name, values in held["moves"].items()}
-        return Moves(int(held["generation"]), moves)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        raise ValueError(type(error).__name__) from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _read_move(values: dict[str, Any]) -> Move:
-    """Raises `ValueError`, `TypeError`, `KeyError` or `AttributeError` for what is no move."""
-    return Move(
-        values["to"], {index: _read_copy(**copy) for index, copy in values["copies"].items()}
-    )
-
-
-def _read_copy(source: Any, target: Any, first: Any, **state: Any) -> Copy:
-    return Copy(_read_model(*source), _read_model(*target), _read_model(*first), **state)
-
-
-def _read_model(name: str, version: str) -> ModelVersion:
-    return name, version
+        return _MOVES.validate_json(data)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"]) from error
 
 
 def _dump_move(move: Move | None) -> str:
