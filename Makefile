@@ -62,8 +62,9 @@ test-cluster: setup tools
 	cd tests/cluster/app && go vet ./... && go build -o build/app .
 	$(PY) -m pytest tests/cluster
 
-# The programs of the migration guides, against the other caches themselves. Installs these, some 2 GB, the first
-# time. Of two that are larger, or have to be compiled, the guides are tested where make bench-peers has installed them.
+# The programs of the migration guides, against the other caches themselves, and those of docs/openai.md. Installs what
+# they are written for, some 2.3 GB, the first time. Of two that are larger, or have to be compiled, the guides are tested
+# where make bench-peers has installed them.
 PEERS := redisvl langchain gptcache litellm triton openai-frameworks
 
 test-migrating: setup

@@ -41,6 +41,7 @@ _TTL_MS = 86_400_000
 _CONNECTIONS = 32
 _ENTRIES, _ROUNDS, _TEXTS = 20_000, 5, 512
 _IDLE_SECONDS = 15.0
+_CALLS_AT_ONCE = 32
 # About the 50 tokens of a text that prices are for.
 _CHARACTERS = 200
 
@@ -166,6 +167,11 @@ def _sidecar(get_us: float) -> dict[str, float]:
         stub = embed_pb2_grpc.EmbedServiceStub(channel)
         for _ in range(3):
             response = stub.Embed(request)
+        # It keeps as many connections as it had in use at once.
+        new = [embed_pb2.Input(text=f"what is new? {number}") for number in range(_CALLS_AT_ONCE)]
+        busy = [stub.Embed.future(embed_pb2.EmbedRequest(inputs=[each])) for each in new]
+        for call in busy:
+            call.result()
         time.sleep(1)
         clients = client.client_list()
         first, second = _commands(client), _commands(client)
