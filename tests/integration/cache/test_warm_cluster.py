@@ -226,6 +226,27 @@ async def test_losing_a_node_is_an_outage_until_it_is_back(
             await store(warm, KEYS)
 
 
+async def test_when_all_connections_are_in_use_another_is_opened_to_the_node_that_needs_it(
+    cluster: Cluster, open_warm: OpenWarm, eventually: Eventually
+) -> None:
+    warm = await open_warm(cluster.url)
+    key = KEYS[0]
+
+    def connections() -> list[int]:
+        return [len(node.client_list()) for node in cluster.nodes]
+
+    before = connections()
+    held = [
+        asyncio.create_task(warm.run(lambda client: client.blpop([key], timeout=60), 60))
+        for _ in range(6)
+    ]
+    expected = [count + (i == cluster.owner(key)) for i, count in enumerate(before)]
+    await eventually(lambda: connections() == expected)
+    for task in held:
+        task.cancel()
+    await asyncio.wait(held)
+
+
 async def test_closing_while_a_node_is_lost_leaves_no_connection_to_the_others(
     cluster: Cluster, open_warm: OpenWarm, eventually: Eventually
 ) -> None:
