@@ -60,7 +60,8 @@ def verdict(row: Row, measured: Mapping[str, object]) -> str:
     best = (max if row.more_is_better else min)(others, key=lambda name: others[name])
     if not _better(row, ours, others[best]):
         as_good = [name for name, value in others.items() if not _better(row, ours, value)]
-        return f"as good as {', '.join(as_good)}; ahead of the others"
+        rest = "" if len(as_good) == len(others) else "; ahead of the others"
+        return f"as good as {', '.join(as_good)}{rest}"
     return f"ahead of all; next is {best}{_by(others[best], ours)}"
 
 

@@ -42,6 +42,7 @@ SHARE = Row("wrong", value, unit="%", otherwise="no reason")
         (MORE, 30.0, {"A": 10.0, "B": 20.0}, "ahead of all; next is B, 1.5x"),
         (MORE, 10.0, {"B": 20.0}, "**behind B**, 2.0x: no reason"),
         (SHARE, 0.0, {"A": 1.0, "B": 0.0}, "as good as B; ahead of the others"),
+        (SHARE, 0.0, {"A": 0.0, "B": 0.0}, "as good as A, B"),
         (SHARE, 0.0, {"A": 1.0}, "ahead of all; next is A"),
         (SHARE, 0.02, {"B": 0.01}, "**behind B**, 2.0x: no reason"),
     ],
