@@ -74,7 +74,11 @@ async def test_a_stored_answer_is_given_to_whom_the_policy_lets_read_it_and_to_n
         assert (await named(*names).failure())[0] is status
 
 
-async def test_a_certificate_may_have_very_many_names(named: Callable[..., Any]) -> None:
+async def test_a_certificate_may_have_very_many_names(
+    named: Callable[..., Any], transport: str
+) -> None:
+    if transport == "grpcio":
+        pytest.skip("gRPC's own server ends handshakes with certificates of about 8 KB and more")
     many = (f"number-{number}.of-a-thousand-services.example" for number in range(1000))
     caller = named(*many, "reader.example")
     assert await caller.tier() == "COMPUTED"
