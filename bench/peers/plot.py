@@ -1,4 +1,4 @@
-"""The plot of a comparison: its rows that say most, each with the scale that it needs."""
+"""The plot of a comparison: its rows that say most, as bars from nought."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from bench.peers.rows import Row
 
 _OURS, _OTHERS = "#d1495b", "#888888"
-_LEAST = 1e-3
 
 
 def draw(comparison: Comparison, file: Path) -> None:
-    """Bars for each peer, two panels in a line; all but shares on a logarithmic scale."""
+    """Bars for each peer, two panels in a line."""
     rows = [row for row in comparison.rows_ if row.plotted]
     lines = -(-len(rows) // 2)
     height = 0.6 + 0.22 * len(comparison.measured)
@@ -37,15 +36,11 @@ def _bars(panel: Axes, row: Row, measured: Mapping[str, object]) -> None:
     values = {name: row.value(each) for name, each in measured.items()}
     shown = {name: value for name, value in values.items() if value is not None}
     colours = [_OURS if name == OURS else _OTHERS for name in shown]
-    lengths = [max(value, _LEAST) for value in shown.values()]
-    bars = panel.barh(list(shown), lengths, color=colours)
+    bars = panel.barh(list(shown), list(shown.values()), color=colours)
     panel.bar_label(bars, [row.shown(measured[name]) for name in shown], padding=3, fontsize=7)
     panel.invert_yaxis()
-    if row.unit != "%":
-        panel.set_xscale("log")
-    panel.set_xlim(right=max(lengths) * (1.4 if row.unit == "%" else 12))
+    panel.set_xlim(right=max(shown.values()) * 1.4 or 1)
     panel.set_title(row.title + " (more is better)" * row.more_is_better, fontsize=8)
     panel.set_xticks([])
-    panel.minorticks_off()
     panel.tick_params(left=False, labelsize=8)
     panel.spines[["top", "right", "bottom"]].set_visible(False)
