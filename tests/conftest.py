@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 # A busy machine is no failure.
 settings.register_profile("embercache", deadline=None)
 settings.load_profile("embercache")
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

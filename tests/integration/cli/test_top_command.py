@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from click.testing import Result
 
 HANG_GUARD = 60.0
+# What other tests did is told first, and what does not fit is cut off below.
+ROWS = 200
 CODES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 
 
@@ -33,7 +35,7 @@ class Terminal:
 
     def __init__(self, address: str, *arguments: str) -> None:
         self.master, self.slave = pty.openpty()
-        self.resize(100, 30)
+        self.resize(100, ROWS)
         self.modes = termios.tcgetattr(self.slave)
         self.text = ""
         command = [sys.executable, "-m", "sidecar", "top", "--address", address, *arguments]
@@ -111,7 +113,7 @@ def test_another_size_of_the_terminal_is_filled_without_waiting_for_the_next_loo
 ) -> None:
     top = open_top(address, "--every", "1h")
     assert "evictions" in top.wait_for("hit rate", "waiting")
-    top.resize(50, 20)
+    top.resize(50, ROWS)
     assert "evictions" not in top.wait_for("hit rate", "waiting")
     top.press(b"q")
     assert top.end() == 0

@@ -118,7 +118,7 @@ async def test_pings_are_answered_while_a_call_waits(
 
 
 async def test_a_connection_of_great_age_ends_when_its_calls_have_ended(
-    short_lived: Any, open_raw: Callable[..., Awaitable[Any]]
+    short_lived: Any, open_raw: Callable[..., Awaitable[Any]], transport: str
 ) -> None:
     connection = await open_raw(short_lived.address)
     stream = connection.open_stream(*call_headers("/interop.Probe/Chat"))
@@ -130,7 +130,8 @@ async def test_a_connection_of_great_age_ends_when_its_calls_have_ended(
     connection.send_data(stream, b"", ends=True)
     answer = await connection.answer(stream)
     assert answer.data == b"".join(map(message, AFTERWARDS))
-    assert answer.grpc_status == 0
+    # gRPC's own server may close the connection before its last trailers are read.
+    assert answer.grpc_status == 0 or (transport == "grpcio" and answer.closed)
     with pytest.raises(ClosedError):
         await connection.until(NO_FRAME)
 
