@@ -158,7 +158,7 @@ bench: setup
 	$(PY) -m bench.prefix --quick
 
 # Beside other caches, encoders and servers, each in an environment of its own, of some 15 GB together;
-# writes docs/peers.md.
+# writes the comparison into docs/benchmarks.md.
 bench-peers: setup
 	$(VENV)/bin/embercache models pull minilm
 	$(VENV)/bin/embercache models pull smollm2-135m

@@ -74,7 +74,7 @@ def _options() -> argparse.Namespace:
         default=_ALL,
         help=f"which, with commas between; of {','.join(_ALL)}",
     )
-    parser.add_argument("--write-docs", action="store_true", help="into docs/peers.md")
+    parser.add_argument("--write-docs", action="store_true", help="into docs/benchmarks.md")
     add_json_option(parser)
     options = parser.parse_args()
     if unknown := set(options.peers) - set(_ALL):

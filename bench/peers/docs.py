@@ -1,4 +1,4 @@
-"""Puts the tables and plots of a run into docs/peers.md, between two marks."""
+"""Puts the tables and plots of a run into docs/benchmarks.md, between two marks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.report import markdown_table
 if TYPE_CHECKING:
     from bench.peers.comparison import Comparison
 
-PAGE, IMAGES = ROOT / "docs" / "peers.md", ROOT / "docs" / "images"
+PAGE, IMAGES = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "images"
 BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
 
 
