@@ -228,9 +228,9 @@ class RedisGenerations:
         if epoch is None or base is None or (scoped is not None and not scopes):
             return None
         try:
-            parse_number(scoped or b"0")
+            _number(scoped or b"0")
             return _stored(epoch, base, *scopes)
-        except (ValueError, StoreUnavailableError):
+        except StoreUnavailableError:
             return None
 
     async def generations(
