@@ -6,7 +6,9 @@ import asyncio
 import base64
 import json
 import os
+import re
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -30,7 +32,6 @@ from sidecar.models.pull import pull
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -64,6 +65,17 @@ def save_graph() -> Callable[..., None]:
         onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
 
     return save
+
+
+@pytest.fixture(scope="session")
+def blocks_of() -> Callable[[str, str], list[str]]:
+    """The blocks of a page, a path in this repository, in a language."""
+
+    def find(page: str, language: str) -> list[str]:
+        text = (Path(__file__).parents[1] / page).read_text("utf-8")
+        return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+    return find
 
 
 @pytest.fixture(scope="session")

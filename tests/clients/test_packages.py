@@ -16,6 +16,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Blocks = Callable[[str, str], list[str]]
+    Install = Callable[..., None]
+
 ROOT = Path(__file__).parents[2]
 HANG_GUARD = 300.0
 
@@ -38,15 +41,20 @@ def project(tmp_path: Path) -> Path:
     return tmp_path / "project"
 
 
-def blocks(client: str, language: str) -> list[str]:
-    """What a README shows in a language."""
-    readme = (ROOT / "clients" / client / "README.md").read_text("utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+@pytest.fixture(scope="session")
+def blocks(blocks_of: Blocks) -> Blocks:
+    """What the README of a client shows in a language."""
+    return lambda client, language: blocks_of(f"clients/{client}/README.md", language)
 
 
-def install(project: Path, client: str, **variables: str) -> None:
+@pytest.fixture(scope="session")
+def install(blocks: Blocks) -> Install:
     """Runs the first commands that a README shows, on a machine that has built the clients."""
-    sh(project, blocks(client, "sh")[0], **variables)
+
+    def run(project: Path, client: str, **variables: str) -> None:
+        sh(project, blocks(client, "sh")[0], **variables)
+
+    return run
 
 
 def sh(folder: Path, commands: str, **variables: str) -> str:
@@ -75,7 +83,9 @@ def test_every_package_has_the_licence(client: str) -> None:
     assert (ROOT / "clients" / client / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
-def test_a_fresh_go_module_gets_the_client_by_the_commands_of_its_readme(project: Path) -> None:
+def test_a_fresh_go_module_gets_the_client_by_the_commands_of_its_readme(
+    project: Path, install: Install
+) -> None:
     sh(project, "go mod init example.test/project")
     install(project, "go")
     shutil.copy(ROOT / "clients/go/examples/embed/main.go", project)
@@ -83,7 +93,9 @@ def test_a_fresh_go_module_gets_the_client_by_the_commands_of_its_readme(project
     assert (project / "embed").exists()
 
 
-def test_a_fresh_node_project_gets_the_client_by_the_commands_of_its_readme(project: Path) -> None:
+def test_a_fresh_node_project_gets_the_client_by_the_commands_of_its_readme(
+    project: Path, install: Install
+) -> None:
     sh(project, "npm init -y")
     install(project, "node")
     said = sh(
@@ -102,7 +114,7 @@ def test_a_fresh_node_project_gets_the_client_by_the_commands_of_its_readme(proj
 
 @pytest.mark.timeout(HANG_GUARD)
 def test_a_fresh_cargo_package_gets_the_client_by_the_lines_of_its_readme(
-    project: Path, tmp_path_factory: pytest.TempPathFactory
+    project: Path, blocks: Blocks
 ) -> None:
     sh(project, "cargo init --quiet --vcs none --name project")
     manifest = project / "Cargo.toml"
@@ -126,7 +138,9 @@ def test_a_fresh_cargo_package_gets_the_client_by_the_lines_of_its_readme(
 
 
 @pytest.mark.timeout(HANG_GUARD)
-def test_a_fresh_maven_project_gets_the_client_by_what_its_readme_says(project: Path) -> None:
+def test_a_fresh_maven_project_gets_the_client_by_what_its_readme_says(
+    project: Path, blocks: Blocks, install: Install
+) -> None:
     # Not the repository of whoever runs the tests, where the client would stay.
     repository = project / "repository"
     shutil.copytree(Path.home() / ".m2/repository", repository)
@@ -162,7 +176,7 @@ def test_a_fresh_maven_project_gets_the_client_by_what_its_readme_says(project: 
 
 
 def test_a_fresh_environment_of_python_gets_the_client_by_the_command_of_its_readme(
-    project: Path,
+    project: Path, install: Install
 ) -> None:
     # It has all that is installed here but the client, so that nothing is fetched.
     packages = project / "packages"
@@ -183,7 +197,7 @@ def test_a_fresh_environment_of_python_gets_the_client_by_the_command_of_its_rea
 
 @pytest.mark.parametrize("client", ["java", "rust"])
 def test_the_commands_at_the_end_of_a_readme_build_the_client_and_run_its_example(
-    client: str, sidecar: Any, run: Callable[..., str]
+    client: str, blocks: Blocks, sidecar: Any, run: Callable[..., str]
 ) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     *built, example = blocks(client, "sh")[-1].splitlines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def test_the_commands_of_the_guide_run(
-    cluster: Any, tool: Callable[[str], Path], tmp_path: Path
+    cluster: Any,
+    tool: Callable[[str], Path],
+    tmp_path: Path,
+    blocks_of: Callable[[str, str], list[str]],
 ) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -39,7 +40,7 @@ def test_the_commands_of_the_guide_run(
         )
         assert done.returncode == 0, f"{script}{done.stderr}"
 
-    blocks = BLOCK.findall((ROOT / "docs/kubernetes.md").read_text("utf-8"))
+    blocks = blocks_of("docs/kubernetes.md", "sh")
     (removal,) = [block for block in blocks if "helm uninstall" in block]
     try:
         for block in blocks:

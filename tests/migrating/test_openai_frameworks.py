@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-PAGE = (Path(__file__).parents[2] / "docs" / "openai.md").read_text("utf-8")
-PROGRAM = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 HANG_GUARD = 100.0
 
 
@@ -22,13 +19,15 @@ HANG_GUARD = 100.0
 @pytest.mark.parametrize("package", ["langchain_openai", "llama_index"])
 def test_a_framework_gets_answers_and_vectors_which_are_cached(
     package: str,
+    blocks_of: Callable[[str, str], list[str]],
     python_of: Callable[[str], str],
     common_sidecar: Any,
     addresses: Any,
     tmp_path: Path,
 ) -> None:
     python = python_of("openai-frameworks")
-    (program,) = [each for each in PROGRAM.findall(PAGE) if f"from {package}" in each]
+    programs = blocks_of("docs/openai.md", "python")
+    (program,) = [each for each in programs if f"from {package}" in each]
     addresses.set("127.0.0.1:50552", common_sidecar.openai)
 
     def run() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,15 @@ from sidecar.injector.pod import inject
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PAGE = (Path(__file__).parents[3] / "docs" / "kubernetes.md").read_text("utf-8")
-VALUES, CERTIFICATE = map(
-    yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-)
+ROOT = Path(__file__).parents[3]
+PAGE = "docs/kubernetes.md"
 POD = {"kind": "Pod", "metadata": {"name": "app"}, "spec": {"containers": [{"name": "app"}]}}
+
+
+@pytest.fixture
+def shown(blocks_of: Callable[[str, str], list[str]]) -> list[Any]:
+    """What the page shows: values of the chart, and a certificate."""
+    return [yaml.safe_load(block) for block in blocks_of(PAGE, "yaml")]
 
 
 @pytest.fixture
@@ -53,9 +56,10 @@ def mounts_of(spec: dict[str, Any]) -> dict[str, str]:
 
 
 def test_sidecars_look_for_their_keys_where_the_secret_is_mounted(
-    helm: Any, injected: Callable[[Any], dict[str, Any]]
+    helm: Any, shown: list[Any], injected: Callable[[Any], dict[str, Any]]
 ) -> None:
-    spec = injected(helm.render(VALUES))
+    values, _ = shown
+    spec = injected(helm.render(values))
     (container,) = spec["initContainers"]
     given = {each["name"]: each["value"] for each in container["env"] if "value" in each}
     settings = sidecar.config_sources.load_settings(None, given, {})
@@ -66,18 +70,21 @@ def test_sidecars_look_for_their_keys_where_the_secret_is_mounted(
 
 
 def test_the_certificate_of_a_namespace_is_what_its_sidecars_show_the_pool(
-    helm: Any, injected: Callable[[Any], dict[str, Any]]
+    helm: Any,
+    shown: list[Any],
+    injected: Callable[[Any], dict[str, Any]],
 ) -> None:
-    asked = CERTIFICATE["spec"]
+    _, certificate = shown
+    asked = certificate["spec"]
     tls = {"issuerRef": asked["issuerRef"], "clientAuth": True, "clientSecret": asked["secretName"]}
     objects = helm.render({"encoder": {"tls": tls, "policy": {"existingSecret": "pool-policy"}}})
     pool = objects.one("Certificate", "cache-encoder")
     # One and the same issuer, asked in the same words: cert-manager itself is not here.
-    assert CERTIFICATE["apiVersion"] == pool["apiVersion"]
+    assert certificate["apiVersion"] == pool["apiVersion"]
     assert asked["issuerRef"] == pool["spec"]["issuerRef"]
     assert asked.keys() <= pool["spec"].keys()
     assert asked["secretName"] in mounts_of(injected(objects))
     # The policy of the page knows the namespace by the name that the certificate carries.
     (name,) = asked["dnsNames"]
-    assert f"certificates: [{name}]" in PAGE
-    assert name == CERTIFICATE["metadata"]["namespace"]
+    assert f"certificates: [{name}]" in (ROOT / PAGE).read_text("utf-8")
+    assert name == certificate["metadata"]["namespace"]

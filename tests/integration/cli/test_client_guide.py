@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
-ROOT = Path(__file__).parents[3]
-GUIDE = ROOT / "docs" / "python-client.md"
-README = ROOT / "clients" / "python" / "README.md"
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+@pytest.fixture
+def run(address: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[str]], dict[str, Any]]:
+    """Runs blocks one after the other, as one program; gives its names."""
+    monkeypatch.setenv("EMBERCACHE_ADDRESS", address)
+
+    def run_blocks(blocks: Iterable[str]) -> dict[str, Any]:
+        names: dict[str, Any] = {}
+        try:
+            for block in blocks:
+                exec(block, names)  # noqa: S102 - our own page
+        finally:
+            names["client"].close()
+        return names
+
+    return run_blocks
 
 
 def test_the_code_of_the_guide_runs_from_top_to_bottom(
-    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Callable[[Iterable[str]], dict[str, Any]],
+    blocks_of: Callable[[str, str], list[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("EMBERCACHE_ADDRESS", address)
-    names: dict[str, Any] = {}
-    try:
-        for block in BLOCK.findall(GUIDE.read_text()):
-            # Those are for a model that takes tensors, and for a sidecar with TLS: see
-            # tests/integration/tls/test_python_client.py.
-            if "np.zeros" not in block and "tls://" not in block:
-                exec(block, names)  # noqa: S102 - our own page
-    finally:
-        names["client"].close()
+    # The others are for a model that takes tensors, and for a sidecar with TLS: see
+    # tests/integration/tls/test_python_client.py.
+    blocks = blocks_of("docs/python-client.md", "python")
+    run(block for block in blocks if "np.zeros" not in block and "tls://" not in block)
     said = capsys.readouterr().out.splitlines()
     assert "manual created 1 0" in said
     assert any(line.endswith(" manual  An ember is glowing coal.") for line in said)
@@ -35,15 +43,11 @@ def test_the_code_of_the_guide_runs_from_top_to_bottom(
 
 
 def test_so_does_the_code_of_the_readme(
-    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Callable[[Iterable[str]], dict[str, Any]],
+    blocks_of: Callable[[str, str], list[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("EMBERCACHE_ADDRESS", address)
-    names: dict[str, Any] = {}
-    try:
-        for block in BLOCK.findall(README.read_text()):
-            exec(block, names)  # noqa: S102 - our own page
-    finally:
-        names["client"].close()
+    names = run(blocks_of("clients/python/README.md", "python"))
     assert names["vectors"].shape == (2, 384)
     generated = names["stream"].result
     assert generated.text.strip()

@@ -119,11 +119,12 @@ async def test_one_before_services_with_the_protocol_of_openai(
 
 
 async def test_the_one_of_the_migration_guides(
-    serve: Serve, redis_server: DevRedis, tmp_path: Path
+    serve: Serve,
+    redis_server: DevRedis,
+    tmp_path: Path,
+    blocks_of: Callable[[str, str], list[str]],
 ) -> None:
-    page = (ROOT / "docs" / "migrating.md").read_text("utf-8")
-    (block, *_) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    settings = yaml.safe_load(block)
+    settings = yaml.safe_load(blocks_of("docs/migrating.md", "yaml")[0])
     settings["redis"]["url"] = redis_server.url
     settings["server"]["openai_address"] = "127.0.0.1:0"
     (tmp_path / "embercache.yaml").write_text(yaml.safe_dump(settings))

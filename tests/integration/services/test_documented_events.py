@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 PAGE = (Path(__file__).parents[3] / "docs" / "invalidation.md").read_text("utf-8")
 COMMANDS = re.findall(r"^    (XADD .+)$", PAGE, re.MULTILINE)
-PROGRAMS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 CACHED = {"mode": common_pb2.CACHE_MODE_ONLY_IF_CACHED}
 # What each document is found by.
 DOCUMENTS = {"manual": "aaaa", "notes": "zzzz"}
@@ -75,8 +74,10 @@ async def test_a_command_of_the_page_ends_the_lists_of_what_it_names_and_no_othe
     await only(sidecar)
 
 
-async def test_so_does_the_program_of_the_page(sidecar: Any, redis_server: DevRedis) -> None:
-    (program,) = PROGRAMS
+async def test_so_does_the_program_of_the_page(
+    sidecar: Any, redis_server: DevRedis, blocks_of: Callable[[str, str], list[str]]
+) -> None:
+    (program,) = blocks_of("docs/invalidation.md", "python")
     assert "redis://localhost:6379" in program
     names: dict[str, Any] = {}
     exec(program.replace("redis://localhost:6379", redis_server.url), names)  # noqa: S102 - our page

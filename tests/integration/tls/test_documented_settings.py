@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,17 +15,11 @@ from sidecar.access.policy import Quota
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     Start = Callable[..., Awaitable[Any]]
 
-DOCS = Path(__file__).parents[3] / "docs"
 TENSOR = np.ones((1, 2, 3), np.float32)
-
-
-def blocks_of(page: str) -> list[str]:
-    """The YAML of a page."""
-    text = (DOCS / page).read_text("utf-8")
-    return re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -51,10 +43,13 @@ def client_files(folder: Path, make_party: Callable[..., Any]) -> Callable[[str]
 
 
 @pytest.fixture
-async def sidecar(start: Start, folder: Path, tmp_path: Path) -> Any:
+async def sidecar(
+    start: Start, folder: Path, tmp_path: Path, blocks_of: Callable[[str, str], list[str]]
+) -> Any:
     """One with the settings and the callers of docs/security.md; its socket is ``socket``."""
     policy, settings = (
-        block.replace("/etc/embercache", str(folder)) for block in blocks_of("security.md")
+        block.replace("/etc/embercache", str(folder))
+        for block in blocks_of("docs/security.md", "yaml")
     )
     (tmp_path / "policy.yaml").write_text(policy)
     return await start(
@@ -95,9 +90,11 @@ async def test_each_caller_of_the_page_may_do_what_it_says(
         assert await platform.flush()
 
 
-def test_the_quotas_of_the_page_are_in_force_beside_callers_and_without_any(folder: Path) -> None:
-    (quotas,) = blocks_of("overload.md")
-    callers = blocks_of("security.md")[0].replace("/etc/embercache", str(folder))
+def test_the_quotas_of_the_page_are_in_force_beside_callers_and_without_any(
+    folder: Path, blocks_of: Callable[[str, str], list[str]]
+) -> None:
+    (quotas,) = blocks_of("docs/overload.md", "yaml")
+    callers = blocks_of("docs/security.md", "yaml")[0].replace("/etc/embercache", str(folder))
     for policy in (quotas, callers + quotas):
         file = folder / "policy.yaml"
         file.write_text(policy)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,12 +18,11 @@ from embercache.v1 import cache_pb2, cache_pb2_grpc, embed_pb2, embed_pb2_grpc
 from openai import AsyncOpenAI, OpenAI
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
 HANG_GUARD = 60.0
 MINILM, SMOLLM = "minilm", "smollm2-135m"
-PAGE = (Path(__file__).parents[3] / "docs" / "openai.md").read_text("utf-8")
-PROGRAM = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ASK = [{"role": "user", "content": "Why do embers glow?"}]
 
 
@@ -150,10 +147,12 @@ async def test_the_beginning_of_a_prompt_that_was_read_before_is_told_in_usage(
 
 
 def test_the_programs_of_the_page_run(
-    addresses: tuple[str, str], capsys: pytest.CaptureFixture[str]
+    addresses: tuple[str, str],
+    blocks_of: Callable[[str, str], list[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # Those of LangChain and LlamaIndex, which are not installed here, are run by tests/migrating.
-    ask, with_options, _langchain, _llama_index = PROGRAM.findall(PAGE)
+    ask, with_options, _langchain, _llama_index = blocks_of("docs/openai.md", "python")
     assert "http://127.0.0.1:50552/v1" in ask
     names: dict[str, Any] = {}
     exec(ask.replace("http://127.0.0.1:50552/v1", addresses[1]), names)  # noqa: S102 - our page
